@@ -1,0 +1,66 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+# Prints the Makefile fragment with the lists of files; run by autogen.sh in the top source folder.
+set -eu
+export LC_ALL=C
+
+# list VARIABLE, names on stdin
+list() {
+    printf '%s =' "$1"
+    while read -r name; do
+        printf ' \\\n    %s' "$name"
+    done
+    printf '\n\n'
+}
+
+files() { # files FOLDER PATTERN...: those that exist, sorted
+    folder=$1
+    shift
+    [ -d "$folder" ] || return 0
+    for pattern; do
+        find "$folder" -type f -name "$pattern" ! -path '*/build*/*' ! -path '*/.*' ! -path '*/__pycache__/*'
+    done | sort
+}
+
+has_main() { grep -Eq '(^|[^a-zA-Z0-9_])(main|UNIT_MAIN)\(' "$1"; }
+variable() { echo "$1" | sed 's/[^A-Za-z0-9]/_/g'; } # automake's name for a target
+
+echo "# Made by config/list-sources.sh; not kept in the repository."
+echo
+
+files src '*.c' '*.h' '*.inc' | sed '/^src\/transports\/mpi/d' | list tw_core_sources
+files src '*.c' '*.h' | sed -n '/^src\/transports\/mpi/p' | list tw_mpi_sources
+files include '*.h' | sed '/\/mpi\.h$/d' | list tw_public_headers
+for f in tools/thinwire-bench.c tools/bench_*.[ch]; do if [ -f "$f" ]; then echo "$f"; fi; done | list tw_bench_sources
+for f in tools/thinwire-info.c tools/info_*.[ch]; do if [ -f "$f" ]; then echo "$f"; fi; done | list tw_info_sources
+for f in tools/thinwire-*; do
+    case $f in *.c | *.in) ;; *) if [ -f "$f" ]; then echo "$f"; fi ;; esac
+done | list tw_scripts
+files man '*.1' '*.3' '*.7' | list tw_man_pages
+for f in README.md LICENSE docs/*.md; do if [ -f "$f" ]; then echo "$f"; fi; done | list tw_docs
+files examples '*' | list tw_examples
+
+# Every C file below tests/ with a main() is a program; the others are helpers that all programs of that kind may use.
+programs=$(files tests '*.c' | sed '/^tests\/mpi\//d' | while read -r f; do if has_main "$f"; then echo "${f%.c}"; fi; done)
+mpi_programs=$(files tests/mpi '*.c' | while read -r f; do if has_main "$f"; then echo "${f%.c}"; fi; done)
+echo "$programs" | sed '/^$/d' | list tw_test_programs
+echo "$mpi_programs" | sed '/^$/d' | list tw_mpi_test_programs
+files tests '*.c' '*.h' '*.inc' | sed '/^tests\/mpi\//d' |
+    while read -r f; do if ! has_main "$f"; then echo "$f"; fi; done | list tw_test_helpers
+files tests/mpi '*.c' '*.h' | while read -r f; do if ! has_main "$f"; then echo "$f"; fi; done | list tw_mpi_test_helpers
+for p in $mpi_programs examples/first; do
+    [ -f "$p.c" ] || continue
+    v=$(variable "$p")
+    # shellcheck disable=SC2016 # for make to expand
+    printf '%s_CPPFLAGS = $(mpi_test_cppflags)\n%s_LDADD = $(mpi_test_ldadd)\n\n' "$v" "$v"
+done
+if [ -f examples/first.c ]; then echo examples/first; fi | list tw_first
+
+files tests/scripts 'rule-*.sh' | list tw_rule_tests
+{
+    files tests '*' | sed '/\.[ch]$/d'
+    files bench '*'
+    files docs '*' | sed '/^docs\/[^\/]*\.md$/d'
+    files config '*' | sed '/^config\/auto\//d'
+    for f in quickstart autogen.sh VERSION .ci/run .clang-format; do if [ -f "$f" ]; then echo "$f"; fi; done
+} | list tw_extra_dist

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# shellcheck shell=bash
+# What ./check and ./quickstart need, each thing found by trying it, and how to get it. Sourced by both.
+#
+# A row: Debian/Ubuntu packages @ test @ what for
+
+have() { command -v "$1" >/dev/null 2>&1; }
+have_header() { # have_header NAME [FLAG...]
+    local name=$1
+    shift
+    # only one header is asked for at a time, so a missing compiler reads as a missing header: the compiler is listed first
+    echo "#include <$name>" | cc -E "$@" -x c - >/dev/null 2>&1
+}
+have_mpi() { [ -n "$(mpi_wrapper "$1")" ]; }
+
+# The compiler wrapper of Open MPI or MPICH: Debian's name, or plain mpicc where that is the one.
+mpi_wrapper() {
+    local flavour=$1
+    if have "mpicc.$flavour"; then
+        command -v "mpicc.$flavour"
+    elif have mpicc; then
+        case $flavour in
+        openmpi) mpicc --showme:version >/dev/null 2>&1 && command -v mpicc ;;
+        mpich) mpicc -show 2>/dev/null | grep -q lmpich && command -v mpicc ;;
+        esac
+    fi
+}
+
+needed_to_build="
+gcc libc6-dev@have cc && have_header stdlib.h@C compiler
+make@have make@build
+autoconf@have autoreconf@configure script
+automake@have automake@makefiles
+libtool@have libtoolize@shared libraries
+pkg-config@have pkg-config@finding libraries
+libxxhash-dev@have_header xxhash.h@hashes of names and frames
+libhwloc-dev@have_header hwloc.h@cores and caches"
+
+needed_for_one_mpi="
+libopenmpi-dev openmpi-bin@have_mpi openmpi || have_mpi mpich@MPI
+libopenblas-dev@have_openblas@the example trainer
+python3@have python3@the text that the example trains on"
+
+needed_for_netlab="
+iproute2@have ip && have tc@the network lab"
+
+needed_to_check="
+g++@have c++@the headers are tried in C++
+libopenmpi-dev openmpi-bin@have_mpi openmpi@tests over Open MPI
+libmpich-dev mpich@have_mpi mpich@tests over MPICH
+libopenblas-dev@have_openblas@the example trainer
+python3@have python3@the text that the example trains on
+libcunit1-dev@have_header CUnit/CUnit.h@unit tests
+clang@have clang@second compiler
+clang-format-14@have clang-format-14 || have clang-format@layout of the sources
+shellcheck@have shellcheck@shell scripts
+valgrind@have valgrind@memory errors
+gcc-aarch64-linux-gnu libc6-dev-arm64-cross@have aarch64-linux-gnu-gcc@cross compilation
+xz-utils@have xz@make distcheck
+iproute2@have ip && have tc@the network lab"
+
+have_openblas() {
+    # shellcheck disable=SC2046 # flags
+    have_header cblas.h $(pkg-config --cflags openblas 2>/dev/null)
+}
+
+# missing ROWS: those whose test fails, as "packages@what for"
+missing() {
+    local packages check purpose
+    while IFS=@ read -r packages check purpose; do
+        if [ -n "$packages" ] && ! eval "$check"; then echo "$packages@$purpose"; fi
+    done <<<"$1"
+}
+
+# ensure ROWS LOG: installs what is missing through apt-get, as root or with sudo that asks nothing. Returns 1, with a
+# list, where it cannot. Does nothing, and needs neither network nor rights, when all is there.
+ensure() {
+    local rows log=$2 packages sudo=""
+    rows=$(missing "$1")
+    [ -n "$rows" ] || return 0
+    packages=$(cut -d@ -f1 <<<"$rows" | tr ' ' '\n' | sort -u | tr '\n' ' ')
+    if have apt-get; then
+        if [ "$(id -u)" != 0 ]; then
+            if have sudo && sudo -n true 2>/dev/null; then sudo="sudo -n"; else sudo=no; fi
+        fi
+        if [ "$sudo" != no ]; then
+            echo "installing: $packages"
+            # shellcheck disable=SC2086 # lists of words
+            if { $sudo env DEBIAN_FRONTEND=noninteractive apt-get update &&
+                $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $packages; } \
+                >"$log" 2>&1 </dev/null; then
+                rows=$(missing "$1")
+                [ -n "$rows" ] || return 0
+            else
+                tail -n 15 "$log"
+                echo "apt-get failed; its output is in $log"
+            fi
+        fi
+    fi
+    echo "missing here (names of Debian and Ubuntu packages; other systems have them under similar names):"
+    while IFS=@ read -r package purpose; do
+        printf '    %-46s %s\n' "$package" "$purpose"
+    done <<<"$rows"
+    have apt-get && echo "to install them: sudo apt-get install $packages"
+    return 1
+}

@@ -1,0 +1,64 @@
+dnl SPDX-License-Identifier: BSD-3-Clause
+
+dnl TW_TRY_CFLAG(VARIABLE, FLAG): appends FLAG to VARIABLE when the compiler takes it without complaint.
+AC_DEFUN([TW_TRY_CFLAG], [
+    tw_save_cflags=$CFLAGS
+    CFLAGS="$CFLAGS -Werror $2"
+    AC_MSG_CHECKING([whether $CC takes $2])
+    AC_COMPILE_IFELSE([AC_LANG_PROGRAM()], [$1="$$1 $2"; AC_MSG_RESULT([yes])], [AC_MSG_RESULT([no])])
+    CFLAGS=$tw_save_cflags
+])
+
+dnl C11, and the flags without which bytes would differ between builds.
+AC_DEFUN([TW_C11], [
+    AS_CASE([" $CFLAGS "], [*" -std="*], [], [CC="$CC -std=c11"])
+    TW_CFLAGS="-fvisibility=hidden"
+    TW_TRY_CFLAG([TW_CFLAGS], [-fno-fast-math])
+    TW_TRY_CFLAG([TW_CFLAGS], [-fno-math-errno])
+    TW_TRY_CFLAG([TW_CFLAGS], [-ffp-contract=off])
+    TW_TRY_CFLAG([TW_CFLAGS], [-pthread])
+    AC_SUBST([TW_CFLAGS])
+])
+
+AC_DEFUN([TW_WARNINGS], [
+    AC_ARG_ENABLE([werror], [AS_HELP_STRING([--enable-werror], [warnings are errors (CI)])], [], [enable_werror=no])
+    TW_WARN_CFLAGS=
+    m4_foreach_w([tw_flag], [-Wall -Wextra -Wpedantic -Wshadow -Wpointer-arith -Wstrict-prototypes
+        -Wmissing-prototypes -Wmissing-declarations -Wold-style-definition -Wwrite-strings -Wundef -Wvla -Wformat=2
+        -Wcast-qual -Wno-missing-field-initializers -Wno-psabi],
+        [TW_TRY_CFLAG([TW_WARN_CFLAGS], tw_flag)])
+    TW_WERROR_TEXT="shown"
+    AS_IF([test "x$enable_werror" = xyes], [
+        TW_WARN_CFLAGS="$TW_WARN_CFLAGS -Werror"
+        TW_WERROR_TEXT="are errors"])
+    AC_SUBST([TW_WARN_CFLAGS])
+])
+
+AC_DEFUN([TW_SANITIZERS], [
+    AC_ARG_ENABLE([sanitizers],
+        [AS_HELP_STRING([--enable-sanitizers=LIST], [build with -fsanitize=LIST: address,undefined or thread])],
+        [], [enable_sanitizers=no])
+    TW_SANITIZE=
+    AS_CASE([$enable_sanitizers],
+        [no], [],
+        [yes], [TW_SANITIZE="address,undefined"],
+        [TW_SANITIZE=$enable_sanitizers])
+    AS_IF([test -n "$TW_SANITIZE"], [
+        AS_IF([test "$TW_USER_CFLAGS" = unset], [CFLAGS="-O1 -g"])
+        TW_SAN_FLAGS="-fsanitize=$TW_SANITIZE -fno-sanitize-recover=all -fno-omit-frame-pointer"
+        CFLAGS="$CFLAGS $TW_SAN_FLAGS"
+        AC_MSG_CHECKING([whether -fsanitize=$TW_SANITIZE links])
+        AC_LINK_IFELSE([AC_LANG_PROGRAM()], [AC_MSG_RESULT([yes])],
+            [AC_MSG_RESULT([no]); AC_MSG_ERROR([the compiler cannot link with -fsanitize=$TW_SANITIZE])])
+    ], [
+        AC_MSG_CHECKING([whether the linker takes -z defs])
+        tw_save_ldflags=$LDFLAGS
+        LDFLAGS="$LDFLAGS -Wl,-z,defs"
+        AC_LINK_IFELSE([AC_LANG_PROGRAM()], [TW_SHLIB_LDFLAGS="-Wl,-z,defs"; AC_MSG_RESULT([yes])],
+            [TW_SHLIB_LDFLAGS=; AC_MSG_RESULT([no])])
+        LDFLAGS=$tw_save_ldflags
+    ])
+    AM_CONDITIONAL([SANITIZED], [test -n "$TW_SANITIZE"])
+    AC_SUBST([TW_SANITIZE])
+    AC_SUBST([TW_SHLIB_LDFLAGS])
+])

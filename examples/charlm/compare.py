@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""Trains charlm once per codec, same steps and same seed, and prints one table: time, bytes, loss, speed-up.
+
+With --lab the workers are hosts of thinwire-netlab behind a link of the given rate; with --local they are threads of
+one process, which shows loss and bytes but nothing about a network. The plot goes to OUT/quickstart.svg.
+"""
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+
+def options():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    where = p.add_mutually_exclusive_group()
+    where.add_argument("--lab", action="store_true", help="hosts behind a shaped link (the default)")
+    where.add_argument("--local", action="store_true", help="threads of one process, no network")
+    p.add_argument("--steps", type=int, default=80)
+    p.add_argument("--codecs", default="none;cast:type=bf16;onebit+ef", help="separated by ';', the first is the base")
+    p.add_argument("--hosts", type=int, default=4)
+    p.add_argument("--rate", default="100mbit", help="of each host's link")
+    p.add_argument("--charlm", default="./charlm", help="the program")
+    p.add_argument("--netlab", default="thinwire-netlab", help="the program")
+    p.add_argument("--out", default=".", help="folder for the JSON files and the plot")
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--charlm-options", default="", help="more options for charlm, as one word")
+    o = p.parse_args()
+    if o.steps < 1 or o.hosts < 1 or not [c for c in o.codecs.split(";") if c.strip()]:
+        p.error("--steps, --hosts and --codecs need at least one")
+    return o
+
+
+def rules_for(codec):
+    return "*=none" if codec == "none" else f"*.bias=none; *={codec}"
+
+
+def train(o, codec, path):
+    """Runs charlm; returns what it wrote to its JSON file, or None after saying what failed."""
+    command = [o.charlm, "--rules", rules_for(codec), "--label", codec, "--steps", o.steps, "--seed", o.seed]
+    command += ["--eval-every", max(1, o.steps // 16), "--json", path]
+    if o.local:
+        command += ["--transport", "local", "--ranks", o.hosts]
+    else:
+        lab = [o.netlab, "run", "--hosts", o.hosts, "--rate", o.rate, "--"]
+        command = lab + command + ["--transport", "mpi"]
+    command = [str(word) for word in command] + shlex.split(o.charlm_options)
+    print(f"\n== {codec} ==", file=sys.stderr, flush=True)
+    try:
+        status = subprocess.run(command, stdout=sys.stderr).returncode
+    except OSError as e:
+        print(f"compare.py: cannot start {command[0]}: {e.strerror}", file=sys.stderr)
+        return None
+    if status:
+        print(f"compare.py: status {status} from: {shlex.join(command)}", file=sys.stderr)
+        return None
+    with open(path, encoding="utf-8") as f:
+        return json.load(f)
+
+
+def time_to(run, bits):
+    """Seconds of training until the held-out loss is `bits`, between evaluations by a straight line; None if never."""
+    before = None
+    for step, seconds, _, _, heldout in run["curve"]:
+        if heldout <= bits:
+            if before is None:
+                return seconds
+            return before[0] + (seconds - before[0]) * (before[1] - bits) / (before[1] - heldout)
+        before = (seconds, heldout)
+    return None
+
+
+def size(n):
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000 or unit == "GB":
+            return f"{n:.3g} {unit}"
+        n /= 1000
+
+
+def table(o, runs):
+    base = runs[0]
+    goal = base["bits_per_char"]
+    name = "fp32" if base["label"] == "none" else base["label"]
+    rows = [["codec", "bits/char", "sent per worker", "fewer bytes", "time"]]
+    rows[0] += [] if o.local else ["a step", "speed-up", f"reaches {goal:.3f} after"]
+    for run in runs:
+        row = [run["label"], f"{run['bits_per_char']:.3f}", size(run["wire_bytes"])]
+        row += [f"{base['wire_bytes'] / run['wire_bytes']:.1f}x", f"{run['time_s']:.1f} s"]
+        if not o.local:
+            reached = time_to(run, goal)
+            row += [f"{run['time_s'] / run['steps']:.3f} s", f"{base['time_s'] / run['time_s']:.1f}x"]
+            row += ["not in these steps" if reached is None else f"{reached:.1f} s ({base['time_s'] / reached:.1f}x sooner)"]
+        rows.append(row)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    if o.local:
+        print(f"\ncharlm, {o.hosts} LOCAL threads of one process, NO NETWORK, {o.steps} steps. Loss and bytes are what a network")
+        print("would see; the times are this machine's and say nothing about speed over one, so none is claimed.\n")
+    else:
+        print(f"\ncharlm, {o.hosts} hosts at {o.rate}, {base['parameters'] / 1e6:.2f} M parameters, {o.steps} steps, seed {o.seed}\n")
+    for i, row in enumerate(rows):
+        print("  " + row[0].ljust(widths[0]) + "".join("   " + row[k].rjust(widths[k]) for k in range(1, len(row))))
+        if i == 0:
+            print("  " + "-" * (sum(widths) + 3 * (len(widths) - 1)))
+    if not o.local:
+        print(f"\n  {goal:.3f} is where {name} ends. Time is training only; evaluations are left out.")
+
+
+def plot(o, paths):
+    out = os.path.join(o.out, "quickstart.svg")
+    where = f"{o.hosts} local threads, no network" if o.local else f"{o.hosts} hosts at {o.rate}"
+    command = [o.charlm, "--plot-from", ",".join(paths), "--plot", out]
+    command += ["--title", f"Character language model, {o.steps} steps of SGD, {where}"]
+    command += ["--panels", "steps,bytes" if o.local else "time,bytes"]
+    return out if subprocess.run(command).returncode == 0 else None
+
+
+def next_steps(o, picture):
+    print(f"\nplot: {picture}\n\nTry next:")
+    if not o.local:
+        print(f"  {sys.argv[0]} --lab --rate 1gbit --steps 300    a faster link: how much is left of the gain?")
+    print("  bits without feedback, the honest loss:   --codecs 'none;onebit+ef;onebit'")
+    print(f"  one long run on this machine:             {o.charlm} --steps 3000 --plot long.svg")
+    print("  your own text:                            --charlm-options '--text FOLDER'")
+
+
+def main():
+    o = options()
+    os.makedirs(o.out, exist_ok=True)
+    runs, paths = [], []
+    for codec in [c.strip() for c in o.codecs.split(";") if c.strip()]:
+        name = "".join(c if c.isalnum() else "-" for c in codec)
+        path = os.path.join(o.out, f"charlm-{name}.json")
+        run = train(o, codec, path)
+        if run is None:
+            return 1
+        runs.append(run)
+        paths.append(path)
+    table(o, runs)
+    picture = plot(o, paths)
+    if picture is None:
+        return 1
+    next_steps(o, picture)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Experimental interface: may change in any release. The simulator and the plan calculator. */
+#ifndef THINWIRE_EXPERIMENTAL_H
+#define THINWIRE_EXPERIMENTAL_H
+
+#include <thinwire/thinwire.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- sim: all ranks in one thread, a virtual clock, every fault from one seed ---- */
+typedef struct tw_sim tw_sim;
+typedef struct tw_sim_config {
+    uint32_t size;
+    int32_t ranks;
+    uint64_t seed;
+    double latency_s, jitter_s;  /* a frame's delay: latency + uniform [0, jitter) */
+    double bandwidth;            /* bytes/s of each rank's port, each way; 0: unlimited */
+    double compute_values_per_s; /* codec speed charged to the virtual clock; 0: free */
+    double reorder;              /* probability that a frame is held back for up to 10 latencies (across tags and peers) */
+    double loss, corruption, truncation; /* probability per frame. The transport does not repair */
+    int32_t dead_rank;           /* this rank stops sending and receiving ... (-1: none) */
+    uint64_t dead_after;         /* ... once it has sent so many frames */
+    uint32_t detects;            /* 1: peers of a dead rank get TW_ERR_PEER; 0: they run into the deadline */
+} tw_sim_config;
+#define TW_SIM_CONFIG_INIT {sizeof(tw_sim_config), 2, 1, 20e-6, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1, 0, 0}
+
+TW_API tw_status tw_sim_create(tw_ctx *c, const tw_sim_config *cfg, tw_sim **out);
+/* Fills comms[0..ranks-1]; destroy them before the sim. */
+TW_API tw_status tw_sim_comms(tw_sim *s, tw_ctx *c, tw_comm *comms[]);
+/* What tw_reducer_create is on real ranks, for all ranks of a sim at once: layers[r], n[r], rules[r], cfg[r] may differ
+ * (that is an error to be found). statuses[r] may be NULL. Returns the first failure. */
+TW_API tw_status tw_sim_reducers(tw_sim *s, tw_comm *const comms[], const tw_layer *const layers[], const uint32_t n[],
+                                 const char *const rules[], const tw_reducer_config *const cfg[], tw_reducer *out[]);
+/* Pumps all ranks and moves the clock until nothing is left to do. Blocking calls on any rank (end, wait) pump too. */
+TW_API tw_status tw_sim_run(tw_sim *s);
+TW_API double tw_sim_now(const tw_sim *s);
+/* Frames and bytes that left a rank's port so far, as the network counted them. */
+TW_API void tw_sim_counters(const tw_sim *s, int rank, uint64_t *frames, uint64_t *bytes);
+TW_API tw_status tw_sim_destroy(tw_sim *s);
+
+/* ---- plan: what one op over whole layers would do, computed without memory for the data ---- */
+typedef struct tw_plan_info {
+    uint32_t size, hops, roundings;
+    uint64_t actions, frames, sends;
+    uint64_t payload_bytes; /* this rank sends, without headers and trailers */
+    uint64_t wire_bytes;    /* this rank sends */
+    uint64_t arena_bytes;   /* frame memory of this rank */
+} tw_plan_info;
+#define TW_PLAN_INFO_INIT {sizeof(tw_plan_info), 0, 0, 0, 0, 0, 0, 0, 0}
+TW_API tw_status tw_plan_compute(int rank, int size, const tw_layer *layers, uint32_t n, const char *rules,
+                                 const tw_reducer_config *cfg, tw_plan_info *out);
+/* The rank that sums a tile. */
+TW_API int tw_owner(const char *layer, uint64_t tile, uint64_t tiles, int size);
+
+/* ---- codec: one tile by hand, for benchmarks and tests. isa: "ref", "avx2", "avx512", or NULL for the chosen one ---- */
+typedef struct tw_tile_stat {
+    double x_sq, e_sq;  /* sum of squares of what was to be sent, and of what was lost; exact to 2^-16 relative */
+    uint32_t nonfinite; /* 1: some value was NaN or Inf; the payload then decodes to NaN or Inf there */
+    uint32_t reserved;
+} tw_tile_stat;
+/* x = in*scale + e, e NULL for none; payload to dst (tw_spec_bound bytes); e_out (may be NULL) gets x - decoded. fp32
+ * arrays, 64-byte aligned e and e_out; n <= 4096. */
+TW_API tw_status tw_tile_encode(const char *isa, const tw_spec *s, const float *in, const float *e, float scale, uint32_t n,
+                                void *dst, float *e_out, tw_tile_stat *stat);
+/* y = decoded, or y += decoded. */
+TW_API tw_status tw_tile_decode(const char *isa, const tw_spec *s, const void *src, float *y, uint32_t n, int add);
+/* NUL-terminated names of the ISAs that this build has and this CPU can run, best last; the one chosen, and why. */
+TW_API const char *const *tw_isa_list(void);
+TW_API const char *tw_isa_chosen(const char **why);
+/* Lines "NAME\tvalue now\tdefault\tmeaning" of the environment table, for thinwire-info. */
+TW_API const char *tw_env_line(unsigned i);
+/* hwloc's view (or the fall-back's): cores this process may use, L2 bytes; the text says which source spoke. */
+TW_API void tw_topology(uint32_t *cores, uint64_t *l2_bytes, const char **source);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

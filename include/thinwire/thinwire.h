@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Thinwire: compressed collectives for distributed training. The stable API.
+ *
+ * Order of use:   context (optional) -> communicator -> reducer -> per step: begin, push or post, end.
+ * Thread-safety is stated per handle. Every function that can fail returns a tw_status; on failure a sentence that
+ * names layer, rank and value is in tw_last_error(), outputs are not set, and state is as before the call. */
+#ifndef THINWIRE_THINWIRE_H
+#define THINWIRE_THINWIRE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define TW_API __attribute__((visibility("default")))
+#else
+#define TW_API
+#endif
+
+/* Version of this interface. It grows by appending members to structs that carry their size; see docs/design.md for the
+ * soname rule. tw_version() gives the version of the library that is loaded: major*10000 + minor*100 + patch. */
+#define TW_API_VERSION 1u
+TW_API unsigned tw_version(void);
+TW_API const char *tw_version_string(void);
+
+/* ---- status: one list makes the enum, the names and the texts ---- */
+#define TW_STATUS_MAP(X)                                                                                               \
+    X(OK, 0, "success")                                                                                                \
+    X(IN_PROGRESS, 1, "not finished yet")                                                                              \
+    X(ERR_ARG, -1, "bad argument")                                                                                     \
+    X(ERR_NOMEM, -2, "the allocator returned NULL")                                                                    \
+    X(ERR_UNSUPPORTED, -3, "not available in this build, transport or codec")                                          \
+    X(ERR_MISMATCH, -4, "ranks disagree")                                                                              \
+    X(ERR_NONFINITE, -5, "NaN or Inf in the input or in a sum")                                                        \
+    X(ERR_CORRUPT, -6, "received bytes are not a valid frame")                                                         \
+    X(ERR_TIMEOUT, -7, "the deadline passed")                                                                          \
+    X(ERR_PEER, -8, "a peer failed or is gone")                                                                        \
+    X(ERR_POISONED, -9, "the communicator refuses work after a fault")                                                 \
+    X(ERR_TRANSPORT, -10, "MPI, a socket or a transport callback failed")
+
+typedef enum tw_status {
+#define TW_X(name, value, text) TW_##name = value,
+    TW_STATUS_MAP(TW_X)
+#undef TW_X
+        TW_STATUS_FORCE_INT = 0x7fffffff
+} tw_status;
+
+TW_API const char *tw_status_name(tw_status s); /* "TW_ERR_ARG"; "TW_STATUS_?" for an unknown value */
+TW_API const char *tw_status_text(tw_status s); /* "bad argument" */
+/* The sentence of this thread's last failed call; "" before any. Valid until the thread's next failing call. */
+TW_API const char *tw_last_error(void);
+
+typedef enum tw_dtype { TW_F32 = 1, TW_F16 = 2, TW_BF16 = 3, TW_DTYPE_FORCE_INT = 0x7fffffff } tw_dtype;
+typedef enum tw_redop { TW_SUM = 1, TW_AVG = 2, TW_REDOP_FORCE_INT = 0x7fffffff } tw_redop;
+TW_API size_t tw_dtype_size(tw_dtype t);        /* bytes of one element; 0 for an unknown type */
+TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
+
+/* ---- codec spec: plain data, canonical, hashed into every plan; text is a second syntax ----
+ *
+ * text := codec [":" option {"," option}] ["+" feedback]
+ *   none                                   raw values in the layer's dtype
+ *   cast:type=bf16|fp16                    rounded to nearest even
+ *   onebit:group=N,scale=mean|rms          a sign per value and a scale per group of N (128..4096, a power of two);
+ *                                          mean |x| is least squares (EF-signSGD), rms is 1-bit Adam's
+ *   +none | +ef                            error feedback (EF14): what was dropped is sent later */
+typedef enum tw_codec_id { TW_CODEC_NONE = 1, TW_CODEC_CAST = 2, TW_CODEC_ONEBIT = 3 } tw_codec_id;
+typedef enum tw_feedback_id { TW_FEEDBACK_NONE = 1, TW_FEEDBACK_EF = 2 } tw_feedback_id;
+typedef enum tw_scale_id { TW_SCALE_MEAN = 1, TW_SCALE_RMS = 2 } tw_scale_id;
+
+typedef struct tw_spec {
+    uint32_t size;     /* sizeof(tw_spec) */
+    uint16_t codec;    /* tw_codec_id: stable wire ids, never reused */
+    uint16_t feedback; /* tw_feedback_id */
+    uint16_t type;     /* cast: TW_F16 or TW_BF16; else 0 */
+    uint16_t scale;    /* onebit: tw_scale_id; else 0 */
+    uint32_t group;    /* onebit: elements that share one scale; else 0 */
+} tw_spec;
+#define TW_SPEC_INIT {sizeof(tw_spec), TW_CODEC_NONE, TW_FEEDBACK_NONE, 0, 0, 0}
+
+/* Parses text into *out. An unknown word is TW_ERR_ARG and the sentence names the nearest valid one. Thread-safe. */
+TW_API tw_status tw_spec_parse(const char *text, tw_spec *out);
+/* Canonical text (defaults left out); returns the length without the NUL as snprintf does, or a negative tw_status. */
+TW_API int tw_spec_format(const tw_spec *s, char *buf, size_t cap);
+/* Payload bytes of `count` elements of a layer of dtype `t`, exact for the codecs of this version (all fixed-rate). */
+TW_API uint64_t tw_spec_bound(const tw_spec *s, uint64_t count, tw_dtype t);
+
+/* ---- context: allocator, log, deadline, progress mode. NULL stands everywhere for a default one ---- */
+typedef struct tw_ctx tw_ctx;
+typedef struct tw_comm tw_comm;
+typedef struct tw_reducer tw_reducer;
+typedef struct tw_req tw_req;
+
+typedef enum tw_progress {
+    TW_PROGRESS_POLL = 1,  /* test, wait, push and tw_comm_progress do the work */
+    TW_PROGRESS_THREAD = 2 /* a thread of the library does; MPI must give MPI_THREAD_MULTIPLE */
+} tw_progress;
+
+typedef struct tw_ctx_config {
+    uint32_t size, api_version;
+    void *(*alloc)(void *arg, size_t bytes, size_t align); /* NULL: aligned_alloc; align is a power of two >= 64 */
+    void (*release)(void *arg, void *p);
+    void *alloc_arg;
+    void (*log)(void *arg, int level, const char *line); /* NULL: stderr when THINWIRE_LOG asks; level 1 error .. 4 debug */
+    void *log_arg;
+    double timeout_s;     /* deadline of every wait; 0: THINWIRE_TIMEOUT, else 120 s */
+    tw_progress progress; /* 0: POLL */
+} tw_ctx_config;
+#define TW_CTX_CONFIG_INIT {sizeof(tw_ctx_config), TW_API_VERSION, 0, 0, 0, 0, 0, 0.0, (tw_progress)0}
+
+/* The context must outlive what is made from it; destroying it earlier is TW_ERR_ARG. Thread-safe. */
+TW_API tw_status tw_ctx_create(const tw_ctx_config *cfg, tw_ctx **out);
+TW_API tw_status tw_ctx_destroy(tw_ctx *c);
+
+/* ---- transport: five functions. MPI, local and sim fill this same table; a caller may fill it too ----
+ *
+ * Buffers belong to the library and stay in place until the transfer's completion has been polled. Between two ranks,
+ * transfers with equal tag match in the order of posting. All calls on one communicator come from one thread at a time. */
+#define TW_CAP_ABANDON 1u /* abandon() stops all transfers: no buffer is touched afterwards */
+#define TW_CAP_DETECTS 2u /* reports TW_ERR_PEER when a peer dies; without it only TW_ERR_TIMEOUT is possible */
+
+typedef struct tw_xfer {
+    int32_t peer;    /* rank */
+    uint32_t tag;
+    uint32_t is_send;
+    uint32_t flags;  /* TW_XFER_SYNC: complete a send only when its receive was found (flow control) */
+    void *buf;
+    size_t len;      /* send: bytes; receive: room */
+    uint64_t cookie; /* comes back in tw_done */
+} tw_xfer;
+#define TW_XFER_SYNC 1u
+
+typedef struct tw_done {
+    uint64_t cookie;
+    tw_status status; /* TW_OK, TW_ERR_PEER, TW_ERR_CORRUPT (did not fit) or TW_ERR_TRANSPORT */
+    size_t len;       /* bytes received */
+} tw_done;
+
+typedef struct tw_transport_ops {
+    uint32_t size, caps;
+    const char *name;
+    tw_status (*oob_allgather)(void *t, const void *mine, void *all, size_t bytes); /* blocking; creation only */
+    tw_status (*post)(void *t, const tw_xfer *x);
+    int (*poll)(void *t, tw_done *done, int cap); /* completions written, or a negative tw_status. Never blocks */
+    void (*close)(void *t);                       /* releases t; never blocks */
+    /* the rest may be NULL */
+    tw_status (*native_sum)(void *t, float *buf, uint64_t count, uint64_t cookie); /* in place, non-blocking, in order */
+    void (*abandon)(void *t);
+    double (*clock)(void *t);                                  /* seconds, monotonic; NULL: CLOCK_MONOTONIC */
+    void (*charge)(void *t, uint32_t kernel, uint64_t values); /* virtual time of a computation (sim) */
+    void (*idle)(void *t);                                     /* nothing to do for now; NULL: sched_yield */
+    const char *(*error)(void *t);                             /* sentence of the last failure */
+} tw_transport_ops;
+
+/* Takes over t: tw_comm_destroy closes it; when creation fails, t stays the caller's. Collective. */
+TW_API tw_status tw_comm_create(tw_ctx *c, const tw_transport_ops *ops, void *t, int rank, int size, tw_comm **out);
+/* Ranks are threads of this process: fills out[0..size-1], one for each thread. */
+TW_API tw_status tw_comm_create_local(tw_ctx *c, int size, tw_comm *out[]);
+TW_API int tw_comm_rank(const tw_comm *c);
+TW_API int tw_comm_size(const tw_comm *c);
+/* A communicator and all made from it may be used by one thread at a time; in THREAD mode the library's own thread is
+ * kept apart by a lock. Different communicators are independent. Does ready codec work and moves frames; never blocks. */
+TW_API tw_status tw_comm_progress(tw_comm *c);
+
+typedef struct tw_comm_stats {
+    uint32_t size;
+    uint32_t leaked_frames;               /* frames that an MPI deadline left in flight; never freed */
+    uint64_t sent_bytes, received_bytes;  /* frame bytes handed to and taken from the transport, headers included */
+    uint64_t sent_frames, received_frames;
+    uint64_t native_bytes;                /* dense bytes given to native sums */
+} tw_comm_stats;
+#define TW_COMM_STATS_INIT {sizeof(tw_comm_stats), 0, 0, 0, 0, 0, 0}
+TW_API tw_status tw_comm_get_stats(const tw_comm *c, tw_comm_stats *out);
+/* Never blocks. TW_ERR_ARG while a reducer or request of it exists. NULL is allowed. */
+TW_API tw_status tw_comm_destroy(tw_comm *c);
+
+/* ---- reducer: layers by name, residuals by layer, one step at a time ---- */
+typedef struct tw_layer {
+    uint32_t size;
+    tw_dtype dtype;   /* of the user's gradient; 0: TW_F32 */
+    const char *name; /* unique; residuals, owners and rules go by it. Copied */
+    uint64_t count;   /* elements; 0 is allowed */
+} tw_layer;
+#define TW_LAYER(name, count) {sizeof(tw_layer), TW_F32, name, count}
+#define TW_LAYER_DTYPE(name, count, dtype) {sizeof(tw_layer), dtype, name, count}
+
+/* What to do with a tile (4096 values) that has NaN or Inf, on any rank, or whose sum overflows:
+ * PROPAGATE  every rank receives NaN there; the tile's residuals stay as they were; the step returns TW_OK
+ * SKIP       every rank keeps its outputs of that op untouched and all residuals of the step; the step returns TW_OK with
+ *            verdict TW_VERDICT_SKIPPED
+ * ERROR      as SKIP, but the step returns TW_ERR_NONFINITE on every rank, naming layer and rank */
+typedef enum tw_nonfinite { TW_NONFINITE_PROPAGATE = 1, TW_NONFINITE_SKIP = 2, TW_NONFINITE_ERROR = 3 } tw_nonfinite;
+/* NATIVE: the transport's own sum (fp32 layers under `none` only; writes user memory while in flight).
+ * SRA: split, reduce at the owner, allgather; two roundings for any number of ranks.
+ * AUTO: NATIVE where all of an op is fp32 `none` and non-finite values propagate, else SRA. */
+typedef enum tw_algo { TW_ALGO_AUTO = 1, TW_ALGO_NATIVE = 2, TW_ALGO_SRA = 3 } tw_algo;
+
+typedef struct tw_reducer_config {
+    uint32_t size;
+    tw_redop redop;         /* 0: TW_AVG */
+    tw_nonfinite nonfinite; /* 0: PROPAGATE */
+    tw_algo algo;           /* 0: AUTO */
+    uint64_t bucket_bytes;  /* push: layers are fused up to this many dense bytes; 0: 4 MiB */
+    uint32_t frame_bytes;   /* payload of one frame, 4 KiB .. 1 MiB; 0: chosen by codec and op size */
+    uint32_t in_flight;     /* frames under way to one peer, 2..1024; 0: chosen */
+    uint32_t no_overlap;    /* 1: stages of an op one after another; for measurements */
+    uint32_t tile;          /* values a tile; 0: 4096. Other values (powers of two, 128..4096) are for tests */
+} tw_reducer_config;
+#define TW_REDUCER_CONFIG_INIT                                                                                         \
+    {sizeof(tw_reducer_config), (tw_redop)0, (tw_nonfinite)0, (tw_algo)0, 0, 0, 0, 0, 0}
+
+/* Collective; the same arguments on all ranks: a difference is TW_ERR_MISMATCH and names the first differing layer or
+ * option. rules := rule {";" rule}; rule := pattern {"|" pattern} "=" phase; phase := spec ["until" step "then" phase].
+ * Patterns are shell globs on layer names; the first match wins; a layer that no rule matches goes as `none`. NULL: all
+ * layers `none`. Example: "*.bias|*norm*=none; *=none until 1000 then onebit+ef". */
+TW_API tw_status tw_reducer_create(tw_comm *c, const tw_layer *layers, uint32_t n, const char *rules,
+                                   const tw_reducer_config *cfg, tw_reducer **out);
+TW_API tw_status tw_reducer_destroy(tw_reducer *r); /* TW_ERR_ARG inside a step with ops under way. NULL is allowed */
+
+typedef struct tw_memory {
+    uint32_t size, reserved;
+    uint64_t state_bytes; /* residuals (two copies, for late commit) and the ledger */
+    uint64_t frame_bytes; /* frames and plans of the push buckets */
+} tw_memory;
+#define TW_MEMORY_INIT {sizeof(tw_memory), 0, 0, 0}
+/* Before creation: what a reducer of these arguments will hold on rank `rank` of `size`. Local; touches nothing. */
+TW_API tw_status tw_reducer_estimate(int rank, int size, const tw_layer *layers, uint32_t n, const char *rules,
+                                     const tw_reducer_config *cfg, tw_memory *out);
+/* What it holds now. */
+TW_API tw_status tw_reducer_memory(const tw_reducer *r, tw_memory *out);
+
+typedef struct tw_step_args {
+    uint32_t size;
+    float input_scale; /* inputs are multiplied by it first (1/loss scale): a power of two; 0: 1 */
+} tw_step_args;
+#define TW_STEP_ARGS_INIT {sizeof(tw_step_args), 0.0f}
+
+typedef enum tw_verdict { TW_VERDICT_OK = 1, TW_VERDICT_SKIPPED = 2, TW_VERDICT_FAILED = 3 } tw_verdict;
+typedef struct tw_report { /* the same on every rank, except wire_bytes and the times */
+    uint32_t size;
+    tw_verdict verdict;
+    uint64_t step;
+    uint64_t dense_bytes; /* what plain summing would send from one rank: 2(P-1)/P x the layers' bytes in their dtype */
+    uint64_t wire_bytes;  /* what this rank gave to the transport in this step, headers and trailers included */
+    double error_bound;   /* proven: || all outputs so far - all exact results so far ||_2 over all certified layers */
+    uint32_t uncertified; /* layers that went through a native sum in this step or before: not in error_bound */
+    int32_t bad_layer;    /* first layer with NaN or Inf, or -1 */
+    int32_t bad_rank;     /* the rank it came from, or -1 */
+    uint32_t reserved;
+    double encode_s, reduce_s, decode_s, wait_s; /* this rank's time by kind, seconds */
+} tw_report;
+#define TW_REPORT_INIT {sizeof(tw_report), (tw_verdict)0, 0, 0, 0, 0.0, 0, -1, -1, 0, 0.0, 0.0, 0.0, 0.0}
+
+typedef struct tw_layer_report {
+    uint32_t size;
+    uint32_t certified;   /* 1: error_bound holds */
+    tw_spec spec;         /* used in the last step */
+    uint64_t dense_bytes; /* per step */
+    uint64_t wire_bytes;  /* of the last step, payload and trailers of this layer, this rank */
+    double error_bound;   /* as in tw_report, of this layer */
+    double residual_norm; /* ||what this rank still holds||_2, computed on request */
+} tw_layer_report;
+#define TW_LAYER_REPORT_INIT {sizeof(tw_layer_report), 0, TW_SPEC_INIT, 0, 0, 0.0, 0.0}
+
+/* A run of one layer, anywhere in memory. in == out is allowed, other overlaps are not. in == NULL: the layer is absent
+ * on this rank (counts as 0, divisor stays P); out == NULL: the result is not wanted here. */
+typedef struct tw_piece {
+    uint32_t size, layer;
+    uint64_t first, count; /* position inside the layer */
+    const void *in;
+    void *out;
+} tw_piece;
+#define TW_PIECE(layer, first, count, in, out) {sizeof(tw_piece), layer, first, count, in, out}
+
+/* A step: begin; then either push layers one by one (any order; the library fuses them into buckets, in reverse order of
+ * creation, and sends a bucket once it is full; layers not pushed by `end` are absent on this rank), or post ops over
+ * pieces (the same ops in the same order on all ranks; ops may cut a layer at multiples of the tile size; all of a layer
+ * is posted or none of it); then end or discard. Inputs must not change and outputs must not be read before `end` (or,
+ * with post, before the request completes); residuals change at `end` only. `step` is any number that grows. */
+TW_API tw_status tw_reducer_begin(tw_reducer *r, uint64_t step, const tw_step_args *args);
+TW_API tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *out); /* returns at once */
+TW_API tw_status tw_reducer_post(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_req **out); /* likewise */
+TW_API tw_status tw_reducer_end(tw_reducer *r, tw_report *out); /* waits for all ops; commits; out may be NULL */
+/* Ends the step and forgets it (an AMP overflow, say): residuals as before `begin`. Outputs may have been written. All
+ * ranks must do the same; the next step's headers are checked for it. Waits for the ops under way. */
+TW_API tw_status tw_reducer_discard(tw_reducer *r);
+TW_API tw_status tw_reducer_reset(tw_reducer *r); /* residuals and certificate to zero, between steps; on all ranks */
+TW_API tw_status tw_reducer_layer_report(const tw_reducer *r, uint32_t layer, tw_layer_report *out);
+/* Copies this rank's residual of a layer, fp32[count]: for element i this rank holds mass weight(i) x dst[i], where weight
+ * is 1 in tiles that this rank owns and 1/P elsewhere (AVG), or 1 (SUM). Zeros if the layer has no error feedback. */
+TW_API tw_status tw_reducer_residual(const tw_reducer *r, uint32_t layer, float *dst);
+
+/* Requests of tw_reducer_post. test: TW_IN_PROGRESS, TW_OK, or the op's failure. wait: until done or until timeout_s
+ * (<= 0: the context's deadline) has passed, which is TW_ERR_TIMEOUT, ends the op and poisons the communicator.
+ * free: any time; an op under way goes on and its step still waits for it. */
+TW_API tw_status tw_req_test(tw_req *q);
+TW_API tw_status tw_req_wait(tw_req *q, double timeout_s);
+TW_API tw_status tw_req_free(tw_req *q);
+
+/* Stateless: one array, no residual (feedback other than none is TW_ERR_ARG). Blocking. in == out is allowed. Collective,
+ * in the order of posting. NULL spec: none. */
+TW_API tw_status tw_allreduce(tw_comm *c, const tw_spec *s, const void *in, void *out, uint64_t count, tw_dtype t,
+                              tw_redop op);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

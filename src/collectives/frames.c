@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Tiles to frames. Every rank cuts every owner's tiles the same way: a frame is the same runs on the way to its owner
+ * (hop 1) and back (hop 2). */
+#include "collectives/plan.h"
+
+typedef struct cutter {
+    tw_builder *b;
+    uint32_t cap_run, cap_frame;
+    int owner;
+    uint32_t target; /* payload bytes of a frame */
+    bool open;
+} cutter;
+
+/* The tiles of layer l that owner holds: one range, since ownership grows with the tile; cut to what the op covers. */
+static uint64_t owned_tiles(const tw_plan_layer *l, uint32_t tile, int owner, int size, uint64_t *first) {
+    uint64_t tiles = tw_layer_tiles(l->count, tile), h = tw_hash64(l->name, strlen(l->name), 0) % (unsigned)size;
+    uint64_t part = ((uint64_t)owner + (unsigned)size - h) % (unsigned)size;
+    uint64_t lo = (uint64_t)(((tw_u128)part * tiles + (unsigned)size - 1) / (unsigned)size);
+    uint64_t hi = (uint64_t)(((tw_u128)(part + 1) * tiles + (unsigned)size - 1) / (unsigned)size);
+    uint64_t end = l->first + l->tiles;
+    lo = lo < l->first ? l->first : lo;
+    hi = hi > end ? end : hi;
+    *first = lo;
+    return hi > lo ? hi - lo : 0;
+}
+
+static void open_frame(cutter *c) {
+    tw_plan *p = c->b->p;
+    p->frame = tw_build_grow(c->b, p->frame, &c->cap_frame, p->nframe + 1, sizeof(tw_frame));
+    if (c->b->status < 0)
+        return;
+    p->frame[p->nframe++] = (tw_frame){.run0 = p->nrun, .owner = c->owner};
+    c->open = true;
+}
+
+static void add_run(cutter *c, uint32_t layer, uint64_t first, uint64_t n, uint64_t bytes) {
+    tw_plan *p = c->b->p;
+    p->run = tw_build_grow(c->b, p->run, &c->cap_run, p->nrun + 1, sizeof(tw_tiles));
+    if (c->b->status < 0)
+        return;
+    p->run[p->nrun++] = (tw_tiles){.layer = layer, .n = (uint32_t)n, .first = first, .bytes = (uint32_t)bytes};
+    tw_frame *f = &p->frame[p->nframe - 1];
+    f->nrun++;
+    f->payload += (uint32_t)bytes;
+}
+
+static void cut_layer(cutter *c, uint32_t layer) {
+    const tw_plan_layer *l = &c->b->in->layer[layer];
+    uint32_t tile = c->b->in->tile, per = tw_codec_get(l->spec.codec)->bytes(&l->spec, tile, l->dtype);
+    uint64_t first, left = owned_tiles(l, tile, c->owner, c->b->in->size, &first);
+    while (left > 0 && c->b->status >= 0) {
+        if (!c->open)
+            open_frame(c);
+        if (c->b->status < 0)
+            return;
+        uint32_t used = c->b->p->frame[c->b->p->nframe - 1].payload;
+        uint64_t n = used < c->target ? (c->target - used + per / 2) / per : 0;
+        n = n > left ? left : n;
+        if (n == 0 && used == 0)
+            n = 1;
+        if (n == 0) {
+            c->open = false;
+            continue;
+        }
+        add_run(c, layer, first, n, tw_tiles_bytes(l, tile, first, n));
+        first += n;
+        left -= n;
+    }
+}
+
+static uint64_t owner_payload(const tw_plan_in *in, int owner) {
+    uint64_t sum = 0, first;
+    for (uint32_t i = 0; i < in->nlayer; i++) {
+        uint64_t n = owned_tiles(&in->layer[i], in->tile, owner, in->size, &first);
+        sum += tw_tiles_bytes(&in->layer[i], in->tile, first, n);
+    }
+    return sum;
+}
+
+uint32_t *tw_build_frames(tw_builder *b, uint32_t frame_bytes) {
+    cutter c = {.b = b};
+    uint32_t *first = tw_alloc(b->ctx, ((uint64_t)b->in->size + 1) * sizeof(uint32_t));
+    if (!first) {
+        b->status = TW_ERR_NOMEM;
+        return NULL;
+    }
+    for (c.owner = 0; c.owner < b->in->size && b->status >= 0; c.owner++) {
+        uint64_t total = owner_payload(b->in, c.owner);
+        uint64_t frames = tw_ceil_div(total, frame_bytes);
+        first[c.owner] = b->p->nframe;
+        c.open = false;
+        c.target = frames ? (uint32_t)tw_ceil_div(total, frames) : frame_bytes; /* equal frames: no short last one */
+        for (uint32_t i = 0; i < b->in->nlayer; i++)
+            cut_layer(&c, i);
+        for (uint32_t f = first[c.owner]; f < b->p->nframe; f++)
+            b->p->frame[f].index = f - first[c.owner];
+    }
+    first[b->in->size] = b->p->nframe;
+    return first;
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * A collective is data: a plan is a list of actions with dependencies over frames. Builders (sra.c, native.c) make plans;
+ * one runner (run.h) executes every one of them. A plan depends on layers, specs, rank, number of ranks and options only,
+ * never on addresses, time or what arrives. */
+#ifndef TW_PLAN_H
+#define TW_PLAN_H
+
+#include "compressors/codec.h"
+
+__extension__ typedef unsigned __int128 tw_u128; /* products of 64-bit positions and rank counts */
+
+/* ---- on the wire (docs/wire-format.md) ---- */
+#define TW_WIRE_VERSION 1u
+#define TW_HEADER_BYTES 32u
+#define TW_TRAILER1_BYTES 12u /* per run behind a hop-1 payload: flags, ||x||, ||e|| */
+#define TW_TRAILER2_BYTES 8u  /* per run behind a hop-2 payload: code, bound */
+
+/* Consecutive tiles of one layer inside one frame. */
+typedef struct tw_tiles {
+    uint32_t layer;  /* index in the op */
+    uint32_t n;      /* tiles */
+    uint64_t first;  /* tile */
+    uint32_t bytes;  /* payload if the layer is there */
+    uint32_t reserved;
+} tw_tiles;
+
+typedef struct tw_frame {
+    uint32_t run0, nrun;
+    int32_t owner;
+    uint32_t payload;  /* bytes, all runs present */
+    uint64_t hop1_at;  /* arena: where this rank encodes it, or (owner) the first peer's arrival */
+    uint64_t hop2_at;  /* arena: the owner's answer */
+    uint32_t hop1_cap, hop2_cap;
+    uint32_t index;    /* among its owner's frames */
+    uint32_t hop1_stride; /* owner: distance between the peers' arrivals */
+} tw_frame;
+
+typedef enum tw_act { TW_A_COMPUTE, TW_A_SEND, TW_A_RECV, TW_A_NATIVE } tw_act;
+typedef enum tw_kernel {
+    TW_K_ENCODE,   /* frame: prepare, encode and residual of a foreign owner's tiles */
+    TW_K_REDUCE,   /* frame: sum the ranks in rank order, owner residual, encode the answer */
+    TW_K_VERDICT,  /* all frames are here: look for NaN, add up the certificate; nothing is written before it */
+    TW_K_DECODE,   /* frame: write the output */
+    TW_K_PRESCALE, /* piece: output = input * scale, before a native sum */
+    TW_K_POSTSCALE,
+    TW_K_BARRIER, /* nothing; orders stages where overlap is off */
+    TW_K_COUNT
+} tw_kernel;
+
+typedef struct tw_action {
+    uint8_t act, kernel, hop, sync; /* sync: the send completes only when it was received */
+    int32_t peer;
+    uint32_t frame;      /* or piece */
+    uint32_t ndep;       /* actions that must be done first */
+    uint32_t succ, nsucc; /* into plan.succ */
+    uint32_t then;       /* may be handed out once this one was: order of frames between two ranks; 0: none */
+    uint32_t cap;        /* transfer: room */
+    uint64_t at;         /* transfer: arena offset */
+} tw_action;
+
+typedef struct tw_plan_layer {
+    const char *name;
+    uint64_t count;       /* of the whole layer */
+    uint64_t first, tiles; /* tiles that the op covers */
+    tw_dtype dtype;
+    tw_spec spec;
+} tw_plan_layer;
+
+typedef struct tw_plan_piece {
+    uint32_t layer;
+    uint64_t first, count;
+} tw_plan_piece;
+
+typedef struct tw_plan_in {
+    int me, size;
+    const tw_plan_layer *layer;
+    uint32_t nlayer;
+    const tw_plan_piece *piece;
+    uint32_t npiece;
+    tw_algo algo; /* NATIVE or SRA */
+    tw_redop redop;
+    uint32_t tile, frame_bytes, in_flight; /* frame_bytes, in_flight 0: chosen */
+    bool no_overlap;
+} tw_plan_in;
+
+typedef struct tw_plan {
+    tw_ctx *ctx;
+    uint64_t hash; /* of everything that ranks must agree on */
+    int me, size;
+    uint32_t tile, nrun, nframe, naction, nsucc, hops, roundings;
+    tw_tiles *run;
+    tw_frame *frame;
+    tw_action *action;
+    uint32_t *succ;
+    uint64_t arena_bytes;
+    uint64_t payload_bytes, wire_bytes, sends; /* of this rank, all layers present */
+    uint64_t native_bytes;
+} tw_plan;
+
+tw_status tw_plan_build(tw_ctx *ctx, const tw_plan_in *in, tw_plan **out);
+void tw_plan_free(tw_plan *p);
+
+/* (XXH64(name) + floor(tile * size / tiles)) mod size: a function of nothing else (contract 3). */
+int tw_owner_of(uint64_t name_hash, uint64_t tile, uint64_t tiles, int size);
+uint64_t tw_layer_tiles(uint64_t count, uint32_t tile);
+/* Values of a tile: the tile size, or what is left at the layer's end. */
+static inline uint32_t tw_tile_len(uint64_t count, uint32_t tile, uint64_t t) {
+    uint64_t left = count - t * tile;
+    return left < tile ? (uint32_t)left : tile;
+}
+uint64_t tw_tiles_bytes(const tw_plan_layer *l, uint32_t tile, uint64_t first, uint64_t n);
+
+/* ---- inside collectives/ : what builders use ---- */
+typedef struct tw_builder {
+    tw_plan *p;
+    const tw_plan_in *in;
+    tw_ctx *ctx;
+    uint32_t cap_action, cap_edge, nedge;
+    uint32_t (*edge)[2]; /* before, after */
+    tw_status status;    /* first failure; later calls do nothing */
+} tw_builder;
+uint32_t tw_build_action(tw_builder *b, tw_action a);
+void tw_build_after(tw_builder *b, uint32_t action, uint32_t earlier);
+/* Frames of one hop between two ranks are posted in plan order, so they need no number of their own. */
+void tw_build_in_stream(tw_builder *b, uint32_t *last, uint32_t action);
+void *tw_build_grow(tw_builder *b, void *old, uint32_t *cap, uint32_t need, size_t item);
+void tw_build_sra(tw_builder *b);
+void tw_build_native(tw_builder *b);
+/* frames.c: cuts each owner's tiles into frames of about frame_bytes; returns first frame index per owner [size+1]. */
+uint32_t *tw_build_frames(tw_builder *b, uint32_t frame_bytes);
+#endif

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * onebit: the sign of every value and a scale for every group. */
+#include "compressors/codec.h"
+
+static uint32_t bytes(const tw_spec *s, uint32_t n, tw_dtype t) {
+    (void)t;
+    return (uint32_t)(4 * tw_ceil_div(n, s->group) + tw_round_up(tw_ceil_div(n, 8), 4));
+}
+
+static uint32_t roundings(const tw_spec *s, tw_dtype t) {
+    (void)s;
+    (void)t;
+    return 1;
+}
+
+const tw_codec tw_codec_onebit = {
+    .name = "onebit",
+    .wire_id = TW_CODEC_ONEBIT,
+    .wire_version = 1,
+    .traits = TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE,
+    .bytes = bytes,
+    .roundings = roundings,
+};

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The table of codecs, and what follows from it for whole layers. */
+#include "compressors/codec.h"
+
+static const tw_codec *const table[TW_CODECS] = {
+    [TW_CODEC_NONE] = &tw_codec_none,
+    [TW_CODEC_CAST] = &tw_codec_cast,
+    [TW_CODEC_ONEBIT] = &tw_codec_onebit,
+};
+
+const tw_codec *tw_codec_get(uint32_t id) {
+    return id < TW_CODECS ? table[id] : NULL;
+}
+
+uint64_t tw_spec_bound(const tw_spec *s, uint64_t count, tw_dtype t) {
+    if (tw_spec_check(s) != TW_OK)
+        return 0;
+    if (!tw_dtype_size(t)) {
+        tw_fail(TW_ERR_ARG, "tw_spec_bound: unknown dtype %d", (int)t);
+        return 0;
+    }
+    const tw_codec *codec = tw_codec_get(s->codec);
+    uint64_t tiles = count / TW_MAX_TILE;
+    uint64_t tile = codec->bytes(s, TW_MAX_TILE, t);
+    uint64_t tail = codec->bytes(s, (uint32_t)(count % TW_MAX_TILE), t);
+    return tiles > (UINT64_MAX - tail) / tile ? UINT64_MAX : tiles * tile + tail;
+}

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What every folder may use: status sentences, allocation, log, environment, floating-point environment, hash, sizes.
+ * core sees nothing else of the library. */
+#ifndef TW_CORE_H
+#define TW_CORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stddef.h>
+#include <string.h>
+#include <thinwire/thinwire.h>
+#include <thinwire/experimental.h>
+
+#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "Thinwire writes little-endian frames by copying memory; big-endian hosts are not supported yet"
+#endif
+
+#define TW_MAX_TILE 4096u
+#define TW_MIN_TILE 128u
+#define TW_CODECS 4    /* 1 + largest codec id */
+#define TW_FEEDBACKS 3 /* 1 + largest feedback id */
+#define TW_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+
+static inline uint64_t tw_ceil_div(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
+static inline uint64_t tw_round_up(uint64_t a, uint64_t b) { return tw_ceil_div(a, b) * b; }
+
+/* ---- status.c: sentences. The function that detects an error says it; the others pass it on ---- */
+#if defined(__GNUC__)
+#define TW_PRINTF(f, a) __attribute__((format(printf, f, a)))
+#else
+#define TW_PRINTF(f, a)
+#endif
+#define TW_SENTENCE 512 /* room for one */
+tw_status tw_fail(tw_status s, const char *format, ...) TW_PRINTF(2, 3); /* sets tw_last_error, returns s */
+void tw_set_error(const char *sentence);
+
+/* ---- ctx.c ---- */
+#define TW_TIMEOUT_MAX 1e9 /* seconds; keeps deadlines within any clock type */
+struct tw_ctx {
+    tw_ctx_config cfg; /* no NULLs, no zeros left */
+    _Atomic uint32_t users; /* communicators and sims alive */
+    bool is_default;
+};
+tw_status tw_ctx_resolve(tw_ctx *given, tw_ctx **out); /* NULL: the default context, made on first use */
+void tw_ctx_retain(tw_ctx *c);
+void tw_ctx_release(tw_ctx *c);
+/* Zeroed memory, 64-byte aligned; NULL and a sentence when the allocator refuses. free takes NULL. */
+void *tw_alloc(tw_ctx *c, uint64_t bytes);
+void tw_free(tw_ctx *c, void *p);
+enum { TW_LOG_ERROR = 1, TW_LOG_WARN, TW_LOG_INFO, TW_LOG_DEBUG };
+void tw_log(tw_ctx *c, int level, const char *format, ...) TW_PRINTF(3, 4);
+
+/* ---- env.c: one table of all variables; read once per process ---- */
+typedef struct tw_env {
+    int log_level;      /* THINWIRE_LOG: error|warn|info|debug; 0: silent */
+    double timeout_s;   /* THINWIRE_TIMEOUT: seconds; 0: not given */
+    const char *isa;    /* THINWIRE_ISA: ref|avx2|avx512|neon; NULL: best */
+    const char *fault;  /* THINWIRE_FAULT: fault plan, see reducer/fault.c; NULL: none */
+    char problem[TW_SENTENCE]; /* a bad value, said when the first context is made; "" if none */
+} tw_env;
+const tw_env *tw_env_get(void);
+
+/* ---- cpu.c ---- */
+typedef enum tw_isa { TW_ISA_REF = 0, TW_ISA_AVX2, TW_ISA_AVX512, TW_ISA_COUNT } tw_isa;
+bool tw_cpu_has(tw_isa isa); /* cpuid and xgetbv */
+/* Round to nearest, no flush to zero, whatever the host program set; restored by leave. Around every codec entry. */
+typedef struct tw_fpenv { uint64_t saved; } tw_fpenv;
+tw_fpenv tw_fp_enter(void);
+void tw_fp_leave(tw_fpenv e);
+
+/* ---- hash.c (xxHash) ---- */
+uint64_t tw_hash64(const void *p, size_t bytes, uint64_t seed); /* XXH64 */
+uint32_t tw_check32(const void *p, size_t bytes, uint32_t seed); /* low half of XXH3-64: frame check */
+
+/* ---- rng.c: Philox4x32-10 by counter (Salmon et al., SC'11) ---- */
+void tw_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
+
+/* ---- half.c: reference conversions, NaN made canonical (0x7e00, 0x7fc0) ---- */
+uint16_t tw_f32_to_f16(float x);
+float tw_f16_to_f32(uint16_t h);
+uint16_t tw_f32_to_bf16(float x);
+float tw_bf16_to_f32(uint16_t h);
+
+/* ---- word.c: nearest valid word, for sentences ---- */
+const char *tw_nearest_word(const char *word, size_t len, const char *const *valid, size_t n);
+
+/* ---- spec.c ---- */
+/* Parses [text, text+len). what is put before the sentence ("rule 2"), may be NULL. */
+tw_status tw_spec_parse_n(const char *text, size_t len, const char *what, tw_spec *out);
+tw_status tw_spec_check(const tw_spec *s);
+bool tw_spec_equal(const tw_spec *a, const tw_spec *b);
+
+#endif

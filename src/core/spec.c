@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Spec text <-> struct, both ways from one table of codecs and options. What a codec does with it is in compressors/.
+ */
+#include "core/core.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#define SHOWN      60 /* characters of the offending text in a sentence */
+#define MOST_WORDS 4u
+
+enum { FIELD_TYPE, FIELD_SCALE, FIELD_GROUP, FIELDS };
+
+/* An option's value is one of `words` (value[i] goes into the struct), or without words a power of two from..to. */
+typedef struct option {
+    const char *name;
+    uint16_t codec, field;
+    uint32_t preset, from, to;
+    const char *words[MOST_WORDS];
+    uint32_t value[MOST_WORDS];
+} option;
+
+static const option options[] = {
+    {"type", TW_CODEC_CAST, FIELD_TYPE, TW_BF16, 0, 0, {"bf16", "fp16"}, {TW_BF16, TW_F16}},
+    {"group", TW_CODEC_ONEBIT, FIELD_GROUP, TW_MAX_TILE, TW_MIN_TILE, TW_MAX_TILE, {0}, {0}},
+    {"scale", TW_CODEC_ONEBIT, FIELD_SCALE, TW_SCALE_MEAN, 0, 0, {"mean", "rms"}, {TW_SCALE_MEAN, TW_SCALE_RMS}},
+};
+#define OPTIONS TW_ARRAY_LEN(options)
+
+static const char *const codec_words[TW_CODECS - 1] = {"none", "cast", "onebit"}; /* id - 1 */
+static const char *const feedback_words[TW_FEEDBACKS - 1] = {"none", "ef"};
+
+size_t tw_dtype_size(tw_dtype t) {
+    return t == TW_F32 ? 4 : t == TW_F16 || t == TW_BF16 ? 2 : 0;
+}
+
+const char *tw_dtype_name(tw_dtype t) {
+    return t == TW_F32 ? "fp32" : t == TW_F16 ? "fp16" : t == TW_BF16 ? "bf16" : "?";
+}
+
+static uint32_t field_get(const tw_spec *s, unsigned field) {
+    return field == FIELD_TYPE ? s->type : field == FIELD_SCALE ? s->scale : s->group;
+}
+
+static void field_set(tw_spec *s, unsigned field, uint32_t v) {
+    if (field == FIELD_TYPE)
+        s->type = (uint16_t)v;
+    else if (field == FIELD_SCALE)
+        s->scale = (uint16_t)v;
+    else
+        s->group = v;
+}
+
+static unsigned word_count(const option *o) {
+    unsigned n = 0;
+    while (n < MOST_WORDS && o->words[n])
+        n++;
+    return n;
+}
+
+/* ---- reading ---- */
+
+typedef struct text {
+    const char *p;
+    size_t n;
+} text;
+
+typedef struct parser {
+    text whole;
+    const char *what;
+} parser;
+
+static bool is_space(char c) {
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
+
+static text trim(text t) {
+    while (t.n && is_space(t.p[0])) {
+        t.p++;
+        t.n--;
+    }
+    while (t.n && is_space(t.p[t.n - 1]))
+        t.n--;
+    return t;
+}
+
+/* Splits *t at the first c: returns what is before, leaves what is after; *found tells whether c was there. */
+static text cut(text *t, char c, bool *found) {
+    const char *at = t->n ? memchr(t->p, c, t->n) : NULL;
+    text before = {t->p, at ? (size_t)(at - t->p) : t->n};
+    *found = at != NULL;
+    t->p = at ? at + 1 : t->p + t->n;
+    t->n = at ? t->n - before.n - 1 : 0;
+    return trim(before);
+}
+
+static bool is_word(text t, const char *word) {
+    return strlen(word) == t.n && memcmp(t.p, word, t.n) == 0;
+}
+
+TW_PRINTF(2, 3) static tw_status bad(const parser *ps, const char *format, ...) {
+    char why[TW_SENTENCE / 2];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why, sizeof why, format, args);
+    va_end(args);
+    text w = trim(ps->whole);
+    return tw_fail(TW_ERR_ARG, "%s%sspec '%.*s%s': %s", ps->what ? ps->what : "", ps->what ? ": " : "",
+                   (int)(w.n < SHOWN ? w.n : SHOWN), w.n ? w.p : "", w.n > SHOWN ? "..." : "", why);
+}
+
+static tw_status bad_word(const parser *ps, const char *kind, text t, const char *const *words, size_t n) {
+    if (!t.n)
+        return bad(ps, "%s is missing; did you mean '%s'?", kind, words[0]);
+    return bad(ps, "unknown %s '%.*s'; did you mean '%s'?", kind, (int)(t.n < SHOWN ? t.n : SHOWN), t.p,
+               tw_nearest_word(t.p, t.n, words, n));
+}
+
+/* Index of t among words, or n and a sentence. */
+static size_t pick(const parser *ps, const char *kind, text t, const char *const *words, size_t n) {
+    size_t i = 0;
+    while (i < n && !is_word(t, words[i]))
+        i++;
+    if (i == n)
+        bad_word(ps, kind, t, words, n);
+    return i;
+}
+
+static bool in_range(const option *o, uint32_t v) {
+    return v >= o->from && v <= o->to && (v & (v - 1)) == 0;
+}
+
+static tw_status parse_value(const parser *ps, const option *o, text t, tw_spec *s) {
+    unsigned n = word_count(o);
+    if (n) {
+        char kind[64];
+        snprintf(kind, sizeof kind, "value of '%s'", o->name);
+        size_t i = pick(ps, kind, t, o->words, n);
+        if (i == n)
+            return TW_ERR_ARG;
+        field_set(s, o->field, o->value[i]);
+        return TW_OK;
+    }
+    uint32_t v = 0;
+    size_t i = 0;
+    for (; i < t.n && t.p[i] >= '0' && t.p[i] <= '9' && v <= o->to; i++)
+        v = v * 10 + (uint32_t)(t.p[i] - '0');
+    if (!t.n || i < t.n || !in_range(o, v))
+        return bad(ps, "%s=%.*s must be a power of two, %u..%u", o->name, (int)(t.n < SHOWN ? t.n : SHOWN),
+                   t.n ? t.p : "", o->from, o->to);
+    field_set(s, o->field, v);
+    return TW_OK;
+}
+
+/* The option of that name for this codec; NULL and a sentence that tells what it takes. */
+static const option *find_option(const parser *ps, text name, uint16_t codec) {
+    const char *mine[OPTIONS], *other = NULL;
+    size_t n = 0;
+    for (size_t i = 0; i < OPTIONS; i++) {
+        bool same = is_word(name, options[i].name);
+        if (options[i].codec == codec) {
+            if (same)
+                return &options[i];
+            mine[n++] = options[i].name;
+        } else if (same) {
+            other = codec_words[options[i].codec - 1];
+        }
+    }
+    const char *self = codec_words[codec - 1];
+    if (n == 0)
+        bad(ps, "'%s' takes no option%s%s%s", self, other ? " (this one belongs to '" : "", other ? other : "",
+            other ? "')" : "");
+    else if (other)
+        bad(ps, "'%.*s' is an option of '%s', not of '%s'; did you mean '%s'?", (int)name.n, name.p, other, self,
+            tw_nearest_word(name.p, name.n, mine, n));
+    else
+        bad_word(ps, "option", name, mine, n);
+    return NULL;
+}
+
+static tw_status parse_options(const parser *ps, text list, tw_spec *s) {
+    uint32_t seen = 0;
+    for (bool more = true; more;) {
+        bool has_value;
+        text value = cut(&list, ',', &more);
+        text name = cut(&value, '=', &has_value);
+        value = trim(value);
+        const option *o = find_option(ps, name, s->codec);
+        if (!o)
+            return TW_ERR_ARG;
+        if (!has_value)
+            return bad(ps, "option '%s' wants a value: %s=...", o->name, o->name);
+        if (seen & 1u << o->field)
+            return bad(ps, "option '%s' is given twice", o->name);
+        seen |= 1u << o->field;
+        tw_status st = parse_value(ps, o, value, s);
+        if (st != TW_OK)
+            return st;
+    }
+    return TW_OK;
+}
+
+tw_status tw_spec_parse_n(const char *p, size_t len, const char *what, tw_spec *out) {
+    if (!p || !out)
+        return tw_fail(TW_ERR_ARG, "%s%s%s is NULL", what ? what : "", what ? ": " : "", p ? "out" : "spec text");
+    const parser ps = {{p, len}, what};
+    text feedback = ps.whole;
+    bool has_options, has_feedback;
+    text list = cut(&feedback, '+', &has_feedback);
+    text codec = cut(&list, ':', &has_options);
+    size_t id = pick(&ps, "codec", codec, codec_words, TW_CODECS - 1);
+    if (id == TW_CODECS - 1)
+        return TW_ERR_ARG;
+    tw_spec s = TW_SPEC_INIT;
+    s.codec = (uint16_t)(id + 1);
+    for (size_t i = 0; i < OPTIONS; i++)
+        if (options[i].codec == s.codec)
+            field_set(&s, options[i].field, options[i].preset);
+    if (has_options) {
+        tw_status st = parse_options(&ps, list, &s);
+        if (st != TW_OK)
+            return st;
+    }
+    if (has_feedback) {
+        id = pick(&ps, "feedback", trim(feedback), feedback_words, TW_FEEDBACKS - 1);
+        if (id == TW_FEEDBACKS - 1)
+            return TW_ERR_ARG;
+        s.feedback = (uint16_t)(id + 1);
+    }
+    *out = s;
+    return TW_OK;
+}
+
+tw_status tw_spec_parse(const char *p, tw_spec *out) {
+    return tw_spec_parse_n(p, p ? strlen(p) : 0, NULL, out);
+}
+
+/* ---- checking and writing ---- */
+
+static tw_status check_field(const tw_spec *s, unsigned field) {
+    static const char *const names[FIELDS] = {"type", "scale", "group"};
+    uint32_t v = field_get(s, field);
+    const option *o = NULL;
+    for (size_t i = 0; i < OPTIONS; i++)
+        if (options[i].codec == s->codec && options[i].field == field)
+            o = &options[i];
+    if (!o)
+        return v == 0 ? TW_OK
+                      : tw_fail(TW_ERR_ARG, "spec: %s is %u, must be 0 for '%s'", names[field], v,
+                                codec_words[s->codec - 1]);
+    unsigned n = word_count(o);
+    if (n == 0 && !in_range(o, v))
+        return tw_fail(TW_ERR_ARG, "spec: %s is %u, must be a power of two, %u..%u", o->name, v, o->from, o->to);
+    for (unsigned i = 0; i < n; i++)
+        if (o->value[i] == v)
+            return TW_OK;
+    return n == 0
+               ? TW_OK
+               : tw_fail(TW_ERR_ARG, "spec: %s is %u, which '%s' does not know", o->name, v, codec_words[s->codec - 1]);
+}
+
+tw_status tw_spec_check(const tw_spec *s) {
+    if (!s)
+        return tw_fail(TW_ERR_ARG, "spec is NULL");
+    if (s->size != sizeof *s)
+        return tw_fail(TW_ERR_ARG, "spec: size is %u, must be %u (use TW_SPEC_INIT)", s->size, (unsigned)sizeof *s);
+    if (s->codec < 1 || s->codec >= TW_CODECS)
+        return tw_fail(TW_ERR_ARG, "spec: unknown codec id %u", s->codec);
+    if (s->feedback < 1 || s->feedback >= TW_FEEDBACKS)
+        return tw_fail(TW_ERR_ARG, "spec: unknown feedback id %u", s->feedback);
+    for (unsigned field = 0; field < FIELDS; field++) {
+        tw_status st = check_field(s, field);
+        if (st != TW_OK)
+            return st;
+    }
+    return TW_OK;
+}
+
+bool tw_spec_equal(const tw_spec *a, const tw_spec *b) {
+    return a->codec == b->codec && a->feedback == b->feedback && a->type == b->type && a->scale == b->scale &&
+           a->group == b->group;
+}
+
+static const char *word_of(const option *o, uint32_t v) {
+    for (unsigned i = 0; i < word_count(o); i++)
+        if (o->value[i] == v)
+            return o->words[i];
+    return NULL;
+}
+
+int tw_spec_format(const tw_spec *s, char *buf, size_t cap) {
+    char out[160]; /* the longest spec has under half of it */
+    tw_status st = tw_spec_check(s);
+    if (st != TW_OK)
+        return (int)st;
+    if (!buf && cap)
+        return (int)tw_fail(TW_ERR_ARG, "tw_spec_format: buf is NULL");
+    size_t at = (size_t)snprintf(out, sizeof out, "%s", codec_words[s->codec - 1]);
+    char separator = ':';
+    for (size_t i = 0; i < OPTIONS; i++) {
+        const option *o = &options[i];
+        uint32_t v = field_get(s, o->field);
+        if (o->codec != s->codec || v == o->preset)
+            continue;
+        const char *word = word_of(o, v);
+        at += word ? (size_t)snprintf(out + at, sizeof out - at, "%c%s=%s", separator, o->name, word)
+                   : (size_t)snprintf(out + at, sizeof out - at, "%c%s=%u", separator, o->name, v);
+        separator = ',';
+    }
+    if (s->feedback != TW_FEEDBACK_NONE)
+        snprintf(out + at, sizeof out - at, "+%s", feedback_words[s->feedback - 1]);
+    return snprintf(buf, cap, "%s", out);
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The table from kernel numbers to CPU code, inside a floating-point environment that the host program cannot change. */
+#include "exec/stages.h"
+
+static tw_status run_kernel(tw_exec *x, const tw_action *a, uint32_t *len) {
+    const tw_frame *f = a->kernel <= TW_K_DECODE && x->plan->nframe ? &x->plan->frame[a->frame] : NULL;
+    switch ((tw_kernel)a->kernel) {
+    case TW_K_ENCODE:
+        *len = tw_exec_encode(x, f);
+        return TW_OK;
+    case TW_K_REDUCE:
+        *len = tw_exec_reduce(x, f);
+        return TW_OK;
+    case TW_K_VERDICT:
+        return tw_exec_verdict(x);
+    case TW_K_DECODE:
+        tw_exec_decode(x, f);
+        return TW_OK;
+    case TW_K_PRESCALE:
+        return tw_exec_prescale(x, a->frame);
+    case TW_K_POSTSCALE:
+        return tw_exec_postscale(x, a->frame);
+    case TW_K_BARRIER:
+    case TW_K_COUNT:
+        break;
+    }
+    return TW_OK;
+}
+
+tw_status tw_exec_run(tw_exec *x, const tw_action *a, uint32_t *len) {
+    *len = 0;
+    tw_fpenv env = tw_fp_enter();
+    tw_status s = run_kernel(x, a, len);
+    tw_fp_leave(env);
+    return s;
+}
+
+uint32_t tw_exec_frame_bytes(const tw_exec *x, const tw_action *a) {
+    uint32_t len;
+    memcpy(&len, x->arena + a->at + 24, sizeof len); /* sealed by this rank */
+    return len;
+}

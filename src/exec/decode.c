@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * VERDICT and DECODE: what happens once all answers of an op are here. Nothing of the user's is written before. */
+#include "exec/stages.h"
+#include <math.h>
+
+static tw_trailer2 trailer2(const tw_exec *x, const tw_frame *f, uint32_t run) {
+    tw_trailer2 t;
+    uint32_t len;
+    const uint8_t *frame = x->arena + f->hop2_at;
+    memcpy(&len, frame + 24, sizeof len);
+    memcpy(&t, frame + len - (f->nrun - run) * TW_TRAILER2_BYTES, sizeof t);
+    return t;
+}
+
+static void note_nonfinite(tw_exec *x, uint32_t layer, uint32_t code) {
+    int32_t rank = (int32_t)code - 1;
+    if (x->bad_layer >= 0 && (uint32_t)x->bad_layer < layer)
+        return;
+    if (x->bad_layer == (int32_t)layer && x->bad_rank <= rank)
+        return;
+    x->bad_layer = (int32_t)layer;
+    x->bad_rank = rank;
+}
+
+/* The same on every rank, since it reads nothing but the answers. */
+tw_status tw_exec_verdict(tw_exec *x) {
+    for (uint32_t l = 0; l < x->nlayer; l++) {
+        x->layer[l].bound_sq = 0;
+        x->layer[l].all_absent = true;
+    }
+    for (uint32_t i = 0; i < x->plan->nframe; i++) {
+        const tw_frame *f = &x->plan->frame[i];
+        for (uint32_t r = 0; r < f->nrun; r++) {
+            uint32_t layer = x->plan->run[f->run0 + r].layer;
+            tw_trailer2 t = trailer2(x, f, r);
+            if (t.code != TW_CODE_ABSENT)
+                x->layer[layer].all_absent = false;
+            if (t.code != TW_CODE_ABSENT && t.code != 0)
+                note_nonfinite(x, layer, t.code);
+            x->layer[layer].bound_sq += (double)t.bound * t.bound;
+        }
+    }
+    if (x->bad_layer < 0 || x->nonfinite == TW_NONFINITE_PROPAGATE)
+        return TW_OK;
+    return tw_fail(TW_ERR_NONFINITE, "step %u: NaN or Inf in layer '%s', first seen from rank %d", x->stamp.step,
+                   x->layer[x->bad_layer].name, x->bad_rank);
+}
+
+static bool any_nonfinite(const float *y, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        if (!isfinite(y[i]))
+            return true;
+    return false;
+}
+
+/* A tile that came back as NaN: what this rank encoded for it did not arrive, so its residual is as before the step. */
+static void restore_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *y) {
+    uint64_t at = tile * x->plan->tile;
+    if (l->e && any_nonfinite(y, n))
+        memcpy(l->e_new + at, l->e + at, (size_t)n * sizeof(float));
+}
+
+static void decode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const uint8_t *src, bool flagged) {
+    tw_exec_layer *l = &x->layer[layer];
+    bool wanted;
+    float *to = tw_tile_target(x, layer, tile, n, &wanted);
+    if (to && !flagged) {
+        x->k->decode_stream[l->spec.codec](&l->spec, l->dtype, src, to, n);
+        return;
+    }
+    if (!wanted && !flagged)
+        return;
+    x->k->decode_set[l->spec.codec](&l->spec, l->dtype, src, x->tile, n);
+    if (flagged)
+        restore_slot(x, l, tile, n, x->tile);
+    if (wanted)
+        tw_tile_store(x, layer, tile, n, x->tile);
+}
+
+void tw_exec_decode(tw_exec *x, const tw_frame *f) {
+    const uint8_t *src = x->arena + f->hop2_at + TW_HEADER_BYTES;
+    for (uint32_t i = 0; i < f->nrun; i++) {
+        const tw_tiles *run = &x->plan->run[f->run0 + i];
+        const tw_exec_layer *l = &x->layer[run->layer];
+        tw_trailer2 t = trailer2(x, f, i);
+        if (t.code == TW_CODE_ABSENT)
+            continue;
+        for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
+            uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
+            decode_tile(x, run->layer, tile, n, src, t.code != 0);
+            src += tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype);
+        }
+    }
+}
+
+/* ---- what a received frame must satisfy beyond its header ---- */
+
+static tw_status accept_hop1(const tw_exec *x, const tw_frame *f, const uint8_t *frame, uint64_t len, int who) {
+    uint64_t want = TW_HEADER_BYTES + (uint64_t)f->nrun * TW_TRAILER1_BYTES;
+    if (len < want)
+        return tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has no room for its trailers", who, f->index);
+    for (uint32_t i = 0; i < f->nrun; i++) {
+        tw_trailer1 t;
+        const tw_tiles *run = &x->plan->run[f->run0 + i];
+        memcpy(&t, frame + len - (f->nrun - i) * TW_TRAILER1_BYTES, sizeof t);
+        if ((t.flags & ~(TW_RUN_NONFINITE | TW_RUN_ABSENT)) || !(t.x_norm >= 0) || !(t.e_norm >= 0))
+            return tw_fail(TW_ERR_CORRUPT, "rank %d: layer '%s' has an impossible trailer", who, x->layer[run->layer].name);
+        want += t.flags & TW_RUN_ABSENT ? 0 : run->bytes;
+    }
+    return len == want ? TW_OK : tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has %llu bytes instead of %llu", who, f->index,
+                                         (unsigned long long)len, (unsigned long long)want);
+}
+
+static tw_status accept_hop2(const tw_exec *x, const tw_frame *f, const uint8_t *frame, uint64_t len, int who) {
+    uint64_t want = TW_HEADER_BYTES + (uint64_t)f->nrun * TW_TRAILER2_BYTES;
+    if (len < want)
+        return tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has no room for its trailers", who, f->index);
+    for (uint32_t i = 0; i < f->nrun; i++) {
+        tw_trailer2 t;
+        const tw_tiles *run = &x->plan->run[f->run0 + i];
+        memcpy(&t, frame + len - (f->nrun - i) * TW_TRAILER2_BYTES, sizeof t);
+        if ((t.code != TW_CODE_ABSENT && t.code > (uint32_t)x->plan->size) || !(t.bound >= 0))
+            return tw_fail(TW_ERR_CORRUPT, "rank %d: layer '%s' has an impossible trailer", who, x->layer[run->layer].name);
+        want += t.code == TW_CODE_ABSENT ? 0 : run->bytes;
+    }
+    return len == want ? TW_OK : tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has %llu bytes instead of %llu", who, f->index,
+                                         (unsigned long long)len, (unsigned long long)want);
+}
+
+tw_status tw_exec_accept(tw_exec *x, const tw_action *a, uint64_t len) {
+    const tw_frame *f = &x->plan->frame[a->frame];
+    const uint8_t *frame = x->arena + a->at;
+    tw_status s = tw_frame_check(frame, len, a->hop, f->index, x->stamp, a->peer);
+    if (s < 0)
+        return s;
+    return a->hop == 1 ? accept_hop1(x, f, frame, len, a->peer) : accept_hop2(x, f, frame, len, a->peer);
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * ENCODE: one frame of a foreign owner's tiles. Prepare, encode, reconstruct and residual update of a tile happen in one
+ * call while it is in L1; the new residual goes to the other buffer. */
+#include "exec/stages.h"
+
+static uint32_t tile_bytes(const tw_exec *x, const tw_exec_layer *l, uint32_t n) {
+    (void)x;
+    return tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype);
+}
+
+/* The layer is not here: its residual stays and counts. */
+static double keep_residual(const tw_exec *x, tw_exec_layer *l, uint64_t at, uint32_t n) {
+    if (!l->e)
+        return 0;
+    memcpy(l->e_new + at, l->e + at, (size_t)n * sizeof(float));
+    return x->k->sum_sq(l->e + at, n);
+}
+
+static void encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, uint8_t *dst, tw_tile_stat *st) {
+    tw_exec_layer *l = &x->layer[layer];
+    uint64_t at = tile * x->plan->tile;
+    tw_enc a = {.g = tw_tile_load(x, layer, tile, n, x->tile), .scale = x->input_scale, .n = n, .dtype = l->dtype,
+                .dst = dst};
+    tw_variant v = TW_V_PLAIN;
+    if (l->e) {
+        v = l->drain ? TW_V_DRAIN : TW_V_EF;
+        a.e = l->e + at;
+        a.out = l->e_new + at;
+    }
+    x->k->encode[l->spec.codec][v](&l->spec, &a, st);
+    if (l->e && st->nonfinite)
+        memcpy(l->e_new + at, l->e + at, (size_t)n * sizeof(float));
+    else if (l->e && l->drain)
+        memset(l->e_new + at, 0, (size_t)n * sizeof(float));
+}
+
+static uint8_t *encode_run(tw_exec *x, const tw_tiles *run, uint8_t *dst, tw_trailer1 *t) {
+    tw_exec_layer *l = &x->layer[run->layer];
+    double x_sq = 0, e_sq = 0;
+    *t = (tw_trailer1){.flags = l->absent ? TW_RUN_ABSENT : 0};
+    for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
+        uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
+        if (l->absent) {
+            e_sq += keep_residual(x, l, tile * x->plan->tile, n);
+            continue;
+        }
+        tw_tile_stat st;
+        encode_tile(x, run->layer, tile, n, dst, &st);
+        if (st.nonfinite)
+            t->flags |= TW_RUN_NONFINITE;
+        x_sq += st.x_sq;
+        e_sq += st.e_sq;
+        dst += tile_bytes(x, l, n);
+    }
+    t->x_norm = tw_norm_up(x_sq);
+    t->e_norm = tw_norm_up(e_sq);
+    return dst;
+}
+
+uint32_t tw_exec_encode(tw_exec *x, const tw_frame *f) {
+    uint8_t *frame = x->arena + f->hop1_at, *dst = frame + TW_HEADER_BYTES;
+    /* Trailers lie behind the payload, whose length is known once absent layers are: they are kept aside meanwhile. */
+    uint8_t *aside = frame + f->hop1_cap - f->nrun * TW_TRAILER1_BYTES;
+    for (uint32_t i = 0; i < f->nrun; i++) {
+        tw_trailer1 t;
+        dst = encode_run(x, &x->plan->run[f->run0 + i], dst, &t);
+        memcpy(aside + i * TW_TRAILER1_BYTES, &t, TW_TRAILER1_BYTES);
+    }
+    memmove(dst, aside, f->nrun * TW_TRAILER1_BYTES);
+    uint32_t len = (uint32_t)(dst - frame) + f->nrun * TW_TRAILER1_BYTES;
+    tw_frame_seal(frame, len, 1, f->index, x->stamp, 0);
+    return len;
+}

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Where arithmetic runs: the CPU versions of the kernels that a plan names. Works on the arena that the plan laid out. */
+#ifndef TW_EXEC_H
+#define TW_EXEC_H
+
+#include "collectives/plan.h"
+#include "exec/kernels.h"
+
+/* ---- frames on the wire: frame.c ---- */
+typedef struct tw_stamp { /* what all frames of one op share */
+    uint64_t plan;
+    uint32_t step;
+    uint8_t epoch; /* commits, discards and resets so far, modulo 256: tells a rank that discarded alone */
+} tw_stamp;
+enum { TW_FRAME_POISON = 1 }; /* header flags */
+#define TW_MAGIC 0x57495754u  /* "TWIW" */
+
+typedef struct tw_trailer1 { /* per run, little endian, 12 bytes */
+    uint32_t flags;
+    float x_norm, e_norm; /* rounded up */
+} tw_trailer1;
+enum { TW_RUN_NONFINITE = 1, TW_RUN_ABSENT = 2 };
+
+typedef struct tw_trailer2 { /* per run, 8 bytes */
+    uint32_t code; /* 0, TW_CODE_ABSENT, or 1 + rank of the first NaN or Inf (of the owner, if the sum overflowed) */
+    float bound;   /* on ||applied so far - exact so far|| over the run */
+} tw_trailer2;
+#define TW_CODE_ABSENT 0x80000000u
+
+/* Writes the header in front of len - TW_HEADER_BYTES bytes that are there already. */
+void tw_frame_seal(uint8_t *frame, uint32_t len, uint32_t hop, uint32_t index, tw_stamp s, uint32_t flags);
+/* Everything that a received frame must satisfy before its bytes are used. who: sender. On failure a sentence. */
+tw_status tw_frame_check(const uint8_t *frame, uint64_t len, uint32_t hop, uint32_t index, tw_stamp s, int who);
+bool tw_frame_is_poison(const uint8_t *frame, uint64_t len);
+
+/* ---- one op's data ---- */
+typedef struct tw_cert { /* ledger of the certificate, per tile; tiles of one run share their values */
+    uint32_t back;       /* tiles back to the first of that run */
+    float acc;           /* rounding (and, without feedback, quantisation) errors so far */
+    float bound;         /* as last sent */
+} tw_cert;
+
+typedef struct tw_exec_layer {
+    const char *name;
+    uint64_t count;
+    tw_dtype dtype;
+    tw_spec spec;
+    bool absent;      /* on this rank, in this step */
+    bool drain;       /* feedback was switched off: send the residual once more and drop it */
+    float *e, *e_new; /* residuals, this step's and the next's; NULL without error feedback */
+    tw_cert *cert, *cert_new; /* per tile; NULL: not certified (stateless) */
+    double bound_sq;  /* out: of this op's runs */
+    bool all_absent;  /* out: on every rank */
+} tw_exec_layer;
+
+typedef struct tw_exec_piece {
+    uint32_t layer;
+    uint64_t first, count;
+    const void *in;
+    void *out;
+} tw_exec_piece;
+
+typedef struct tw_exec {
+    tw_ctx *ctx;
+    const tw_plan *plan;
+    const tw_kernels *k;
+    tw_exec_layer *layer; /* [nlayer of the op] */
+    tw_exec_piece *piece; /* sorted by layer, then position */
+    const uint32_t *piece0; /* first piece of each layer [nlayer + 1] */
+    uint32_t nlayer, npiece;
+    uint8_t *arena;
+    float **scratch;      /* native: per piece, work area where no output was given; made when needed */
+    uint32_t *cursor;     /* [size]: position in each peer's payload */
+    float *tile;          /* 4 tiles of scratch, 64-byte aligned */
+    tw_stamp stamp;
+    float input_scale;
+    tw_redop redop;
+    tw_nonfinite nonfinite;
+    int32_t nan_layer;    /* fault plan: this layer's first value becomes NaN; -1 */
+    int32_t bad_layer, bad_rank; /* out: first NaN or Inf of the op, -1 */
+} tw_exec;
+
+/* Runs one COMPUTE action. *len: bytes of the frame that it made (ENCODE, REDUCE), else 0. */
+tw_status tw_exec_run(tw_exec *x, const tw_action *a, uint32_t *len);
+/* A frame arrived for this RECV action: checks it. Its bytes are untrusted until this says TW_OK. */
+tw_status tw_exec_accept(tw_exec *x, const tw_action *a, uint64_t len);
+/* Bytes of the frame that a SEND action sends. */
+uint32_t tw_exec_frame_bytes(const tw_exec *x, const tw_action *a);
+/* The array that a NATIVE action sums in place. */
+tw_status tw_exec_native(tw_exec *x, const tw_action *a, float **buf, uint64_t *count);
+
+/* ---- inside exec/ ---- */
+/* Values of a tile, as fp32: the user's memory itself where it can be, else gathered into buf. */
+const float *tw_tile_load(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, float *buf);
+void tw_tile_store(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const float *y);
+/* Where decoded fp32 values may go straight to: the output, if it is one aligned fp32 run; else NULL. wanted: any output. */
+float *tw_tile_target(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool *wanted);
+/* Encodes for hop 2 with the residual taken against what receivers will store. */
+void tw_owner_encode(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *sum, float scale, void *dst,
+                     tw_tile_stat *stat);
+float tw_norm_up(double sum_sq); /* sqrt, rounded up to fp32, over the 2^-16 that sums of squares are exact to */
+/* Certificate ledger (cert.c): what the tiles [first, first+n) had before. */
+void tw_cert_read(const tw_cert *c, uint64_t first, uint32_t n, double *acc, double *bound);
+void tw_cert_write(tw_cert *c, uint64_t first, uint32_t n, float acc, float bound);
+
+#endif

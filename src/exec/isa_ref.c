@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The reference loops: plain C, for every machine; the encoders here are also every other ISA's slow path. */
+#include "exec/kernels.h"
+#include "compressors/kernels/ref/common.inc"
+
+#define TW_ISA_TAG ref
+#define TW_ISA_ID TW_ISA_REF
+
+#define TW_CODEC_TAG none
+#define TW_CODEC_FILE "compressors/kernels/ref/none.inc"
+#include "exec/instantiate.inc"
+
+#define TW_CODEC_TAG cast
+#define TW_CODEC_FILE "compressors/kernels/ref/cast.inc"
+#include "exec/instantiate.inc"
+
+#define TW_CODEC_TAG onebit
+#define TW_CODEC_FILE "compressors/kernels/ref/onebit.inc"
+#include "exec/instantiate.inc"
+
+double tw_slow_sum_sq(const float *x, uint32_t n) {
+    return tw_ref_all_finite(x, n) ? tw_ref_finite_sum_sq(x, n) : (double)tw_float_of(TW_QUIET_NAN_BITS);
+}
+
+bool tw_slow_all_zero(const float *x, uint32_t n) {
+    uint32_t any = 0;
+    for (uint32_t i = 0; i < n; i++)
+        any |= tw_bits_of(x[i]) & 0x7fffffffu;
+    return any == 0;
+}
+
+static void tw_ref_f16_to_f32(float *dst, const uint16_t *src, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        dst[i] = tw_f16_to_f32(src[i]);
+}
+
+static void tw_ref_bf16_to_f32(float *dst, const uint16_t *src, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        dst[i] = tw_bf16_to_f32(src[i]);
+}
+
+static void tw_ref_f32_to_f16(uint16_t *dst, const float *src, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        dst[i] = tw_f32_to_f16(src[i]);
+}
+
+static void tw_ref_f32_to_bf16(uint16_t *dst, const float *src, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        dst[i] = tw_f32_to_bf16(src[i]);
+}
+
+static void tw_ref_set_scaled(float *y, const float *g, float scale, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        y[i] = g[i] * scale;
+}
+
+static void tw_ref_add_scaled(float *y, const float *g, float scale, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        y[i] = y[i] + g[i] * scale;
+}
+
+static double tw_ref_sum_sq(const float *x, uint32_t n) { return tw_slow_sum_sq(x, n); }
+
+#include "exec/table.inc"

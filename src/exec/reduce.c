@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * REDUCE: the owner's part. For each tile: decode the ranks' payloads in rank order (own part raw) into an L1 sum, times
+ * 1/P, plus the owner's residual, encode; those bytes go to everybody and are what the owner decodes itself. */
+#include "exec/stages.h"
+#include <math.h>
+
+static const uint8_t *arrival(const tw_exec *x, const tw_frame *f, int rank) {
+    uint32_t place = (uint32_t)(rank < x->plan->me ? rank : rank - 1);
+    return x->arena + f->hop1_at + (uint64_t)place * f->hop1_stride;
+}
+
+static tw_trailer1 trailer1(const tw_exec *x, const tw_frame *f, int rank, uint32_t run) {
+    tw_trailer1 t;
+    uint32_t len;
+    const uint8_t *frame = arrival(x, f, rank);
+    memcpy(&len, frame + 24, sizeof len); /* the header's length, checked on arrival */
+    memcpy(&t, frame + len - (f->nrun - run) * TW_TRAILER1_BYTES, sizeof t);
+    return t;
+}
+
+/* What the ranks said of a run, and what the owner adds. */
+typedef struct run_sum {
+    double norms, e_sq, x_sq; /* sum of (||x_r|| + ||e_r||); owner's encode */
+    double e_norms;           /* sum of ||e_r|| */
+    double own_sq;            /* own raw input */
+    uint32_t code;
+    bool any; /* some rank has the layer */
+} run_sum;
+
+static void read_trailers(const tw_exec *x, const tw_frame *f, uint32_t i, run_sum *s) {
+    const tw_exec_layer *l = &x->layer[x->plan->run[f->run0 + i].layer];
+    s->any = !l->absent;
+    for (int r = 0; r < x->plan->size; r++) {
+        if (r == x->plan->me)
+            continue;
+        tw_trailer1 t = trailer1(x, f, r, i);
+        s->any = s->any || !(t.flags & TW_RUN_ABSENT);
+        s->norms += (double)t.x_norm + t.e_norm;
+        s->e_norms += t.e_norm;
+        if ((t.flags & TW_RUN_NONFINITE) && s->code == 0)
+            s->code = 1 + (uint32_t)r;
+    }
+}
+
+/* Sum of one tile over the ranks, in rank order. Advances every present peer's cursor. */
+static void sum_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, uint32_t n, float *sum, run_sum *s) {
+    const tw_tiles *run = &x->plan->run[f->run0 + i];
+    const tw_exec_layer *l = &x->layer[run->layer];
+    uint32_t bytes = tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype);
+    bool first = true;
+    for (int r = 0; r < x->plan->size; r++) {
+        if (r == x->plan->me) {
+            if (l->absent)
+                continue;
+            const float *g = tw_tile_load(x, run->layer, tile, n, x->tile + TW_MAX_TILE);
+            (first ? x->k->set_scaled : x->k->add_scaled)(sum, g, x->input_scale, n);
+            double sq = x->k->sum_sq(g, n) * ((double)x->input_scale * x->input_scale);
+            if (!isfinite(sq) && (s->code == 0 || s->code > 1 + (uint32_t)r))
+                s->code = 1 + (uint32_t)r;
+            s->own_sq += isfinite(sq) ? sq : 0;
+        } else {
+            if (trailer1(x, f, r, i).flags & TW_RUN_ABSENT)
+                continue;
+            const uint8_t *src = arrival(x, f, r) + x->cursor[r];
+            (first ? x->k->decode_set : x->k->decode_add)[l->spec.codec](&l->spec, l->dtype, src, sum, n);
+            x->cursor[r] += bytes;
+        }
+        first = false;
+    }
+}
+
+static bool all_finite(const float *y, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        if (!isfinite(y[i]))
+            return false;
+    return true;
+}
+
+/* Half-precision layers: receivers store the decoded value rounded, so the residual is taken against that. */
+static void encode_as_stored(tw_exec *x, tw_exec_layer *l, uint64_t at, uint32_t n, const float *sum, float scale, void *dst,
+                             tw_tile_stat *st) {
+    float *value = x->tile + 2 * TW_MAX_TILE, *stored = x->tile + 3 * TW_MAX_TILE;
+    uint16_t *half = (uint16_t *)(void *)(x->tile + TW_MAX_TILE);
+    x->k->set_scaled(value, sum, scale, n);
+    if (l->e)
+        x->k->add_scaled(value, l->e + at, 1.0f, n);
+    tw_enc a = {.g = value, .out = stored, .scale = 1.0f, .n = n, .dtype = l->dtype, .dst = dst};
+    x->k->encode[l->spec.codec][TW_V_RECON](&l->spec, &a, st);
+    if (st->nonfinite)
+        return;
+    bool f16 = l->dtype == TW_F16;
+    (f16 ? x->k->f32_to_f16 : x->k->f32_to_bf16)(half, stored, n);
+    (f16 ? x->k->f16_to_f32 : x->k->bf16_to_f32)(stored, half, n);
+    if (!all_finite(stored, n)) {
+        *st = (tw_tile_stat){.nonfinite = 1};
+        return;
+    }
+    x->k->add_scaled(value, stored, -1.0f, n);
+    st->e_sq = x->k->sum_sq(value, n);
+    if (l->e)
+        memcpy(l->e_new + at, value, (size_t)n * sizeof(float));
+}
+
+void tw_owner_encode(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *sum, float scale, void *dst,
+                     tw_tile_stat *st) {
+    uint64_t at = tile * x->plan->tile;
+    if (l->dtype != TW_F32) {
+        encode_as_stored(x, l, at, n, sum, scale, dst, st);
+    } else {
+        tw_enc a = {.g = sum, .scale = scale, .n = n, .dtype = l->dtype, .dst = dst};
+        tw_variant v = TW_V_PLAIN;
+        if (l->e) {
+            v = l->drain ? TW_V_DRAIN : TW_V_EF;
+            a.e = l->e + at;
+            a.out = l->e_new + at;
+        }
+        x->k->encode[l->spec.codec][v](&l->spec, &a, st);
+    }
+    if (l->e && l->drain)
+        memset(l->e_new + at, 0, (size_t)n * sizeof(float));
+}
+
+/* NaN or Inf at the owner: with residuals the whole tile becomes NaN on every rank and all its slots stay; without, the
+ * values stand as they are. */
+static void poison_tile(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, void *dst) {
+    float *nan = x->tile + 2 * TW_MAX_TILE;
+    if (!l->e)
+        return;
+    for (uint32_t i = 0; i < n; i++)
+        memcpy(&nan[i], &(uint32_t){0x7fc00000u}, 4);
+    tw_enc a = {.g = nan, .scale = 1.0f, .n = n, .dtype = l->dtype, .dst = dst};
+    tw_tile_stat st;
+    x->k->encode[l->spec.codec][TW_V_PLAIN](&l->spec, &a, &st);
+    memcpy(l->e_new + tile * x->plan->tile, l->e + tile * x->plan->tile, (size_t)n * sizeof(float));
+}
+
+/* docs/design.md derives the rounding term: first order, (P + 4) * 2^-24 of what was added up, plus underflow. */
+static double rounding_bound(const tw_exec *x, const run_sum *s, double weight, uint64_t values) {
+    double sums = weight * (s->norms + sqrt(s->own_sq)) + sqrt(s->x_sq) + sqrt(s->e_sq);
+    return (x->plan->size + 4) * 0x1p-24 * sums * (1 + 0x1p-15) + sqrt((double)values) * 0x1p-147;
+}
+
+static tw_trailer2 certify(const tw_exec *x, const tw_tiles *run, const run_sum *s, double weight) {
+    tw_exec_layer *l = &x->layer[run->layer];
+    double acc = 0, before = 0, dropped = weight * s->e_norms + sqrt(s->e_sq * (1 + 0x1p-15));
+    if (l->cert)
+        tw_cert_read(l->cert, run->first, run->n, &acc, &before);
+    if (!s->any) {
+        if (l->cert)
+            tw_cert_write(l->cert_new, run->first, run->n, tw_norm_up(acc * acc), tw_norm_up(before * before));
+        return (tw_trailer2){.code = TW_CODE_ABSENT, .bound = tw_norm_up(before * before)};
+    }
+    bool held = l->e && !l->drain; /* what was dropped is in a residual, and will be sent */
+    acc += rounding_bound(x, s, weight, (uint64_t)run->n * x->plan->tile) + (held ? 0 : dropped);
+    double bound = acc + (held ? dropped : 0);
+    if (s->code) /* tiles left out stand as they did before this step */
+        bound = sqrt(bound * bound + before * before);
+    tw_trailer2 t = {.code = s->code, .bound = tw_norm_up(bound * bound)};
+    if (l->cert)
+        tw_cert_write(l->cert_new, run->first, run->n, tw_norm_up(acc * acc), t.bound);
+    return t;
+}
+
+static void keep_own_residual(const tw_exec *x, tw_exec_layer *l, const tw_tiles *run) {
+    for (uint64_t tile = run->first; l->e && tile < run->first + run->n; tile++) {
+        uint64_t at = tile * x->plan->tile;
+        memcpy(l->e_new + at, l->e + at, tw_tile_len(l->count, x->plan->tile, tile) * sizeof(float));
+    }
+}
+
+static uint8_t *reduce_run(tw_exec *x, const tw_frame *f, uint32_t i, uint8_t *dst, tw_trailer2 *out) {
+    const tw_tiles *run = &x->plan->run[f->run0 + i];
+    tw_exec_layer *l = &x->layer[run->layer];
+    double weight = x->redop == TW_AVG ? 1.0 / x->plan->size : 1.0;
+    run_sum s = {0};
+    read_trailers(x, f, i, &s);
+    if (!s.any)
+        keep_own_residual(x, l, run);
+    for (uint64_t tile = run->first; s.any && tile < run->first + run->n; tile++) {
+        uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
+        tw_tile_stat st;
+        sum_tile(x, f, i, tile, n, x->tile, &s);
+        tw_owner_encode(x, l, tile, n, x->tile, x->redop == TW_AVG ? 1.0f / (float)x->plan->size : 1.0f, dst, &st);
+        if (st.nonfinite) {
+            poison_tile(x, l, tile, n, dst);
+            s.code = s.code ? s.code : 1 + (uint32_t)x->plan->me;
+        }
+        s.x_sq += st.x_sq;
+        s.e_sq += st.e_sq;
+        dst += tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype);
+    }
+    *out = certify(x, run, &s, weight);
+    return dst;
+}
+
+uint32_t tw_exec_reduce(tw_exec *x, const tw_frame *f) {
+    uint8_t *frame = x->arena + f->hop2_at, *dst = frame + TW_HEADER_BYTES;
+    uint8_t *aside = frame + f->hop2_cap - f->nrun * TW_TRAILER2_BYTES;
+    for (int r = 0; r < x->plan->size; r++)
+        x->cursor[r] = TW_HEADER_BYTES;
+    for (uint32_t i = 0; i < f->nrun; i++) {
+        tw_trailer2 t;
+        dst = reduce_run(x, f, i, dst, &t);
+        memcpy(aside + i * TW_TRAILER2_BYTES, &t, sizeof t);
+    }
+    memmove(dst, aside, f->nrun * TW_TRAILER2_BYTES);
+    uint32_t len = (uint32_t)(dst - frame) + f->nrun * TW_TRAILER2_BYTES;
+    tw_frame_seal(frame, len, 2, f->index, x->stamp, 0);
+    return len;
+}

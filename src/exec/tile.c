@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * One tile by hand (experimental.h): arguments checked, floating-point environment set, then the table's loop. */
+#include "exec/kernels.h"
+
+static bool aligned(const void *p, uintptr_t to) { return (uintptr_t)p % to == 0; }
+
+/* What both directions ask of their arguments. */
+static tw_status check(const char *what, const tw_spec *s, const void *values, const void *payload, uint32_t n) {
+    if (!s)
+        return tw_fail(TW_ERR_ARG, "%s: the spec is NULL", what);
+    if (!values || !payload)
+        return tw_fail(TW_ERR_ARG, "%s: the %s pointer is NULL", what, values ? "payload" : "value");
+    if (n == 0 || n > TW_MAX_TILE)
+        return tw_fail(TW_ERR_ARG, "%s: %u values are no tile; 1 to %u are", what, n, TW_MAX_TILE);
+    if (!aligned(values, sizeof(float)) || !aligned(payload, 4))
+        return tw_fail(TW_ERR_ARG, "%s: the %s pointer is not aligned to 4 bytes", what,
+                       aligned(payload, 4) ? "value" : "payload");
+    return tw_spec_check(s);
+}
+
+tw_status tw_tile_encode(const char *isa, const tw_spec *s, const float *in, const float *e, float scale, uint32_t n,
+                         void *dst, float *e_out, tw_tile_stat *stat) {
+    tw_status st = check("tw_tile_encode", s, in, dst, n);
+    if (st != TW_OK)
+        return st;
+    if (!aligned(e, 64) || !aligned(e_out, 64))
+        return tw_fail(TW_ERR_ARG, "tw_tile_encode: %s is not aligned to 64 bytes", aligned(e, 64) ? "e_out" : "e");
+    const tw_kernels *k = isa ? tw_kernels_named(isa) : tw_kernels_best();
+    if (!k)
+        return TW_ERR_UNSUPPORTED;
+    _Alignas(64) float no_residual[TW_MAX_TILE];
+    tw_tile_stat unused;
+    tw_enc a = {.g = in, .e = e, .out = e_out, .scale = scale, .n = n, .dtype = TW_F32, .dst = dst};
+    tw_variant v = e_out ? TW_V_EF : e ? TW_V_DRAIN : TW_V_PLAIN;
+    tw_fpenv env = tw_fp_enter();
+    if (v == TW_V_EF && !e) { /* -0 is what changes no value when added, not even -0 */
+        for (uint32_t i = 0; i < n; i++)
+            no_residual[i] = -0.0f;
+        a.e = no_residual;
+    }
+    k->encode[s->codec][v](s, &a, stat ? stat : &unused);
+    tw_fp_leave(env);
+    return TW_OK;
+}
+
+tw_status tw_tile_decode(const char *isa, const tw_spec *s, const void *src, float *y, uint32_t n, int add) {
+    tw_status st = check("tw_tile_decode", s, y, src, n);
+    if (st != TW_OK)
+        return st;
+    const tw_kernels *k = isa ? tw_kernels_named(isa) : tw_kernels_best();
+    if (!k)
+        return TW_ERR_UNSUPPORTED;
+    tw_fpenv env = tw_fp_enter();
+    (add ? k->decode_add : k->decode_set)[s->codec](s, TW_F32, src, y, n);
+    tw_fp_leave(env);
+    return TW_OK;
+}

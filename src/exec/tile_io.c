@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Between tiles and the user's memory, which may be cut anywhere, misaligned, or half precision. */
+#include "exec/exec.h"
+
+/* The piece of a layer that holds position `at`; pieces of a layer are sorted and gapless over the op's tiles. */
+static const tw_exec_piece *piece_at(const tw_exec *x, uint32_t layer, uint64_t at) {
+    uint32_t lo = x->piece0[layer], hi = x->piece0[layer + 1];
+    while (hi - lo > 1) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        if (x->piece[mid].first <= at)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return &x->piece[lo];
+}
+
+static bool aligned(const void *p, size_t to) { return (uintptr_t)p % to == 0; }
+
+/* n values from anywhere, converted. The bounce keeps element accesses aligned. */
+static void widen(const tw_exec *x, float *dst, const uint8_t *src, uint32_t n, tw_dtype t) {
+    uint16_t bounce[256];
+    if (t == TW_F32) {
+        memcpy(dst, src, (size_t)n * 4);
+        return;
+    }
+    while (n > 0) {
+        uint32_t m = aligned(src, 2) ? n : n < 256 ? n : 256;
+        const uint16_t *from = (const uint16_t *)(const void *)src;
+        if (!aligned(src, 2)) {
+            memcpy(bounce, src, (size_t)m * 2);
+            from = bounce;
+        }
+        (t == TW_F16 ? x->k->f16_to_f32 : x->k->bf16_to_f32)(dst, from, m);
+        dst += m;
+        src += (size_t)m * 2;
+        n -= m;
+    }
+}
+
+static void narrow(const tw_exec *x, uint8_t *dst, const float *src, uint32_t n, tw_dtype t) {
+    uint16_t bounce[256];
+    if (t == TW_F32) {
+        memcpy(dst, src, (size_t)n * 4);
+        return;
+    }
+    while (n > 0) {
+        uint32_t m = aligned(dst, 2) ? n : n < 256 ? n : 256;
+        uint16_t *to = aligned(dst, 2) ? (uint16_t *)(void *)dst : bounce;
+        (t == TW_F16 ? x->k->f32_to_f16 : x->k->f32_to_bf16)(to, src, m);
+        if (to == bounce)
+            memcpy(dst, bounce, (size_t)m * 2);
+        dst += (size_t)m * 2;
+        src += m;
+        n -= m;
+    }
+}
+
+const float *tw_tile_load(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, float *buf) {
+    const tw_exec_layer *l = &x->layer[layer];
+    uint64_t at = tile * x->plan->tile, end = at + n;
+    size_t size = tw_dtype_size(l->dtype);
+    const tw_exec_piece *p = piece_at(x, layer, at);
+    const uint8_t *in = (const uint8_t *)p->in + (at - p->first) * size;
+    bool nan = x->nan_layer == (int32_t)layer && tile == 0;
+    if (l->dtype == TW_F32 && p->first + p->count >= end && aligned(in, 4) && !nan)
+        return (const float *)(const void *)in;
+    for (uint64_t pos = at; pos < end; p++) {
+        uint64_t stop = p->first + p->count < end ? p->first + p->count : end;
+        widen(x, buf + (pos - at), (const uint8_t *)p->in + (pos - p->first) * size, (uint32_t)(stop - pos), l->dtype);
+        pos = stop;
+    }
+    if (nan)
+        memcpy(buf, &(uint32_t){0x7fc00000u}, 4);
+    return buf;
+}
+
+float *tw_tile_target(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool *wanted) {
+    const tw_exec_layer *l = &x->layer[layer];
+    uint64_t at = tile * x->plan->tile, end = at + n;
+    *wanted = false;
+    for (const tw_exec_piece *p = piece_at(x, layer, at); p < x->piece + x->piece0[layer + 1] && p->first < end; p++) {
+        if (p->count == 0 || !p->out)
+            continue;
+        *wanted = true;
+        if (l->dtype != TW_F32 || p->first > at || p->first + p->count < end)
+            continue;
+        uint8_t *out = (uint8_t *)p->out + (at - p->first) * 4;
+        if (aligned(out, 4))
+            return (float *)(void *)out;
+    }
+    return NULL;
+}
+
+void tw_tile_store(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const float *y) {
+    const tw_exec_layer *l = &x->layer[layer];
+    uint64_t at = tile * x->plan->tile, end = at + n;
+    size_t size = tw_dtype_size(l->dtype);
+    const tw_exec_piece *last = x->piece + x->piece0[layer + 1];
+    for (const tw_exec_piece *p = piece_at(x, layer, at); p < last && p->first < end; p++) {
+        uint64_t from = p->first > at ? p->first : at, stop = p->first + p->count < end ? p->first + p->count : end;
+        if (p->out && stop > from)
+            narrow(x, (uint8_t *)p->out + (from - p->first) * size, y + (from - at), (uint32_t)(stop - from), l->dtype);
+    }
+}

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Life of a communicator: creation, the progress thread, destruction. */
+#include "reducer/comm.h"
+#include "reducer/op.h"
+#include "transports/local.h"
+#include "transports/sim.h"
+#include <sched.h>
+#include <time.h>
+
+typedef struct hello {
+    uint32_t magic, wire_version, size, rank;
+} hello;
+
+static tw_status check_ops(const tw_transport_ops *ops, int rank, int size) {
+    if (!ops || ops->size < offsetof(tw_transport_ops, native_sum) || !ops->name || !ops->oob_allgather || !ops->post ||
+        !ops->poll || !ops->close)
+        return tw_fail(TW_ERR_ARG, "a transport needs size, name, oob_allgather, post, poll and close");
+    if (size < 1 || rank < 0 || rank >= size)
+        return tw_fail(TW_ERR_ARG, "rank %d of %d ranks", rank, size);
+    return TW_OK;
+}
+
+/* Are these ranks talking the same language? */
+static tw_status greet(tw_comm *c) {
+    hello mine = {TW_MAGIC, TW_WIRE_VERSION, (uint32_t)c->size, (uint32_t)c->rank};
+    hello *all = tw_alloc(c->ctx, (uint64_t)c->size * sizeof *all);
+    if (!all)
+        return TW_ERR_NOMEM;
+    tw_status s = c->ops.oob_allgather(c->t, &mine, all, sizeof mine);
+    if (s < 0)
+        tw_fail(s, "%s transport: creation could not exchange a first message: %s", c->ops.name,
+                c->ops.error ? c->ops.error(c->t) : "no further word from it");
+    for (int r = 0; r < c->size && s >= 0; r++)
+        if (all[r].magic != TW_MAGIC || all[r].wire_version != TW_WIRE_VERSION || all[r].size != (uint32_t)c->size ||
+            all[r].rank != (uint32_t)r)
+            s = tw_fail(TW_ERR_MISMATCH, "rank %d says it is rank %u of %u with wire version %u; here: rank %d of %d, %u", r,
+                        all[r].rank, all[r].size, all[r].wire_version, c->rank, c->size, TW_WIRE_VERSION);
+    tw_free(c->ctx, all);
+    return s;
+}
+
+/* A receive from each peer stands all the time, for the frame by which a rank that fails alone tells the others. */
+static tw_status stand_by(tw_comm *c) {
+    if (c->size == 1)
+        return TW_OK;
+    c->poison_bytes = c->size <= 64 ? TW_POISON_BYTES : 64;
+    c->poison_in = tw_alloc(c->ctx, (uint64_t)c->poison_bytes * (unsigned)c->size);
+    c->poison_out = tw_alloc(c->ctx, c->poison_bytes);
+    if (!c->poison_in || !c->poison_out)
+        return TW_ERR_NOMEM;
+    for (int r = 0; r < c->size; r++) {
+        tw_xfer x = {.peer = r,
+                     .tag = TW_POISON_TAG,
+                     .buf = c->poison_in + (size_t)r * c->poison_bytes,
+                     .len = c->poison_bytes,
+                     .cookie = (uint64_t)UINT32_MAX << 32 | (uint32_t)r};
+        tw_status s = r == c->rank ? TW_OK : c->ops.post(c->t, &x);
+        if (s < 0)
+            return tw_fail(s, "%s transport: cannot receive from rank %d", c->ops.name, r);
+    }
+    return TW_OK;
+}
+
+static void *progress_main(void *arg) {
+    tw_comm *c = arg;
+    unsigned idle = 0;
+    tw_comm_lock(c);
+    while (!c->stop) {
+        if (!c->first || c->poisoned < 0) {
+            pthread_cond_wait(&c->moved, &c->lock);
+            continue;
+        }
+        idle = tw_comm_pump(c) > 0 ? 0 : idle + 1;
+        tw_comm_unlock(c);
+        if (idle < 16)
+            sched_yield();
+        else
+            nanosleep(&(struct timespec){0, 50000}, NULL);
+        tw_comm_lock(c);
+    }
+    tw_comm_unlock(c);
+    return NULL;
+}
+
+static void release(tw_comm *c) {
+    bool in_flight = c->poisoned < 0 && !(c->ops.caps & TW_CAP_ABANDON);
+    if (!in_flight) { /* else a transfer that cannot be stopped may still touch them */
+        tw_free(c->ctx, c->poison_in);
+        tw_free(c->ctx, c->poison_out);
+        tw_faults_free(c->faults);
+    }
+    tw_free(c->ctx, c->table);
+    pthread_cond_destroy(&c->moved);
+    pthread_mutex_destroy(&c->lock);
+    tw_ctx *ctx = c->ctx;
+    tw_free(ctx, c);
+    tw_ctx_release(ctx);
+}
+
+static tw_status set_up(tw_comm *c, bool greeting) {
+    tw_status s = tw_faults_parse(c->ctx, tw_env_get()->fault, c->rank, &c->faults);
+    if (s >= 0 && greeting)
+        s = greet(c);
+    if (s >= 0)
+        s = stand_by(c);
+    if (s < 0 || c->ctx->cfg.progress != TW_PROGRESS_THREAD)
+        return s;
+    if (pthread_create(&c->thread, NULL, progress_main, c) != 0)
+        return tw_fail(TW_ERR_NOMEM, "the progress thread could not be started");
+    c->threaded = true;
+    return TW_OK;
+}
+
+static tw_status make(tw_ctx *given, const tw_transport_ops *ops, void *t, int rank, int size, bool greeting, tw_comm **out) {
+    tw_ctx *ctx;
+    if (!out)
+        return tw_fail(TW_ERR_ARG, "tw_comm_create: out is NULL");
+    tw_status s = check_ops(ops, rank, size);
+    if (s >= 0)
+        s = tw_ctx_resolve(given, &ctx);
+    if (s < 0)
+        return s;
+    tw_comm *c = tw_alloc(ctx, sizeof *c);
+    if (!c)
+        return TW_ERR_NOMEM;
+    memcpy(&c->ops, ops, ops->size < sizeof c->ops ? ops->size : sizeof c->ops);
+    c->ctx = ctx;
+    c->t = t;
+    c->rank = rank;
+    c->size = size;
+    c->stats.size = sizeof c->stats;
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->moved, NULL);
+    tw_ctx_retain(ctx);
+    s = set_up(c, greeting);
+    if (s < 0) {
+        if ((c->ops.caps & TW_CAP_ABANDON) && c->ops.abandon)
+            c->ops.abandon(t);
+        release(c);
+        return s;
+    }
+    *out = c;
+    return TW_OK;
+}
+
+tw_status tw_comm_create(tw_ctx *ctx, const tw_transport_ops *ops, void *t, int rank, int size, tw_comm **out) {
+    return make(ctx, ops, t, rank, size, true, out);
+}
+
+tw_status tw_comm_create_local(tw_ctx *given, int size, tw_comm *out[]) {
+    tw_ctx *ctx;
+    const tw_transport_ops *ops;
+    if (!out || size < 1 || size > 4096)
+        return tw_fail(TW_ERR_ARG, "tw_comm_create_local: %d ranks; 1 to 4096 and a place for each", size);
+    tw_status s = tw_ctx_resolve(given, &ctx);
+    void **end = s < 0 ? NULL : tw_alloc(ctx, (uint64_t)size * sizeof *end);
+    if (s < 0 || !end)
+        return s < 0 ? s : TW_ERR_NOMEM;
+    s = tw_local_create(ctx, size, &ops, end);
+    int made = 0;
+    while (s >= 0 && made < size) {
+        s = make(ctx, ops, end[made], made, size, false, &out[made]);
+        made += s >= 0;
+    }
+    if (s < 0 && made < size && end[0]) {
+        for (int r = 0; r < size; r++)
+            if (r < made)
+                tw_comm_destroy(out[r]);
+            else
+                ops->close(end[r]);
+        memset(out, 0, (size_t)size * sizeof *out);
+    }
+    tw_free(ctx, end);
+    return s < 0 ? s : TW_OK;
+}
+
+static int pump_for_sim(void *arg) {
+    tw_comm *c = arg;
+    tw_comm_lock(c);
+    int moved = tw_comm_pump(c);
+    tw_comm_unlock(c);
+    return moved;
+}
+
+tw_status tw_sim_comms(tw_sim *sim, tw_ctx *given, tw_comm *comms[]) {
+    if (!sim || !comms)
+        return tw_fail(TW_ERR_ARG, "tw_sim_comms: NULL");
+    int size = tw_sim_ranks(sim), made = 0;
+    tw_status s = TW_OK;
+    for (; made < size && s >= 0; made++) {
+        const tw_transport_ops *ops;
+        void *t;
+        s = tw_sim_endpoint(sim, made, &ops, &t);
+        if (s >= 0)
+            s = make(given, ops, t, made, size, false, &comms[made]);
+        if (s < 0)
+            break;
+        tw_sim_attach(sim, made, pump_for_sim, comms[made]);
+    }
+    while (s < 0 && made > 0)
+        tw_comm_destroy(comms[--made]);
+    return s;
+}
+
+int tw_comm_rank(const tw_comm *c) { return c ? c->rank : -1; }
+int tw_comm_size(const tw_comm *c) { return c ? c->size : -1; }
+
+tw_status tw_comm_progress(tw_comm *c) {
+    if (!c)
+        return tw_fail(TW_ERR_ARG, "tw_comm_progress: NULL");
+    tw_comm_lock(c);
+    if (!c->threaded)
+        tw_comm_pump(c);
+    tw_status s = tw_comm_refuses(c);
+    tw_comm_unlock(c);
+    return s;
+}
+
+tw_status tw_comm_get_stats(const tw_comm *c, tw_comm_stats *out) {
+    if (!c || !out || out->size < sizeof(uint32_t) || out->size > sizeof *out)
+        return tw_fail(TW_ERR_ARG, "tw_comm_get_stats: start from TW_COMM_STATS_INIT");
+    uint32_t size = out->size;
+    tw_comm_lock((tw_comm *)c);
+    memcpy(out, &c->stats, size);
+    tw_comm_unlock((tw_comm *)c);
+    out->size = size;
+    return TW_OK;
+}
+
+tw_status tw_comm_destroy(tw_comm *c) {
+    if (!c)
+        return TW_OK;
+    if (c->users)
+        return tw_fail(TW_ERR_ARG, "rank %d: %u reducers or requests of this communicator still exist", c->rank, c->users);
+    if (c->threaded) {
+        tw_comm_lock(c);
+        c->stop = true;
+        pthread_cond_broadcast(&c->moved);
+        tw_comm_unlock(c);
+        pthread_join(c->thread, NULL);
+    }
+    if ((c->ops.caps & TW_CAP_ABANDON) && c->ops.abandon)
+        c->ops.abandon(c->t);
+    tw_op_free_all(&c->cached);
+    c->ops.close(c->t);
+    if (c->stats.leaked_frames)
+        tw_log(c->ctx, TW_LOG_WARN, "rank %d: %u frames stay in the transport's hands and are not freed", c->rank,
+               c->stats.leaked_frames);
+    release(c);
+    return TW_OK;
+}

@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Making a reducer: layers, rules, buckets, residuals; then all ranks compare what they made. */
+#include "reducer/reducer.h"
+
+static const tw_layer *layer_at(const tw_layer *layers, uint32_t i) {
+    return (const tw_layer *)(const void *)((const char *)layers + (size_t)i * layers[0].size);
+}
+
+/* ---- checking ---- */
+
+static tw_status check_config(const tw_reducer_config *given, tw_reducer_config *out) {
+    *out = (tw_reducer_config)TW_REDUCER_CONFIG_INIT;
+    if (given) {
+        if (given->size < offsetof(tw_reducer_config, algo) || given->size > sizeof *given)
+            return tw_fail(TW_ERR_ARG, "reducer config of %u bytes: start from TW_REDUCER_CONFIG_INIT", given->size);
+        memcpy(out, given, given->size);
+        out->size = sizeof *out;
+    }
+    out->redop = out->redop ? out->redop : TW_AVG;
+    out->nonfinite = out->nonfinite ? out->nonfinite : TW_NONFINITE_PROPAGATE;
+    out->algo = out->algo ? out->algo : TW_ALGO_AUTO;
+    out->bucket_bytes = out->bucket_bytes ? out->bucket_bytes : 4u << 20;
+    out->tile = out->tile ? out->tile : TW_MAX_TILE;
+    if (out->redop != TW_SUM && out->redop != TW_AVG)
+        return tw_fail(TW_ERR_ARG, "redop %d: TW_SUM or TW_AVG", (int)out->redop);
+    if (out->nonfinite > TW_NONFINITE_ERROR || out->algo > TW_ALGO_SRA)
+        return tw_fail(TW_ERR_ARG, "nonfinite %d, algo %d: unknown value", (int)out->nonfinite, (int)out->algo);
+    if (out->tile < TW_MIN_TILE || out->tile > TW_MAX_TILE || (out->tile & (out->tile - 1)))
+        return tw_fail(TW_ERR_ARG, "tile of %u values: a power of two, %u to %u", out->tile, TW_MIN_TILE, TW_MAX_TILE);
+    if (out->frame_bytes && (out->frame_bytes < 64 || out->frame_bytes > 1u << 20))
+        return tw_fail(TW_ERR_ARG, "frames of %u bytes: 64 to 1048576", out->frame_bytes);
+    if (out->in_flight == 1 || out->in_flight > 1024)
+        return tw_fail(TW_ERR_ARG, "%u frames in flight: 2 to 1024", out->in_flight);
+    return TW_OK;
+}
+
+static tw_status check_layers(const tw_layer *layers, uint32_t n) {
+    if (n && !layers)
+        return tw_fail(TW_ERR_ARG, "%u layers, but the array is NULL", n);
+    if (n && (layers[0].size < sizeof(tw_layer) || layers[0].size % sizeof(uint64_t)))
+        return tw_fail(TW_ERR_ARG, "a tw_layer of %u bytes: start from TW_LAYER", layers[0].size);
+    for (uint32_t i = 0; i < n; i++) {
+        const tw_layer *l = layer_at(layers, i);
+        if (!l->name || !*l->name)
+            return tw_fail(TW_ERR_ARG, "layer %u has no name", i);
+        if (l->dtype && !tw_dtype_size(l->dtype))
+            return tw_fail(TW_ERR_ARG, "layer '%s': dtype %d is unknown", l->name, (int)l->dtype);
+        if (l->count > UINT64_MAX / 64)
+            return tw_fail(TW_ERR_ARG, "layer '%s': %llu values", l->name, (unsigned long long)l->count);
+    }
+    return TW_OK;
+}
+
+/* Names by hash in an open table: unique, in linear time. */
+static tw_status check_unique(tw_reducer *r) {
+    uint64_t room = 16;
+    while (room < 2 * (uint64_t)r->nlayer)
+        room *= 2;
+    uint32_t *table = tw_alloc(r->ctx, room * sizeof *table);
+    if (!table)
+        return TW_ERR_NOMEM;
+    tw_status s = TW_OK;
+    for (uint32_t i = 0; i < r->nlayer && s >= 0; i++) {
+        const char *name = r->layer[i].name;
+        uint64_t at = tw_hash64(name, strlen(name), 0) & (room - 1);
+        for (; table[at]; at = (at + 1) & (room - 1))
+            if (strcmp(r->layer[table[at] - 1].name, name) == 0) {
+                s = tw_fail(TW_ERR_ARG, "layers %u and %u are both named '%s'", table[at] - 1, i, name);
+                break;
+            }
+        table[at] = i + 1;
+    }
+    tw_free(r->ctx, table);
+    return s;
+}
+
+/* ---- making ---- */
+
+static bool wants_slots(const tw_layer_state *l) {
+    for (uint32_t i = 0; i < l->nphase; i++)
+        if (l->phase[i].spec.feedback != TW_FEEDBACK_NONE)
+            return true;
+    return false;
+}
+
+static tw_status check_groups(const tw_reducer *r, const tw_layer_state *l) {
+    for (uint32_t i = 0; i < l->nphase; i++)
+        if (l->phase[i].spec.group > r->cfg.tile)
+            return tw_fail(TW_ERR_ARG, "layer '%s': groups of %u do not fit tiles of %u", l->name, l->phase[i].spec.group,
+                           r->cfg.tile);
+    return TW_OK;
+}
+
+static uint64_t layer_state_bytes(const tw_layer_state *l, bool slots) {
+    return 2 * l->tiles * sizeof(tw_cert) + (slots ? 2 * l->count * sizeof(float) : 0);
+}
+
+static tw_status make_state(tw_reducer *r, tw_layer_state *l, bool dry) {
+    bool slots = wants_slots(l) && r->comm->size > 1; /* one rank sends nothing, so it drops nothing */
+    uint64_t bytes = layer_state_bytes(l, slots);
+    r->state_bytes += bytes;
+    if (dry || bytes == 0)
+        return TW_OK;
+    for (int i = 0; i < 2; i++) {
+        l->cert[i] = tw_alloc(r->ctx, l->tiles * sizeof(tw_cert));
+        l->slot[i] = slots ? tw_alloc(r->ctx, l->count * sizeof(float)) : NULL;
+        if (!l->cert[i] || (slots && !l->slot[i]))
+            return TW_ERR_NOMEM;
+    }
+    return TW_OK;
+}
+
+static tw_status make_layers(tw_reducer *r, const tw_layer *layers, bool dry) {
+    for (uint32_t i = 0; i < r->nlayer; i++) {
+        const tw_layer *from = layer_at(layers, i);
+        tw_layer_state *l = &r->layer[i];
+        size_t len = strlen(from->name) + 1;
+        l->name = tw_alloc(r->ctx, len);
+        if (!l->name)
+            return TW_ERR_NOMEM;
+        memcpy(l->name, from->name, len);
+        l->count = from->count;
+        l->dtype = from->dtype ? from->dtype : TW_F32;
+        l->tiles = tw_layer_tiles(l->count, r->cfg.tile);
+        l->phase = tw_rules_find(r->rules, l->name, &l->nphase);
+        tw_status s = check_groups(r, l);
+        if (s >= 0)
+            s = make_state(r, l, dry);
+        if (s < 0)
+            return s;
+    }
+    return check_unique(r);
+}
+
+/* Backward order: the last layer's gradient is ready first. */
+static void make_buckets(tw_reducer *r) {
+    uint64_t bytes = 0;
+    for (uint32_t i = r->nlayer; i-- > 0;) {
+        uint64_t size = r->layer[i].count * tw_dtype_size(r->layer[i].dtype);
+        if (r->nbucket == 0 || bytes + size > r->cfg.bucket_bytes) {
+            r->bucket[r->nbucket++] = (tw_bucket){.hi = i};
+            bytes = 0;
+        }
+        r->bucket[r->nbucket - 1].n++;
+        r->layer[i].bucket = r->nbucket - 1;
+        bytes += size;
+    }
+}
+
+static tw_status make_arrays(tw_reducer *r, uint32_t n) {
+    r->layer = tw_alloc(r->ctx, (n + 1ull) * sizeof *r->layer);
+    r->view = tw_alloc(r->ctx, (n + 1ull) * sizeof *r->view);
+    r->bucket = tw_alloc(r->ctx, (n + 1ull) * sizeof *r->bucket);
+    r->piece = tw_alloc(r->ctx, (n + 1ull) * sizeof *r->piece);
+    r->cap_flying = n + 16;
+    r->flying = tw_alloc(r->ctx, r->cap_flying * sizeof(tw_op *));
+    if (!r->layer || !r->view || !r->bucket || !r->piece || !r->flying)
+        return TW_ERR_NOMEM;
+    r->nlayer = n;
+    return TW_OK;
+}
+
+static tw_status make(tw_comm *c, const tw_layer *layers, uint32_t n, const char *rules, const tw_reducer_config *cfg,
+                      bool dry, tw_reducer **out) {
+    tw_reducer *r = tw_alloc(c->ctx, sizeof *r);
+    if (!r)
+        return TW_ERR_NOMEM;
+    r->comm = c;
+    r->ctx = c->ctx;
+    tw_status s = check_config(cfg, &r->cfg);
+    if (s >= 0)
+        s = check_layers(layers, n);
+    if (s >= 0)
+        s = tw_rules_parse(c->ctx, rules, &r->rules);
+    if (s >= 0)
+        s = make_arrays(r, n);
+    if (s >= 0)
+        s = make_layers(r, layers, dry);
+    if (s < 0) {
+        tw_reducer_unmake(r);
+        return s;
+    }
+    make_buckets(r);
+    tw_reducer_view(r, 0);
+    *out = r;
+    return TW_OK;
+}
+
+tw_status tw_reducer_make(tw_comm *c, const tw_layer *layers, uint32_t n, const char *rules, const tw_reducer_config *cfg,
+                          tw_reducer **out) {
+    return make(c, layers, n, rules, cfg, false, out);
+}
+
+void tw_reducer_unmake(tw_reducer *r) {
+    tw_ctx *ctx = r->ctx;
+    tw_op_free_all(&r->cache);
+    for (uint32_t i = 0; i < r->nlayer; i++) {
+        tw_free(ctx, r->layer[i].name);
+        for (int k = 0; k < 2; k++) {
+            tw_free(ctx, r->layer[i].slot[k]);
+            tw_free(ctx, r->layer[i].cert[k]);
+        }
+    }
+    tw_free(ctx, r->layer);
+    tw_free(ctx, r->view);
+    tw_free(ctx, r->bucket);
+    tw_free(ctx, r->piece);
+    tw_free(ctx, r->flying);
+    tw_rules_free(r->rules);
+    tw_free(ctx, r);
+}
+
+/* ---- agreement ---- */
+
+uint64_t tw_reducer_layer_hash(const tw_layer_state *l) {
+    uint64_t v[] = {l->count, (uint64_t)l->dtype};
+    return tw_hash64(v, sizeof v, tw_hash64(l->name, strlen(l->name), 0));
+}
+
+void tw_reducer_manifest(const tw_reducer *r, tw_manifest *m) {
+    const tw_reducer_config *g = &r->cfg;
+    uint32_t option[8] = {(uint32_t)g->redop, (uint32_t)g->nonfinite, (uint32_t)g->algo, g->frame_bytes,
+                          g->in_flight,       g->no_overlap,          g->tile,           0};
+    *m = (tw_manifest){.nlayer = r->nlayer, .rank = (uint32_t)r->comm->rank, .bucket_bytes = g->bucket_bytes,
+                       .rules = tw_rules_hash(r->rules)};
+    memcpy(m->option, option, sizeof option);
+    for (uint32_t i = 0; i < r->nlayer; i++) {
+        uint64_t h = tw_reducer_layer_hash(&r->layer[i]);
+        m->layers = tw_hash64(&h, sizeof h, m->layers);
+    }
+}
+
+tw_status tw_manifest_compare(const tw_manifest *mine, const tw_manifest *theirs, int rank) {
+    static const char *const option[] = {"redop", "nonfinite", "algo", "frame_bytes", "in_flight", "no_overlap", "tile", "?"};
+    if (theirs->status < 0)
+        return tw_fail(TW_ERR_PEER, "rank %d could not make its reducer: %s", rank,
+                       tw_status_text((tw_status)theirs->status));
+    for (uint32_t i = 0; i < TW_ARRAY_LEN(option); i++)
+        if (mine->option[i] != theirs->option[i])
+            return tw_fail(TW_ERR_MISMATCH, "option %s is %u on rank %d and %u on rank %u", option[i], theirs->option[i], rank,
+                           mine->option[i], mine->rank);
+    if (mine->bucket_bytes != theirs->bucket_bytes)
+        return tw_fail(TW_ERR_MISMATCH, "bucket_bytes is %llu on rank %d and %llu on rank %u",
+                       (unsigned long long)theirs->bucket_bytes, rank, (unsigned long long)mine->bucket_bytes, mine->rank);
+    if (mine->rules != theirs->rules)
+        return tw_fail(TW_ERR_MISMATCH, "rules of rank %d differ from those of rank %u", rank, mine->rank);
+    return TW_OK;
+}
+
+/* ---- before creation ---- */
+
+/* The next step at which some layer of a bucket changes its spec; UINT64_MAX: none. */
+static uint64_t next_change(const tw_reducer *r, uint32_t bucket, uint64_t step) {
+    uint64_t next = UINT64_MAX;
+    for (uint32_t i = 0; i < r->nlayer; i++)
+        for (uint32_t k = 0; r->layer[i].bucket == bucket && k < r->layer[i].nphase; k++)
+            if (r->layer[i].phase[k].until > step && r->layer[i].phase[k].until < next)
+                next = r->layer[i].phase[k].until;
+    return next;
+}
+
+static tw_status measure(tw_reducer *r, uint64_t *frames, tw_plan_info *info) {
+    for (uint32_t b = 0; b < r->nbucket; b++) {
+        uint64_t most = 0, bytes;
+        for (uint64_t step = 0; step != UINT64_MAX; step = next_change(r, b, step)) {
+            tw_op_args a;
+            tw_reducer_view(r, step);
+            tw_reducer_bucket_args(r, &r->bucket[b], r->piece, &a);
+            tw_status s = tw_op_measure(r->ctx, r->comm->rank, r->comm->size, &a, &bytes, info);
+            if (s < 0)
+                return s;
+            most = bytes > most ? bytes : most;
+            if (info)
+                break; /* the plan of step 0 was asked for */
+        }
+        *frames += most;
+    }
+    return TW_OK;
+}
+
+static tw_status dry_run(int rank, int size, const tw_layer *layers, uint32_t n, const char *rules,
+                         const tw_reducer_config *cfg, uint64_t *state, uint64_t *frames, tw_plan_info *info) {
+    if (size < 1 || rank < 0 || rank >= size)
+        return tw_fail(TW_ERR_ARG, "rank %d of %d ranks", rank, size);
+    tw_comm c = {.rank = rank, .size = size};
+    tw_reducer *r;
+    tw_status s = tw_ctx_resolve(NULL, &c.ctx);
+    if (s >= 0)
+        s = make(&c, layers, n, rules, cfg, true, &r);
+    if (s < 0)
+        return s;
+    *state = r->state_bytes;
+    *frames = 0;
+    s = measure(r, frames, info);
+    tw_reducer_unmake(r);
+    return s;
+}
+
+tw_status tw_reducer_estimate(int rank, int size, const tw_layer *layers, uint32_t n, const char *rules,
+                              const tw_reducer_config *cfg, tw_memory *out) {
+    tw_memory m = TW_MEMORY_INIT;
+    if (!out || out->size != sizeof *out)
+        return tw_fail(TW_ERR_ARG, "tw_reducer_estimate: start from TW_MEMORY_INIT");
+    tw_status s = dry_run(rank, size, layers, n, rules, cfg, &m.state_bytes, &m.frame_bytes, NULL);
+    if (s >= 0)
+        *out = m;
+    return s;
+}
+
+tw_status tw_plan_compute(int rank, int size, const tw_layer *layers, uint32_t n, const char *rules,
+                          const tw_reducer_config *cfg, tw_plan_info *out) {
+    tw_plan_info info = TW_PLAN_INFO_INIT;
+    tw_reducer_config one = TW_REDUCER_CONFIG_INIT;
+    uint64_t state, frames;
+    if (!out || out->size != sizeof *out)
+        return tw_fail(TW_ERR_ARG, "tw_plan_compute: start from TW_PLAN_INFO_INIT");
+    if (cfg && cfg->size <= sizeof one)
+        memcpy(&one, cfg, cfg->size);
+    one.size = sizeof one;
+    one.bucket_bytes = UINT64_MAX; /* all in one op */
+    tw_status s = dry_run(rank, size, layers, n, rules, &one, &state, &frames, &info);
+    if (s >= 0)
+        *out = info;
+    return s;
+}
+
+int tw_owner(const char *layer, uint64_t tile, uint64_t tiles, int size) {
+    return layer && size > 0 ? tw_owner_of(tw_hash64(layer, strlen(layer), 0), tile, tiles, size) : -1;
+}

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Making ops and finding them again. */
+#include "reducer/op.h"
+#include "reducer/pieces.h"
+
+enum { HEAD_WORDS = 8, PIECE_WORDS = 13 };
+
+static void head_words(const tw_op_args *a, uint32_t w[HEAD_WORDS]) {
+    const uint32_t v[HEAD_WORDS] = {(uint32_t)a->algo, (uint32_t)a->redop, (uint32_t)a->nonfinite, a->tile,
+                                    a->frame_bytes,    a->in_flight,       a->no_overlap,          a->npiece};
+    memcpy(w, v, sizeof v);
+}
+
+static void piece_words(const tw_op_args *a, uint32_t i, uint32_t w[PIECE_WORDS]) {
+    const tw_piece *p = &a->piece[i];
+    const tw_op_layer *l = &a->layer[p->layer];
+    const tw_spec *s = &l->spec;
+    const uint32_t v[PIECE_WORDS] = {p->layer,
+                                     (uint32_t)p->first,
+                                     (uint32_t)(p->first >> 32),
+                                     (uint32_t)p->count,
+                                     (uint32_t)(p->count >> 32),
+                                     (uint32_t)l->count,
+                                     (uint32_t)(l->count >> 32),
+                                     (uint32_t)l->dtype | (uint32_t)l->no_native << 8,
+                                     s->codec | (uint32_t)s->feedback << 16,
+                                     s->type,
+                                     s->scale,
+                                     s->group,
+                                     0};
+    memcpy(w, v, sizeof v);
+}
+
+static uint64_t key_hash(const tw_op_args *a) {
+    uint32_t h[HEAD_WORDS], w[PIECE_WORDS];
+    head_words(a, h);
+    uint64_t hash = tw_hash64(h, sizeof h, 0);
+    for (uint32_t i = 0; i < a->npiece; i++) {
+        piece_words(a, i, w);
+        hash = tw_hash64(w, sizeof w, hash);
+    }
+    return hash;
+}
+
+static bool key_equal(const tw_op_args *a, const tw_op *op) {
+    uint32_t h[HEAD_WORDS], w[PIECE_WORDS];
+    head_words(a, h);
+    if (op->nkey != HEAD_WORDS + a->npiece * PIECE_WORDS || memcmp(h, op->key, sizeof h) != 0)
+        return false;
+    for (uint32_t i = 0; i < a->npiece; i++) {
+        piece_words(a, i, w);
+        if (memcmp(w, op->key + HEAD_WORDS + i * PIECE_WORDS, sizeof w) != 0)
+            return false;
+    }
+    return true;
+}
+
+static tw_status store_key(const tw_op_args *a, tw_ctx *ctx, tw_op *op) {
+    op->nkey = HEAD_WORDS + a->npiece * PIECE_WORDS;
+    op->key = tw_alloc(ctx, (uint64_t)op->nkey * sizeof(uint32_t));
+    if (!op->key)
+        return TW_ERR_NOMEM;
+    head_words(a, op->key);
+    for (uint32_t i = 0; i < a->npiece; i++)
+        piece_words(a, i, op->key + HEAD_WORDS + i * PIECE_WORDS);
+    return TW_OK;
+}
+
+/* ---- algorithm ---- */
+
+static const tw_op_layer *not_native(const tw_op_args *a) {
+    for (uint32_t i = 0; i < a->npiece; i++) {
+        const tw_op_layer *l = &a->layer[a->piece[i].layer];
+        if (l->dtype != TW_F32 || l->spec.codec != TW_CODEC_NONE || l->no_native)
+            return l;
+    }
+    return NULL;
+}
+
+static tw_status choose_algo(const tw_op_args *a, int size, bool has_native, tw_algo *out) {
+    const tw_op_layer *odd = not_native(a);
+    bool can = has_native && !odd && a->nonfinite == TW_NONFINITE_PROPAGATE;
+    *out = size > 1 && can && a->algo != TW_ALGO_SRA ? TW_ALGO_NATIVE : TW_ALGO_SRA;
+    if (a->algo != TW_ALGO_NATIVE || can || size == 1)
+        return TW_OK;
+    if (!has_native)
+        return tw_fail(TW_ERR_UNSUPPORTED, "this transport has no native sum; use algo sra");
+    if (odd)
+        return tw_fail(TW_ERR_UNSUPPORTED, "layer '%s' is not fp32 under 'none' without residuals: no native sum", odd->name);
+    return tw_fail(TW_ERR_UNSUPPORTED, "a native sum cannot %s on NaN; use algo sra",
+                   a->nonfinite == TW_NONFINITE_SKIP ? "skip" : "fail");
+}
+
+/* ---- making ---- */
+
+static tw_status plan_op(const tw_op_args *a, tw_ctx *ctx, int me, int size, bool has_native, const tw_sorted *s,
+                         tw_plan **out) {
+    tw_algo algo;
+    tw_status st = choose_algo(a, size, has_native, &algo);
+    if (st < 0)
+        return st;
+    for (uint32_t i = 0; i < s->nlayer && size == 1; i++) /* nothing crosses a wire: nothing is compressed */
+        s->layer[i].spec = (tw_spec)TW_SPEC_INIT;
+    tw_plan_in in = {.me = me,
+                     .size = size,
+                     .layer = s->layer,
+                     .nlayer = s->nlayer,
+                     .piece = s->piece,
+                     .npiece = s->npiece,
+                     .algo = algo,
+                     .redop = a->redop,
+                     .tile = a->tile,
+                     .frame_bytes = a->frame_bytes,
+                     .in_flight = a->in_flight,
+                     .no_overlap = a->no_overlap};
+    return tw_plan_build(ctx, &in, out);
+}
+
+/* Payload and trailers of each layer that this rank sends when all are present. */
+static void count_layer_wire(tw_op *op) {
+    const tw_plan *p = op->plan;
+    for (uint32_t i = 0; i < p->nframe; i++) {
+        const tw_frame *f = &p->frame[i];
+        bool mine = f->owner == p->me;
+        for (uint32_t r = f->run0; r < f->run0 + f->nrun; r++)
+            op->layer_wire[p->run[r].layer] += mine ? (p->run[r].bytes + TW_TRAILER2_BYTES) * ((uint64_t)p->size - 1)
+                                                    : p->run[r].bytes + TW_TRAILER1_BYTES;
+    }
+    for (uint32_t i = 0; p->native_bytes && p->size > 1 && i < op->x.npiece; i++)
+        op->layer_wire[op->x.piece[i].layer] +=
+            2 * op->x.piece[i].count * sizeof(float) / (unsigned)p->size * ((unsigned)p->size - 1);
+}
+
+static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint32_t given) {
+    tw_exec *x = &op->x;
+    x->ctx = ctx;
+    x->plan = op->plan;
+    x->k = tw_kernels_best();
+    x->nlayer = s->nlayer;
+    x->npiece = s->npiece;
+    x->layer = tw_alloc(ctx, (s->nlayer + 1) * sizeof *x->layer);
+    x->piece = tw_alloc(ctx, (s->npiece + 1) * sizeof *x->piece);
+    x->scratch = tw_alloc(ctx, (s->npiece + 1) * sizeof *x->scratch);
+    x->cursor = tw_alloc(ctx, (uint64_t)op->plan->size * sizeof *x->cursor);
+    x->tile = tw_alloc(ctx, 4 * TW_MAX_TILE * sizeof(float));
+    x->arena = op->plan->arena_bytes ? tw_alloc(ctx, op->plan->arena_bytes) : NULL;
+    uint32_t *piece0 = tw_alloc(ctx, (s->nlayer + 2) * sizeof *piece0);
+    x->piece0 = piece0;
+    op->order = tw_alloc(ctx, (given + 1) * sizeof *op->order);
+    op->layer_of = tw_alloc(ctx, (s->nlayer + 1) * sizeof *op->layer_of);
+    op->layer_wire = tw_alloc(ctx, (s->nlayer + 1) * sizeof *op->layer_wire);
+    if (!x->layer || !x->piece || !x->scratch || !x->cursor || !x->tile || !piece0 || !op->order || !op->layer_of ||
+        !op->layer_wire || (op->plan->arena_bytes && !x->arena))
+        return TW_ERR_NOMEM;
+    memcpy(op->order, s->order, given * sizeof *op->order);
+    memcpy(op->layer_of, s->layer_of, s->nlayer * sizeof *op->layer_of);
+    for (uint32_t i = 0; i < s->npiece; i++) {
+        x->piece[i] = (tw_exec_piece){.layer = s->piece[i].layer, .first = s->piece[i].first, .count = s->piece[i].count};
+        piece0[s->piece[i].layer + 1] = i + 1;
+    }
+    for (uint32_t i = 0; i < s->nlayer; i++) /* layers without values */
+        piece0[i + 1] = piece0[i + 1] < piece0[i] ? piece0[i] : piece0[i + 1];
+    for (uint32_t i = 0; i < s->nlayer; i++)
+        x->layer[i] = (tw_exec_layer){.name = s->layer[i].name, .count = s->layer[i].count, .dtype = s->layer[i].dtype,
+                                      .spec = s->layer[i].spec};
+    count_layer_wire(op);
+    return TW_OK;
+}
+
+static tw_status take_slot(tw_comm *c, tw_op *op) {
+    for (uint32_t i = 0; i < c->ntable; i++)
+        if (!c->table[i]) {
+            c->table[i] = op;
+            op->slot = i;
+            return TW_OK;
+        }
+    uint32_t room = c->ntable ? c->ntable * 2 : 16;
+    tw_op **table = tw_alloc(c->ctx, room * sizeof *table);
+    if (!table)
+        return TW_ERR_NOMEM;
+    if (c->ntable)
+        memcpy(table, c->table, c->ntable * sizeof *table);
+    tw_free(c->ctx, c->table);
+    c->table = table;
+    op->slot = c->ntable;
+    table[c->ntable] = op;
+    c->ntable = room;
+    return TW_OK;
+}
+
+static void free_op(tw_op *op) {
+    tw_ctx *ctx = op->x.ctx;
+    for (uint32_t i = 0; op->x.scratch && i < op->x.npiece; i++)
+        tw_free(ctx, op->x.scratch[i]);
+    if (!op->leaked)
+        tw_free(ctx, op->x.arena);
+    tw_free(ctx, op->x.layer);
+    tw_free(ctx, op->x.piece);
+    tw_free(ctx, op->x.scratch);
+    tw_free(ctx, op->x.cursor);
+    tw_free(ctx, op->x.tile);
+    tw_free(ctx, (void *)(uintptr_t)op->x.piece0);
+    tw_free(ctx, op->order);
+    tw_free(ctx, op->layer_of);
+    tw_free(ctx, op->layer_wire);
+    tw_free(ctx, op->key);
+    tw_run_free(op->run);
+    tw_plan_free(op->plan);
+    tw_free(ctx, op);
+}
+
+static tw_status make_op(const tw_op_args *a, const tw_sorted *s, tw_op **out) {
+    tw_comm *c = a->comm;
+    tw_op *op = tw_alloc(c->ctx, sizeof *op);
+    if (!op)
+        return TW_ERR_NOMEM;
+    op->comm = c;
+    op->x.ctx = c->ctx;
+    tw_status st = store_key(a, c->ctx, op);
+    if (st >= 0)
+        st = plan_op(a, c->ctx, c->rank, c->size, c->ops.native_sum != NULL, s, &op->plan);
+    if (st >= 0)
+        st = tw_run_create(op->plan, &op->run);
+    if (st >= 0)
+        st = allocate_exec(op, c->ctx, s, a->npiece);
+    if (st >= 0)
+        st = take_slot(c, op);
+    if (st < 0) {
+        free_op(op);
+        return st;
+    }
+    *out = op;
+    return TW_OK;
+}
+
+/* ---- using ---- */
+
+static tw_status check_absence(const tw_exec *x) {
+    for (uint32_t i = 0; i < x->nlayer; i++)
+        for (uint32_t k = x->piece0[i] + 1; k < x->piece0[i + 1]; k++)
+            if (!x->piece[k].in != !x->piece[k - 1].in)
+                return tw_fail(TW_ERR_ARG, "layer '%s': some pieces have an input and some have none", x->layer[i].name);
+    return TW_OK;
+}
+
+static tw_status fill(const tw_op_args *a, tw_op *op) {
+    tw_exec *x = &op->x;
+    for (uint32_t i = 0; i < a->npiece; i++)
+        if (op->order[i] != UINT32_MAX) {
+            x->piece[op->order[i]].in = a->piece[i].in;
+            x->piece[op->order[i]].out = a->piece[i].out;
+        }
+    const char *nan = tw_faults_nan_layer(a->comm->faults);
+    x->nan_layer = -1;
+    for (uint32_t i = 0; i < x->nlayer; i++) {
+        const tw_op_layer *l = &a->layer[op->layer_of[i]];
+        tw_exec_layer *e = &x->layer[i];
+        bool held = a->comm->size > 1 && (l->spec.feedback != TW_FEEDBACK_NONE || l->drain);
+        e->absent = x->piece0[i + 1] > x->piece0[i] && !x->piece[x->piece0[i]].in;
+        e->drain = held && l->drain;
+        e->e = held ? l->e : NULL;
+        e->e_new = held ? l->e_new : NULL;
+        e->cert = l->cert;
+        e->cert_new = l->cert_new;
+        if (nan && strcmp(nan, l->name) == 0)
+            x->nan_layer = (int32_t)i;
+    }
+    x->input_scale = a->input_scale;
+    x->redop = a->redop;
+    x->nonfinite = a->nonfinite;
+    x->stamp = (tw_stamp){.plan = op->plan->hash, .step = (uint32_t)a->step, .epoch = a->epoch};
+    return check_absence(x);
+}
+
+tw_status tw_op_prepare(const tw_op_args *a, tw_op **cache, tw_op **out) {
+    tw_status s = tw_pieces_check(a);
+    if (s < 0)
+        return s;
+    uint64_t hash = key_hash(a);
+    tw_op *op = *cache;
+    while (op && (op->busy || op->leaked || op->key_hash != hash || !key_equal(a, op)))
+        op = op->next_cached;
+    if (!op) {
+        tw_sorted sorted;
+        s = tw_pieces_sort(a->comm->ctx, a, &sorted);
+        if (s >= 0)
+            s = make_op(a, &sorted, &op);
+        tw_sorted_free(a->comm->ctx, &sorted);
+        if (s < 0)
+            return s;
+        op->key_hash = hash;
+        op->next_cached = *cache;
+        *cache = op;
+    }
+    s = fill(a, op);
+    if (s >= 0)
+        *out = op;
+    return s;
+}
+
+uint64_t tw_op_bytes(const tw_op *op) {
+    const tw_plan *p = op->plan;
+    return p->arena_bytes + p->nrun * sizeof(tw_tiles) + p->nframe * sizeof(tw_frame) +
+           p->naction * (sizeof(tw_action) + 17) + p->nsucc * sizeof(uint32_t) + 4 * TW_MAX_TILE * sizeof(float);
+}
+
+tw_status tw_op_measure(tw_ctx *ctx, int me, int size, const tw_op_args *a, uint64_t *bytes, tw_plan_info *info) {
+    tw_sorted sorted;
+    tw_op shape = {0};
+    tw_status s = tw_pieces_sort(ctx, a, &sorted);
+    if (s >= 0)
+        s = plan_op(a, ctx, me, size, true, &sorted, &shape.plan);
+    tw_sorted_free(ctx, &sorted);
+    if (s < 0)
+        return s;
+    const tw_plan *p = shape.plan;
+    *bytes = tw_op_bytes(&shape);
+    if (info) {
+        info->hops = p->hops;
+        info->roundings = p->roundings;
+        info->actions = p->naction;
+        info->frames = p->nframe;
+        info->sends = p->sends;
+        info->payload_bytes = p->payload_bytes;
+        info->wire_bytes = p->wire_bytes;
+        info->arena_bytes = p->arena_bytes;
+    }
+    tw_plan_free(shape.plan);
+    return TW_OK;
+}
+
+void tw_op_free_all(tw_op **cache) {
+    while (*cache) {
+        tw_op *op = *cache;
+        *cache = op->next_cached;
+        if (!op->leaked)
+            op->comm->table[op->slot] = NULL;
+        free_op(op);
+    }
+}

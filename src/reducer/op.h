@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * From pieces to a prepared op. An op of a signature (layers, positions, specs, options; not addresses) seen before uses
+ * its plan and memory again, so the hot path allocates nothing. */
+#ifndef TW_OP_H
+#define TW_OP_H
+
+#include "reducer/comm.h"
+
+typedef struct tw_op_layer { /* what an op needs to know of a layer */
+    const char *name;
+    uint64_t count;
+    tw_dtype dtype;
+    tw_spec spec;
+    bool no_native;    /* has used residuals */
+    bool drain;
+    float *e, *e_new;
+    tw_cert *cert, *cert_new;
+} tw_op_layer;
+
+typedef struct tw_op_args {
+    tw_comm *comm;
+    const tw_op_layer *layer; /* indexed by tw_piece.layer */
+    uint32_t nlayer;
+    const tw_piece *piece;
+    uint32_t npiece;
+    tw_algo algo;
+    tw_redop redop;
+    tw_nonfinite nonfinite;
+    uint32_t tile, frame_bytes, in_flight;
+    bool no_overlap;
+    float input_scale;
+    uint64_t step;
+    uint8_t epoch;
+} tw_op_args;
+
+/* Finds or makes the op in *cache, fills in addresses and step; ready for tw_op_start. Wants the lock. */
+tw_status tw_op_prepare(const tw_op_args *a, tw_op **cache, tw_op **out);
+/* Bytes of frames and plan that an op of these arguments would take. */
+tw_status tw_op_measure(tw_ctx *ctx, int me, int size, const tw_op_args *a, uint64_t *bytes, tw_plan_info *info);
+void tw_op_free_all(tw_op **cache);
+uint64_t tw_op_bytes(const tw_op *op);
+
+#endif

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The reducer inside: layers, their residuals (the ledger), the step. */
+#ifndef TW_REDUCER_H
+#define TW_REDUCER_H
+
+#include "reducer/op.h"
+#include "reducer/rules.h"
+
+typedef struct tw_layer_state {
+    char *name;
+    uint64_t count, tiles;
+    tw_dtype dtype;
+    const tw_phase *phase;
+    uint32_t nphase, bucket;
+    /* Ledger. One slot serves both roles: in tiles that this rank owns it is the owner's residual (weight 1), elsewhere the
+     * worker's (weight 1/P); the owner's own part travels raw, so it needs no worker residual there. Two copies: a step
+     * reads [now] and writes [1 - now]; `end` flips. */
+    float *slot[2];
+    tw_cert *cert[2];
+    uint32_t now, cert_now;
+    bool used;   /* error feedback has been on since creation or reset: the same on every rank */
+    bool held;   /* this rank's slot may be non-zero */
+    bool native; /* went through a native sum: not certified from then on */
+    double bound_sq;
+    /* this step */
+    const void *in;
+    void *out;
+    bool pushed;
+    bool sra;    /* wrote the other copies */
+    bool absent; /* here */
+    uint64_t posted; /* values */
+    uint64_t wire;
+    double bound_sq_new;
+} tw_layer_state;
+
+typedef struct tw_bucket {
+    uint32_t hi, n; /* layers hi, hi-1, ..., hi-n+1: backward order */
+    uint32_t missing;
+} tw_bucket;
+
+typedef enum tw_mode { TW_MODE_IDLE, TW_MODE_OPEN, TW_MODE_PUSH, TW_MODE_POST } tw_mode;
+
+struct tw_reducer {
+    tw_comm *comm;
+    tw_ctx *ctx;
+    tw_reducer_config cfg; /* no zeros left, but for what 0 leaves to the plan */
+    tw_rules *rules;
+    tw_layer_state *layer;
+    tw_op_layer *view; /* what ops see of the layers, this step */
+    tw_bucket *bucket;
+    tw_piece *piece;   /* of the bucket that is posted */
+    tw_op **flying;    /* ops of this step, in order; as many as there is room for */
+    tw_op *cache;
+    uint32_t nlayer, nbucket, nflying, cap_flying;
+    uint64_t state_bytes;
+    /* this step */
+    tw_mode mode;
+    uint64_t step;
+    float input_scale;
+    uint32_t next_bucket;
+    uint8_t epoch;
+    uint64_t last_step;
+    bool stepped;
+    double kernel_s0[TW_K_COUNT], wait_s;
+    tw_report report;
+};
+
+struct tw_req {
+    tw_comm *comm;
+    tw_op *op; /* NULL once the step is over */
+    tw_status status;
+    char sentence[TW_SENTENCE];
+};
+
+/* create.c: local part, then agreement */
+typedef struct tw_manifest { /* what ranks compare */
+    int32_t status;
+    uint32_t nlayer, rank;
+    uint32_t option[8];
+    uint64_t bucket_bytes, layers, rules;
+} tw_manifest;
+tw_status tw_reducer_make(tw_comm *c, const tw_layer *layers, uint32_t n, const char *rules, const tw_reducer_config *cfg,
+                          tw_reducer **out);
+void tw_reducer_manifest(const tw_reducer *r, tw_manifest *m);
+uint64_t tw_reducer_layer_hash(const tw_layer_state *l);
+tw_status tw_manifest_compare(const tw_manifest *mine, const tw_manifest *theirs, int rank);
+void tw_reducer_unmake(tw_reducer *r);
+/* step.c */
+void tw_reducer_view(tw_reducer *r, uint64_t step);
+void tw_reducer_bucket_args(const tw_reducer *r, const tw_bucket *b, tw_piece *piece, tw_op_args *a);
+
+#endif

@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * One step: begin, push or post, end or discard. */
+#include "reducer/reducer.h"
+#include <math.h>
+#include <stdio.h>
+#include <time.h>
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+void tw_reducer_view(tw_reducer *r, uint64_t step) {
+    for (uint32_t i = 0; i < r->nlayer; i++) {
+        const tw_layer_state *l = &r->layer[i];
+        tw_op_layer *v = &r->view[i];
+        v->name = l->name;
+        v->count = l->count;
+        v->dtype = l->dtype;
+        v->spec = *tw_phase_at(l->phase, l->nphase, step);
+        v->no_native = l->used || v->spec.feedback != TW_FEEDBACK_NONE;
+        v->drain = l->held && v->spec.feedback == TW_FEEDBACK_NONE;
+        v->e = l->slot[l->now];
+        v->e_new = l->slot[1 - l->now];
+        v->cert = l->cert[l->cert_now];
+        v->cert_new = l->cert[1 - l->cert_now];
+    }
+}
+
+static tw_op_args args_of(const tw_reducer *r, const tw_piece *piece, uint32_t n) {
+    return (tw_op_args){.comm = r->comm,
+                        .layer = r->view,
+                        .nlayer = r->nlayer,
+                        .piece = piece,
+                        .npiece = n,
+                        .algo = r->cfg.algo,
+                        .redop = r->cfg.redop,
+                        .nonfinite = r->cfg.nonfinite,
+                        .tile = r->cfg.tile,
+                        .frame_bytes = r->cfg.frame_bytes,
+                        .in_flight = r->cfg.in_flight,
+                        .no_overlap = r->cfg.no_overlap != 0,
+                        .input_scale = r->input_scale,
+                        .step = r->step,
+                        .epoch = r->epoch};
+}
+
+void tw_reducer_bucket_args(const tw_reducer *r, const tw_bucket *b, tw_piece *piece, tw_op_args *a) {
+    for (uint32_t i = 0; i < b->n; i++) {
+        const tw_layer_state *l = &r->layer[b->hi - i];
+        piece[i] = (tw_piece)TW_PIECE(b->hi - i, 0, l->count, l->in, l->out);
+    }
+    *a = args_of(r, piece, b->n);
+}
+
+/* ---- begin ---- */
+
+static tw_status check_scale(const tw_step_args *args, float *out) {
+    int exponent;
+    *out = 1.0f;
+    if (!args)
+        return TW_OK;
+    if (args->size != sizeof *args)
+        return tw_fail(TW_ERR_ARG, "step args of %u bytes: start from TW_STEP_ARGS_INIT", args->size);
+    if (args->input_scale == 0.0f)
+        return TW_OK;
+    if (!(args->input_scale > 0) || !isfinite(args->input_scale) || frexpf(args->input_scale, &exponent) != 0.5f)
+        return tw_fail(TW_ERR_ARG, "input_scale %g is not a power of two: scaling would round", (double)args->input_scale);
+    *out = args->input_scale;
+    return TW_OK;
+}
+
+tw_status tw_reducer_begin(tw_reducer *r, uint64_t step, const tw_step_args *args) {
+    float scale;
+    if (!r)
+        return tw_fail(TW_ERR_ARG, "tw_reducer_begin: NULL");
+    if (r->mode != TW_MODE_IDLE)
+        return tw_fail(TW_ERR_ARG, "step %llu begins while step %llu has not ended", (unsigned long long)step,
+                       (unsigned long long)r->step);
+    if (r->stepped && step <= r->last_step)
+        return tw_fail(TW_ERR_ARG, "step %llu after step %llu: steps must grow", (unsigned long long)step,
+                       (unsigned long long)r->last_step);
+    tw_status s = check_scale(args, &scale);
+    if (s >= 0) {
+        tw_comm_lock(r->comm);
+        s = tw_comm_refuses(r->comm);
+        memcpy(r->kernel_s0, r->comm->kernel_s, sizeof r->kernel_s0);
+        tw_comm_unlock(r->comm);
+    }
+    if (s < 0)
+        return s;
+    r->mode = TW_MODE_OPEN;
+    r->step = step;
+    r->input_scale = scale;
+    r->next_bucket = 0;
+    r->nflying = 0;
+    r->wait_s = 0;
+    for (uint32_t i = 0; i < r->nlayer; i++) {
+        tw_layer_state *l = &r->layer[i];
+        l->pushed = l->sra = l->absent = false;
+        l->in = l->out = NULL;
+        l->posted = l->wire = 0;
+        l->bound_sq_new = 0;
+    }
+    for (uint32_t b = 0; b < r->nbucket; b++)
+        r->bucket[b].missing = r->bucket[b].n;
+    tw_reducer_view(r, step);
+    return TW_OK;
+}
+
+/* ---- posting ---- */
+
+static tw_status room_for_one_more(tw_reducer *r) {
+    if (r->nflying < r->cap_flying)
+        return TW_OK;
+    tw_op **more = tw_alloc(r->ctx, 2ull * r->cap_flying * sizeof *more);
+    if (!more)
+        return TW_ERR_NOMEM;
+    memcpy(more, r->flying, r->nflying * sizeof *more);
+    tw_free(r->ctx, r->flying);
+    r->flying = more;
+    r->cap_flying *= 2;
+    return TW_OK;
+}
+
+static tw_status launch(tw_reducer *r, const tw_op_args *a, tw_op **out) {
+    tw_op *op = NULL;
+    tw_comm_lock(r->comm);
+    tw_status s = tw_comm_refuses(r->comm);
+    if (s >= 0)
+        s = room_for_one_more(r);
+    if (s >= 0)
+        s = tw_op_prepare(a, &r->cache, &op);
+    if (s >= 0) {
+        r->flying[r->nflying++] = op;
+        tw_op_start(op);
+        if (!r->comm->threaded)
+            tw_comm_pump(r->comm);
+    }
+    tw_comm_unlock(r->comm);
+    if (s >= 0 && out)
+        *out = op;
+    return s;
+}
+
+static tw_status launch_bucket(tw_reducer *r, tw_bucket *b) {
+    tw_op_args a;
+    tw_reducer_bucket_args(r, b, r->piece, &a);
+    tw_status s = launch(r, &a, NULL);
+    for (uint32_t i = 0; s >= 0 && i < b->n; i++)
+        r->layer[b->hi - i].posted = r->layer[b->hi - i].count;
+    r->next_bucket += s >= 0;
+    return s;
+}
+
+static tw_status in_step(const tw_reducer *r, const char *what, tw_mode mode) {
+    if (!r)
+        return tw_fail(TW_ERR_ARG, "%s: NULL", what);
+    if (r->mode == TW_MODE_IDLE)
+        return tw_fail(TW_ERR_ARG, "%s outside a step: call tw_reducer_begin first", what);
+    if (r->mode != TW_MODE_OPEN && r->mode != mode)
+        return tw_fail(TW_ERR_ARG, "%s: a step uses push or post, not both", what);
+    return TW_OK;
+}
+
+/* Against all buffers of this step, since buckets are checked on their own only. */
+static tw_status check_buffer(const tw_reducer *r, uint32_t layer, const void *in, const void *out) {
+    uint64_t n = r->layer[layer].count * tw_dtype_size(r->layer[layer].dtype);
+    uintptr_t i0 = (uintptr_t)in, o0 = (uintptr_t)out;
+    if (in && out && in != out && i0 < o0 + n && o0 < i0 + n)
+        return tw_fail(TW_ERR_ARG, "layer '%s': in and out overlap without being equal", r->layer[layer].name);
+    for (uint32_t k = 0; n && k < r->nlayer; k++) {
+        const tw_layer_state *l = &r->layer[k];
+        uint64_t m = l->count * tw_dtype_size(l->dtype);
+        uintptr_t i1 = (uintptr_t)l->in, o1 = (uintptr_t)l->out;
+        if (!l->pushed || m == 0)
+            continue;
+        if ((out && o1 && o0 < o1 + m && o1 < o0 + n) || (out && i1 && o0 < i1 + m && i1 < o0 + n) ||
+            (in && o1 && i0 < o1 + m && o1 < i0 + n))
+            return tw_fail(TW_ERR_ARG, "buffers overlap: layer '%s' and layer '%s'", r->layer[layer].name, l->name);
+    }
+    return TW_OK;
+}
+
+tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *out) {
+    tw_status s = in_step(r, "tw_reducer_push", TW_MODE_PUSH);
+    if (s < 0)
+        return s;
+    if (layer >= r->nlayer)
+        return tw_fail(TW_ERR_ARG, "tw_reducer_push: layer %u of %u", layer, r->nlayer);
+    tw_layer_state *l = &r->layer[layer];
+    if (l->pushed)
+        return tw_fail(TW_ERR_ARG, "layer '%s' was pushed already in step %llu", l->name, (unsigned long long)r->step);
+    s = check_buffer(r, layer, in, out);
+    if (s < 0)
+        return s;
+    r->mode = TW_MODE_PUSH;
+    l->in = in;
+    l->out = out;
+    l->pushed = true;
+    r->bucket[l->bucket].missing--;
+    /* Buckets go in one order on all ranks, whatever the order of pushes. */
+    while (s >= 0 && r->next_bucket < r->nbucket && r->bucket[r->next_bucket].missing == 0)
+        s = launch_bucket(r, &r->bucket[r->next_bucket]);
+    if (s < 0) { /* as before the call: it may be pushed again */
+        l->in = l->out = NULL;
+        l->pushed = false;
+        r->bucket[l->bucket].missing++;
+    }
+    return s;
+}
+
+static tw_status check_pieces(const tw_reducer *r, const tw_piece *pieces, uint32_t n) {
+    if (n && !pieces)
+        return tw_fail(TW_ERR_ARG, "tw_reducer_post: %u pieces, but the array is NULL", n);
+    if (n && pieces[0].size != sizeof(tw_piece))
+        return tw_fail(TW_ERR_ARG, "a tw_piece of %u bytes: start from TW_PIECE", pieces[0].size);
+    for (uint32_t i = 0; i < n; i++)
+        if (pieces[i].layer >= r->nlayer)
+            return tw_fail(TW_ERR_ARG, "piece %u: layer %u of %u", i, pieces[i].layer, r->nlayer);
+    return TW_OK;
+}
+
+tw_status tw_reducer_post(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_req **out) {
+    tw_op *op;
+    tw_req *q = NULL;
+    tw_status s = in_step(r, "tw_reducer_post", TW_MODE_POST);
+    if (s >= 0)
+        s = check_pieces(r, pieces, n);
+    if (s >= 0 && out) {
+        q = tw_alloc(r->ctx, sizeof *q);
+        s = q ? TW_OK : TW_ERR_NOMEM;
+    }
+    if (s >= 0) {
+        tw_op_args a = args_of(r, pieces, n);
+        s = launch(r, &a, &op);
+    }
+    if (s < 0) {
+        tw_free(r ? r->ctx : NULL, q);
+        return s;
+    }
+    r->mode = TW_MODE_POST;
+    for (uint32_t i = 0; i < n; i++)
+        r->layer[pieces[i].layer].posted += pieces[i].count;
+    if (q) {
+        tw_comm_lock(r->comm);
+        *q = (tw_req){.comm = r->comm, .op = op, .status = TW_IN_PROGRESS};
+        op->req = q;
+        r->comm->users++;
+        tw_comm_unlock(r->comm);
+        *out = q;
+    }
+    return TW_OK;
+}
+
+/* ---- end ---- */
+
+static tw_status post_what_is_left(tw_reducer *r) {
+    tw_status s = TW_OK;
+    if (r->mode == TW_MODE_POST)
+        return TW_OK;
+    while (s >= 0 && r->next_bucket < r->nbucket)
+        s = launch_bucket(r, &r->bucket[r->next_bucket]);
+    if (s < 0) { /* the peers wait for these ops */
+        tw_comm_lock(r->comm);
+        tw_comm_poison(r->comm, s, true);
+        tw_comm_unlock(r->comm);
+    }
+    return s;
+}
+
+static tw_status wait_for_all(tw_reducer *r) {
+    tw_status worst = TW_OK;
+    char sentence[TW_SENTENCE] = "";
+    double t0 = seconds(), busy0 = 0, busy1 = 0;
+    for (int k = 0; k < TW_K_COUNT; k++)
+        busy0 += r->comm->kernel_s[k];
+    for (uint32_t i = 0; i < r->nflying; i++) {
+        tw_status s = tw_op_wait(r->flying[i], 0);
+        if (s < 0 && (worst >= 0 || worst == TW_ERR_NONFINITE)) {
+            worst = s;
+            snprintf(sentence, sizeof sentence, "%s", tw_last_error());
+        }
+    }
+    for (int k = 0; k < TW_K_COUNT; k++)
+        busy1 += r->comm->kernel_s[k];
+    r->wait_s = seconds() - t0 - (r->comm->threaded ? 0 : busy1 - busy0);
+    if (worst < 0)
+        tw_set_error(sentence);
+    return worst;
+}
+
+/* A layer posted in part would leave tiles of the new buffers unwritten. */
+static tw_status check_whole_layers(const tw_reducer *r) {
+    for (uint32_t i = 0; i < r->nlayer; i++)
+        if (r->layer[i].posted && r->layer[i].posted != r->layer[i].count)
+            return tw_fail(TW_ERR_ARG, "step %llu: %llu of the %llu values of layer '%s' were posted; all or none must be",
+                           (unsigned long long)r->step, (unsigned long long)r->layer[i].posted,
+                           (unsigned long long)r->layer[i].count, r->layer[i].name);
+    return TW_OK;
+}
+
+static void collect(tw_reducer *r, const tw_op *op) {
+    bool native = op->plan->native_bytes != 0;
+    for (uint32_t i = 0; i < op->x.nlayer; i++) {
+        const tw_exec_layer *x = &op->x.layer[i];
+        tw_layer_state *l = &r->layer[op->layer_of[i]];
+        l->absent = x->absent;
+        l->wire += x->absent && !native ? 0 : op->layer_wire[i];
+        l->native = l->native || native;
+        l->sra = l->sra || !native;
+        l->bound_sq_new += x->bound_sq;
+    }
+    if (op->x.bad_layer >= 0) {
+        int32_t layer = (int32_t)op->layer_of[op->x.bad_layer];
+        if (r->report.bad_layer < 0 || layer < r->report.bad_layer) {
+            r->report.bad_layer = layer;
+            r->report.bad_rank = op->x.bad_rank;
+        }
+    }
+    r->report.wire_bytes += op->sent;
+}
+
+/* Late commit: the step's copies of the residuals and of the certificate become the valid ones. */
+static void commit(tw_reducer *r) {
+    for (uint32_t i = 0; i < r->nlayer; i++) {
+        tw_layer_state *l = &r->layer[i];
+        bool ef = r->view[i].spec.feedback != TW_FEEDBACK_NONE;
+        if (!l->sra)
+            continue;
+        if (l->slot[0] && (ef || r->view[i].drain)) {
+            l->now = 1 - l->now;
+            l->held = ef || l->absent;
+        }
+        l->used = l->used || ef;
+        l->cert_now = 1 - l->cert_now;
+        l->bound_sq = l->bound_sq_new;
+    }
+    r->epoch++;
+}
+
+static void begin_report(tw_reducer *r) {
+    r->report = (tw_report)TW_REPORT_INIT;
+    r->report.step = r->step;
+    for (uint32_t i = 0; i < r->nflying; i++)
+        collect(r, r->flying[i]);
+}
+
+static void finish_report(tw_reducer *r, tw_verdict verdict) {
+    tw_report *p = &r->report;
+    uint64_t size = (uint64_t)r->comm->size;
+    double sq = 0, k[TW_K_COUNT];
+    for (int i = 0; i < TW_K_COUNT; i++)
+        k[i] = r->comm->kernel_s[i] - r->kernel_s0[i];
+    for (uint32_t i = 0; i < r->nlayer; i++) {
+        const tw_layer_state *l = &r->layer[i];
+        if (l->posted && size > 1)
+            p->dense_bytes += 2 * l->count * tw_dtype_size(l->dtype) / size * (size - 1);
+        p->uncertified += l->native;
+        sq += l->native ? 0 : l->bound_sq;
+    }
+    p->verdict = verdict;
+    p->error_bound = sqrt(sq);
+    p->encode_s = k[TW_K_ENCODE] + k[TW_K_PRESCALE];
+    p->reduce_s = k[TW_K_REDUCE];
+    p->decode_s = k[TW_K_VERDICT] + k[TW_K_DECODE] + k[TW_K_POSTSCALE];
+    p->wait_s = r->wait_s > 0 ? r->wait_s : 0;
+}
+
+/* Requests outlive their step: they take the outcome with them. */
+static void close_step(tw_reducer *r) {
+    tw_comm_lock(r->comm);
+    for (uint32_t i = 0; i < r->nflying; i++) {
+        tw_op *op = r->flying[i];
+        if (op->req) {
+            op->req->status = op->status;
+            memcpy(op->req->sentence, op->sentence, sizeof op->sentence);
+            op->req->op = NULL;
+        }
+        op->req = NULL;
+        op->busy = false;
+    }
+    tw_comm_unlock(r->comm);
+    r->nflying = 0;
+    r->mode = TW_MODE_IDLE;
+    r->last_step = r->step;
+    r->stepped = true;
+}
+
+static tw_status end_step(tw_reducer *r, bool keep) {
+    tw_status s = post_what_is_left(r), w = wait_for_all(r);
+    s = s < 0 ? s : w;
+    if (s >= 0 && keep)
+        s = check_whole_layers(r);
+    begin_report(r);
+    bool skipped = s == TW_ERR_NONFINITE;
+    if (s >= 0 && keep)
+        commit(r);
+    if (skipped && (r->cfg.nonfinite == TW_NONFINITE_SKIP || !keep))
+        s = TW_OK;
+    finish_report(r, skipped ? TW_VERDICT_SKIPPED : s < 0 ? TW_VERDICT_FAILED : TW_VERDICT_OK);
+    close_step(r);
+    return s;
+}
+
+tw_status tw_reducer_end(tw_reducer *r, tw_report *out) {
+    if (!r || (out && (out->size < sizeof(uint32_t) || out->size > sizeof *out)))
+        return tw_fail(TW_ERR_ARG, "tw_reducer_end: %s", r ? "start from TW_REPORT_INIT" : "NULL");
+    if (r->mode == TW_MODE_IDLE)
+        return tw_fail(TW_ERR_ARG, "tw_reducer_end outside a step: call tw_reducer_begin first");
+    tw_status s = end_step(r, true);
+    if (out) { /* set on failure too: which layer and rank is what the caller wants to know then */
+        uint32_t size = out->size;
+        memcpy(out, &r->report, size);
+        out->size = size;
+    }
+    return s;
+}
+
+tw_status tw_reducer_discard(tw_reducer *r) {
+    if (!r || r->mode == TW_MODE_IDLE)
+        return tw_fail(TW_ERR_ARG, "tw_reducer_discard: %s", r ? "outside a step" : "NULL");
+    return end_step(r, false);
+}

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Golden vectors: payloads, residuals, sums and decoded values of seeded inputs never change within a payload version.
+ * Kept are hashes, in payloads.txt; `test_golden --write` prints that file from the reference loops. */
+#include <inttypes.h>
+#include "../unit/unit.h"
+#include "exec/kernels.h"
+
+/* Integer arithmetic makes the inputs, so they are the same on every machine. */
+typedef struct golden_case {
+    const char *spec;
+    uint32_t n, seed;
+    int low_exponent, exponents; /* of the values: 2^low .. 2^(low + exponents - 1) */
+    tw_dtype dtype;
+} golden_case;
+
+static const golden_case golden_cases[] = {
+    {"none", 4096, 1, -20, 12, TW_F32},
+    {"none", 4095, 2, -20, 12, TW_F16},
+    {"none", 33, 3, -20, 12, TW_BF16},
+    {"cast:type=bf16", 4096, 4, -20, 12, TW_F32},
+    {"cast:type=bf16", 511, 5, -149, 277, TW_F32},
+    {"cast:type=fp16", 4096, 6, -20, 12, TW_F32},
+    {"cast:type=fp16", 1025, 7, -30, 46, TW_F32},
+    {"onebit", 4096, 8, -20, 12, TW_F32},
+    {"onebit", 3000, 9, -20, 12, TW_F32},
+    {"onebit", 4096, 10, 119, 8, TW_F32},
+    {"onebit", 4096, 11, -149, 40, TW_F32},
+    {"onebit:group=2048", 4096, 12, -20, 12, TW_F32},
+    {"onebit:group=1024", 4096, 13, -20, 12, TW_F32},
+    {"onebit:group=512", 4000, 14, -20, 12, TW_F32},
+    {"onebit:group=128", 4096, 15, -20, 12, TW_F32},
+    {"onebit:scale=rms", 4096, 16, -20, 12, TW_F32},
+    {"onebit:scale=rms", 4096, 17, -100, 40, TW_F32},
+    {"onebit:scale=rms", 4096, 18, 60, 67, TW_F32},
+    {"onebit:group=256,scale=rms", 777, 19, -20, 12, TW_F32},
+    {"onebit:group=128,scale=rms", 129, 20, -20, 12, TW_F32},
+};
+
+static uint64_t golden_next(uint64_t *state) {
+    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return z ^ z >> 31;
+}
+
+/* A value of the given exponents with a random sign and mantissa; denormal below 2^-126. */
+static float golden_value(uint64_t *state, int low_exponent, int exponents) {
+    uint64_t r = golden_next(state);
+    int exponent = low_exponent + (int)(r % (uint64_t)exponents);
+    uint32_t mantissa = (uint32_t)(r >> 40) & 0x7fffffu, sign = (uint32_t)(r >> 32) & 0x80000000u, bits;
+    if (exponent >= -126)
+        bits = sign | (uint32_t)(exponent + 127) << 23 | mantissa;
+    else
+        bits = sign | (mantissa | 0x800000u) >> (-126 - exponent);
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+typedef struct golden_result {
+    uint64_t payload, residual, stat, decoded; /* XXH64 */
+} golden_result;
+
+/* Encodes case c with error feedback by the loops of k, and decodes. */
+static golden_result golden_run(const golden_case *c, const tw_kernels *k) {
+    static _Alignas(64) float g[TW_MAX_TILE], e[TW_MAX_TILE], out[TW_MAX_TILE], y[TW_MAX_TILE];
+    static _Alignas(64) uint8_t payload[4 * TW_MAX_TILE];
+    uint64_t state = c->seed;
+    tw_spec s = TW_SPEC_INIT;
+    tw_tile_stat stat;
+    golden_result r = {0, 0, 0, 0};
+    if (tw_spec_parse(c->spec, &s) != TW_OK)
+        return r;
+    for (uint32_t i = 0; i < c->n; i++) {
+        g[i] = golden_value(&state, c->low_exponent, c->exponents);
+        e[i] = i % 3 ? golden_value(&state, c->low_exponent, c->exponents) : 0.0f;
+    }
+    tw_enc a = {.g = g, .e = e, .out = out, .scale = 0.5f, .n = c->n, .dtype = c->dtype, .dst = payload};
+    k->encode[s.codec][TW_V_EF](&s, &a, &stat);
+    k->decode_set[s.codec](&s, c->dtype, payload, y, c->n);
+    r.payload = tw_hash64(payload, tw_spec_bound(&s, c->n, c->dtype), 0);
+    r.residual = stat.nonfinite ? 0 : tw_hash64(out, c->n * sizeof *out, 0);
+    r.stat = tw_hash64(&stat, sizeof stat, 0);
+    r.decoded = tw_hash64(y, c->n * sizeof *y, 0);
+    return r;
+}
+
+static void write_file(void) {
+    tw_fpenv env = tw_fp_enter();
+    printf("# case, XXH64 of payload, residual, stat and decoded values, spec, values; made by test_golden --write\n");
+    for (size_t i = 0; i < TW_ARRAY_LEN(golden_cases); i++) {
+        golden_result r = golden_run(&golden_cases[i], &tw_kernels_ref);
+        printf("%zu %016" PRIx64 " %016" PRIx64 " %016" PRIx64 " %016" PRIx64 " %s %u\n", i, r.payload, r.residual, r.stat,
+               r.decoded, golden_cases[i].spec, golden_cases[i].n);
+    }
+    tw_fp_leave(env);
+}
+
+static FILE *open_file(void) {
+    const char *top = getenv("srcdir");
+    char path[4096];
+    snprintf(path, sizeof path, "%s/tests/golden/payloads.txt", top ? top : ".");
+    FILE *f = fopen(path, "r");
+    if (!f)
+        printf("cannot open %s; srcdir must name the top source folder\n", path);
+    CU_ASSERT_PTR_NOT_NULL(f);
+    return f;
+}
+
+static void compare(const tw_kernels *k) {
+    FILE *f = open_file();
+    char line[256];
+    size_t i = 0, index;
+    tw_fpenv env = tw_fp_enter();
+    while (f && fgets(line, sizeof line, f)) {
+        golden_result want, got;
+        if (sscanf(line, "%zu %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64, &index, &want.payload, &want.residual,
+                   &want.stat, &want.decoded) != 5)
+            continue;
+        CU_ASSERT_EQUAL_FATAL(index, i);
+        CU_ASSERT_TRUE_FATAL(i < TW_ARRAY_LEN(golden_cases));
+        got = golden_run(&golden_cases[i++], k);
+        if (memcmp(&got, &want, sizeof got))
+            printf("%s differs: %s", k->name, line);
+        CU_ASSERT_EQUAL(got.payload, want.payload);
+        CU_ASSERT_EQUAL(got.residual, want.residual);
+        CU_ASSERT_EQUAL(got.stat, want.stat);
+        CU_ASSERT_EQUAL(got.decoded, want.decoded);
+    }
+    tw_fp_leave(env);
+    CU_ASSERT_EQUAL(i, TW_ARRAY_LEN(golden_cases));
+    if (f)
+        fclose(f);
+}
+
+static void compare_named(const char *isa) {
+    const tw_kernels *k = tw_kernels_named(isa);
+    if (k)
+        compare(k);
+    else
+        unit_skip(tw_last_error());
+}
+
+static void golden_ref(void) { compare_named("ref"); }
+static void golden_avx2(void) { compare_named("avx2"); }
+static void golden_avx512(void) { compare_named("avx512"); }
+
+int main(int argc, char **argv) {
+    static const unit_test tests[] = {UNIT_TEST(golden_ref), UNIT_TEST(golden_avx2), UNIT_TEST(golden_avx512)};
+    if (argc == 2 && !strcmp(argv[1], "--write")) {
+        write_file();
+        return 0;
+    }
+    return unit_main("golden", tests, UNIT_COUNT(tests));
+}

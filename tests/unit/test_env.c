@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The environment table. It is read once per process, so every case runs in a fresh one: this program starts itself
+ * again with "--context". */
+#include "core/core.h"
+#include "unit.h"
+
+#include <errno.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int child_main(void) {
+    tw_ctx *c = NULL;
+    const char *line;
+    dup2(STDOUT_FILENO, STDERR_FILENO);
+    setvbuf(stdout, NULL, _IONBF, 0);
+    tw_status s = tw_ctx_create(NULL, &c);
+    printf("create %s [%s]\n", tw_status_name(s), tw_last_error());
+    tw_ctx *d = NULL;
+    printf("default %s\n", tw_status_name(tw_ctx_resolve(NULL, &d)));
+    const tw_env *e = tw_env_get();
+    printf("log %d timeout %g isa %s fault %s\n", e->log_level, e->timeout_s, e->isa ? e->isa : "-",
+           e->fault ? e->fault : "-");
+    if (c) {
+        printf("deadline %g\n", c->cfg.timeout_s);
+        for (int level = TW_LOG_ERROR; level <= TW_LOG_DEBUG; level++)
+            tw_log(c, level, "line %d", level);
+        tw_ctx_destroy(c);
+    }
+    for (unsigned i = 0; (line = tw_env_line(i)) != NULL; i++)
+        printf("%s\n", line);
+    return 0;
+}
+
+/* What a child prints under that environment; all four variables are unset first. */
+static const char *child(const char *name, const char *value) {
+    static char text[16384];
+    char self[4096];
+    int ends[2], status = -1;
+    size_t n = 0;
+    ssize_t got, length = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (length <= 0 || pipe(ends) != 0)
+        return "";
+    self[length] = '\0';
+    pid_t pid = fork();
+    if (pid == 0) {
+        static const char *const names[] = {"THINWIRE_LOG", "THINWIRE_TIMEOUT", "THINWIRE_ISA", "THINWIRE_FAULT"};
+        for (size_t i = 0; i < UNIT_COUNT(names); i++)
+            unsetenv(names[i]);
+        if (name)
+            setenv(name, value, 1);
+        dup2(ends[1], STDOUT_FILENO);
+        close(ends[0]);
+        close(ends[1]);
+        execl(self, self, "--context", (char *)NULL);
+        _exit(127);
+    }
+    close(ends[1]);
+    while (n < sizeof text - 1 &&
+           ((got = read(ends[0], text + n, sizeof text - 1 - n)) > 0 || (got < 0 && errno == EINTR)))
+        n += got > 0 ? (size_t)got : 0;
+    text[n] = '\0';
+    close(ends[0]);
+    CU_ASSERT(pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    return text;
+}
+
+static void nothing_set_is_silent(void) {
+    const char *out = child(NULL, NULL);
+    unit_has(out,
+             "create TW_OK []\ndefault TW_OK\nlog 0 timeout 0 isa - fault -\ndeadline 120\nTHINWIRE_LOG\t(not set)\t");
+    unit_has(out, "THINWIRE_TIMEOUT\t(not set)\t120\t");
+    unit_has(out, "THINWIRE_ISA\t(not set)\tbest\t");
+    unit_has(out, "THINWIRE_FAULT\t(not set)\tnone\t");
+    CU_ASSERT_PTR_NULL(strstr(out, "thinwire:"));
+    unit_has(child("THINWIRE_TIMEOUT", ""), "create TW_OK []"); /* empty is not set */
+}
+
+static void good_values_are_taken(void) {
+    static const char *const numbers[][2] = {
+        {"30", "30"},     {"0.5", "0.5"},
+        {".25", "0.25"},  {"1e3", "1000"},
+        {"25E-1", "2.5"}, {"1e+9", "1e+09"},
+        {"5.", "5"},      {"0000000000000000000000000000000000000000000000000000000000007", "7"}};
+    const char *out = child("THINWIRE_LOG", "warn");
+    unit_has(out, "log 2 ");
+    unit_has(out, "thinwire: error: line 1\nthinwire: warn: line 2\nTHINWIRE_LOG\twarn\t");
+    unit_has(child("THINWIRE_LOG", "debug"), "thinwire: info: line 3\nthinwire: debug: line 4\n");
+    for (size_t i = 0; i < UNIT_COUNT(numbers); i++) {
+        char wants[64];
+        snprintf(wants, sizeof wants, "deadline %s\n", numbers[i][1]);
+        unit_has(child("THINWIRE_TIMEOUT", numbers[i][0]), wants);
+    }
+    unit_has(child("THINWIRE_ISA", "avx2"), "isa avx2 ");
+    unit_has(child("THINWIRE_FAULT", "drop:3,delay:5ms"), "fault drop:3,delay:5ms\n");
+}
+
+static void bad_values_are_named_and_change_nothing(void) {
+    static const char *const bad_seconds[] = {"0",  "-1",   "abc", "1s",   "nan", "inf", "1e400", "1e10",  " 5",
+                                              "5 ", "1..2", "1,5", "0x10", "1e",  ".",   "e5",    "1e5e5", "1e-400"};
+    char far[3000];
+    const char *out = child("THINWIRE_LOG", "wran");
+    unit_has(out, "create TW_ERR_ARG [THINWIRE_LOG=wran: unknown word; did you mean 'warn'?]");
+    unit_has(out, "default TW_ERR_ARG\nlog 0 timeout 0 isa - fault -\n");
+    unit_has(child("THINWIRE_ISA", "avx513"), "[THINWIRE_ISA=avx513: unknown word; did you mean 'avx512'?]");
+    for (size_t i = 0; i < UNIT_COUNT(bad_seconds); i++) {
+        out = child("THINWIRE_TIMEOUT", bad_seconds[i]);
+        unit_has(out, "create TW_ERR_ARG [THINWIRE_TIMEOUT=");
+        unit_has(out, "wants seconds");
+        unit_has(out, " timeout 0 ");
+    }
+    memset(far, 'x', sizeof far);
+    far[sizeof far - 1] = '\0';
+    unit_has(child("THINWIRE_FAULT", far), "is too long");
+    far[1023] = '\0';
+    unit_has(child("THINWIRE_FAULT", far), "create TW_OK");
+    unit_has(child("THINWIRE_FAULT", "a\tb\nc"), "THINWIRE_FAULT\ta?b?c\tnone\t"); /* a line stays a line */
+}
+
+int main(int argc, char **argv) {
+    static const unit_test tests[] = {
+        UNIT_TEST(nothing_set_is_silent),
+        UNIT_TEST(good_values_are_taken),
+        UNIT_TEST(bad_values_are_named_and_change_nothing),
+    };
+    if (argc == 2 && strcmp(argv[1], "--context") == 0)
+        return child_main();
+    return unit_main("env", tests, UNIT_COUNT(tests));
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The feedback functions: what is sent, what is kept. */
+#include "feedback/feedback.h"
+#include "unit.h"
+
+#include <math.h>
+
+enum { N = 4099 };
+static float g[N], e[N], x[N], decoded[N], kept[N];
+
+static void fill(unit_rng *r) {
+    for (int i = 0; i < N; i++) {
+        g[i] = ldexpf(unit_float(r), (int)unit_below(r, 60) - 30);
+        e[i] = ldexpf(unit_float(r), (int)unit_below(r, 60) - 30);
+        decoded[i] = ldexpf(unit_float(r), (int)unit_below(r, 60) - 30);
+    }
+}
+
+static void rows_are_in_place(void) {
+    static const tw_feedback *const rows[] = {&tw_feedback_none, &tw_feedback_ef};
+    CU_ASSERT_PTR_NULL(tw_feedback_get(0));
+    CU_ASSERT_PTR_NULL(tw_feedback_get(TW_FEEDBACKS));
+    CU_ASSERT_PTR_NULL(tw_feedback_get(UINT32_MAX));
+    for (uint32_t id = 1; id < TW_FEEDBACKS; id++) {
+        const tw_feedback *f = tw_feedback_get(id);
+        tw_spec s;
+        char text[32];
+        CU_ASSERT_PTR_NOT_NULL_FATAL(f);
+        CU_ASSERT_PTR_EQUAL(f, rows[id - 1]);
+        CU_ASSERT_EQUAL(f->wire_id, id);
+        CU_ASSERT(f->slots <= 1);
+        CU_ASSERT_EQUAL(f->slots == 0, f->commit == NULL);
+        snprintf(text, sizeof text, "none+%s", f->name); /* the name in the row is the word in the text */
+        CU_ASSERT_EQUAL(tw_spec_parse(text, &s), TW_OK);
+        CU_ASSERT_EQUAL(s.feedback, id);
+    }
+}
+
+static void none_sends_the_scaled_gradient(void) {
+    unit_rng r = unit_seeded("none");
+    unsigned wrong = 0;
+    fill(&r);
+    tw_feedback_none.prepare(x, g, NULL, 0.25f, N);
+    for (int i = 0; i < N; i++)
+        wrong += unit_bits(x[i]) != unit_bits(g[i] * 0.25f);
+    CU_ASSERT_EQUAL(wrong, 0);
+}
+
+/* The scale here is no power of two, so that a fused multiply-add would differ in many places. */
+static void ef_rounds_twice(void) {
+    unit_rng r = unit_seeded("ef");
+    unsigned wrong = 0, fused_differs = 0;
+    const float scale = 1.1f;
+    fill(&r);
+    tw_feedback_ef.prepare(x, g, e, scale, N);
+    for (int i = 0; i < N; i++) {
+        volatile float product = g[i] * scale; /* volatile: rounded here whatever the flags */
+        volatile float sum = product + e[i];
+        wrong += unit_bits(x[i]) != unit_bits(sum);
+        fused_differs += unit_bits(fmaf(g[i], scale, e[i])) != unit_bits(sum);
+    }
+    CU_ASSERT_EQUAL(wrong, 0);
+    CU_ASSERT(fused_differs > 50);
+}
+
+static void ef_keeps_what_is_dropped(void) {
+    unit_rng r = unit_seeded("commit");
+    unsigned wrong = 0;
+    fill(&r);
+    tw_feedback_ef.prepare(x, g, e, 1.0f, N);
+    tw_feedback_ef.commit(kept, x, decoded, N);
+    for (int i = 0; i < N; i++)
+        wrong += unit_bits(kept[i]) != unit_bits(x[i] - decoded[i]);
+    CU_ASSERT_EQUAL(wrong, 0);
+    tw_feedback_ef.commit(kept, x, x, N); /* an exact codec leaves +0 */
+    for (int i = 0; i < N; i++)
+        wrong += unit_bits(kept[i]) != 0;
+    CU_ASSERT_EQUAL(wrong, 0);
+}
+
+/* The invariant: what was sent plus what is held is what came in, up to the roundings. A codec that keeps the sign and
+ * one magnitude for all stands in here. */
+static void nothing_is_lost_over_steps(void) {
+    static double in[N], sent[N];
+    unit_rng r = unit_seeded("ledger");
+    double lost = 0.0, norm = 0.0;
+    memset(e, 0, sizeof e);
+    for (int step = 0; step < 200; step++) {
+        double sum = 0.0;
+        for (int i = 0; i < N; i++)
+            in[i] += g[i] = unit_float(&r);
+        tw_feedback_ef.prepare(x, g, e, 1.0f, N);
+        for (int i = 0; i < N; i++)
+            sum += fabs(x[i]);
+        for (int i = 0; i < N; i++)
+            sent[i] += decoded[i] = copysignf((float)(sum / N), x[i]);
+        tw_feedback_ef.commit(e, x, decoded, N);
+    }
+    for (int i = 0; i < N; i++) {
+        lost += pow(in[i] - sent[i] - e[i], 2);
+        norm += pow(e[i], 2);
+    }
+    CU_ASSERT(norm > 0.0);
+    CU_ASSERT(sqrt(lost) < 200 * 0x1p-24 * 2 * sqrt(norm));
+}
+
+static void no_values_touch_nothing(void) {
+    x[0] = kept[0] = 7.0f;
+    tw_feedback_none.prepare(x, g, NULL, 1.0f, 0);
+    tw_feedback_ef.prepare(x, g, e, 1.0f, 0);
+    tw_feedback_ef.commit(kept, x, decoded, 0);
+    CU_ASSERT_EQUAL(x[0], 7.0f);
+    CU_ASSERT_EQUAL(kept[0], 7.0f);
+}
+
+int main(void) {
+    static const unit_test tests[] = {
+        UNIT_TEST(rows_are_in_place),
+        UNIT_TEST(none_sends_the_scaled_gradient),
+        UNIT_TEST(ef_rounds_twice),
+        UNIT_TEST(ef_keeps_what_is_dropped),
+        UNIT_TEST(nothing_is_lost_over_steps),
+        UNIT_TEST(no_values_touch_nothing),
+    };
+    return unit_main("feedback", tests, UNIT_COUNT(tests));
+}

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The world over MPI, and the baseline: plain MPI sums. */
+#ifdef HAVE_CONFIG_H
+#include "config.h"
+#endif
+#include "bench_allreduce.h"
+
+#ifdef HAVE_MPI
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <thinwire/mpi.h>
+
+static void mpi_barrier(ba_world *w) {
+    (void)w;
+    MPI_Barrier(MPI_COMM_WORLD);
+}
+
+static void mpi_fold(ba_world *w, ba_fold how, double *v, int n) {
+    (void)w;
+    MPI_Allreduce(MPI_IN_PLACE, v, n, MPI_DOUBLE, how == BA_SUM ? MPI_SUM : MPI_MAX, MPI_COMM_WORLD);
+}
+
+static void mpi_share(ba_world *w, int from, char *text) {
+    (void)w;
+    MPI_Bcast(text, BA_TEXT, MPI_CHAR, from, MPI_COMM_WORLD);
+}
+
+static double mpi_now(ba_world *w) {
+    (void)w;
+    return bc_now();
+}
+
+/* Half the bytes are summed as 16-bit integers: the same number of values as the fp32 message, and the cheapest sum
+ * that MPI has for two bytes. */
+static double mpi_plain(ba_world *w, bool half, bool nonblocking, bool in_place, const void *in, void *out,
+                        uint64_t bytes) {
+    uint64_t count = bytes / 4;
+    MPI_Datatype type = half ? MPI_SHORT : MPI_FLOAT;
+    const void *from = in_place ? MPI_IN_PLACE : in;
+    (void)w;
+    MPI_Barrier(MPI_COMM_WORLD);
+    double t0 = bc_now();
+    if (nonblocking) {
+        MPI_Request q;
+        MPI_Iallreduce(from, out, (int)count, type, MPI_SUM, MPI_COMM_WORLD, &q);
+        MPI_Wait(&q, MPI_STATUS_IGNORE);
+    } else {
+        MPI_Allreduce(from, out, (int)count, type, MPI_SUM, MPI_COMM_WORLD);
+    }
+    return bc_now() - t0;
+}
+
+static const ba_world_ops mpi_ops = {mpi_barrier, mpi_fold, mpi_share, mpi_now, mpi_plain};
+
+/* Transfers that a deadline left behind would keep MPI_Finalize waiting for ever. */
+static void abort_if_stuck(ba_world *w, const tw_comm *comm) {
+    tw_comm_stats s = TW_COMM_STATS_INIT;
+    if (comm)
+        tw_comm_get_stats(comm, &s);
+    double leaked = s.leaked_frames;
+    w->ops->fold(w, BA_SUM, &leaked, 1);
+    if (leaked <= 0)
+        return;
+    if (w->rank == 0)
+        fprintf(stderr,
+                "thinwire-bench allreduce: %.0f frames are still under way after the failure: ending by MPI_Abort\n",
+                leaked);
+    fflush(NULL);
+    MPI_Barrier(MPI_COMM_WORLD);
+    MPI_Abort(MPI_COMM_WORLD, BC_EXIT_FAILED);
+}
+
+static int body_over_mpi(const ba_config *cfg, int (*body)(ba_world *w), const char *library) {
+    ba_world w = {.ops = &mpi_ops, .cfg = cfg, .nlocal = 1, .mpi_library = library};
+    tw_ctx_config cc = TW_CTX_CONFIG_INIT;
+    tw_comm *comm = NULL;
+    w.comms = &comm;
+    cc.timeout_s = cfg->timeout_s;
+    cc.progress = cfg->progress;
+    MPI_Comm_rank(MPI_COMM_WORLD, &w.rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &w.ranks);
+    int status = BC_EXIT_FAILED;
+    if (!ba_failed(&w, w.rank, tw_ctx_create(&cc, &w.ctx), "context"))
+        ba_failed(&w, w.rank, tw_comm_create_mpi(w.ctx, MPI_COMM_WORLD, &comm), "communicator");
+    if (ba_agree(&w))
+        status = body(&w);
+    else if (w.rank == 0)
+        fprintf(stderr, "thinwire-bench allreduce: %s\n", w.sentence);
+    abort_if_stuck(&w, comm);
+    tw_comm_destroy(comm);
+    if (w.ctx)
+        tw_ctx_destroy(w.ctx);
+    return status;
+}
+
+int ba_worlds_mpi(const ba_config *cfg, int (*body)(ba_world *w)) {
+    static char library[MPI_MAX_LIBRARY_VERSION_STRING];
+    int level, length, want = cfg->progress == TW_PROGRESS_THREAD ? MPI_THREAD_MULTIPLE : MPI_THREAD_FUNNELED;
+    MPI_Init_thread(NULL, NULL, want, &level);
+    MPI_Get_library_version(library, &length);
+    library[strcspn(library, "\n,")] = 0;
+    for (char *tab = strchr(library, '\t'); tab; tab = strchr(tab, '\t'))
+        *tab = ' ';
+    int status = body_over_mpi(cfg, body, library);
+    /* All ranks give one status: launchers differ in whose they report. */
+    MPI_Allreduce(MPI_IN_PLACE, &status, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
+    MPI_Finalize();
+    return status;
+}
+
+#else
+
+int ba_worlds_mpi(const ba_config *cfg, int (*body)(ba_world *w)) {
+    (void)cfg, (void)body;
+    return BC_EXIT_USAGE; /* refused with a sentence when the options were read */
+}
+#endif

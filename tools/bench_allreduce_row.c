@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * One row: a reducer, warm-up and timed iterations, every output checked. Per iteration: fresh input, barrier, the
+ * timed step, then checks (canaries, equal hashes, exact sums against the certificate), then plain MPI. */
+#include "bench_allreduce.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+typedef struct rank_state { /* of one rank that this world drives */
+    tw_reducer *reducer;
+    ba_arena in, out;
+    tw_report report;
+    uint64_t sent, native; /* counters before the step */
+    uint64_t in_hash;
+} rank_state;
+
+typedef struct run { /* of one row */
+    ba_world *w;
+    const ba_config *cfg;
+    ba_row *row;
+    ba_source source;
+    uint64_t count;
+    rank_state *ranks; /* nlocal */
+    tw_layer *layers;
+    char *names;
+    double *times, *plain[4]; /* plain: blocking, nonblocking, and both of half the bytes */
+    uint32_t timed, plain_done;
+    double *error; /* sum of (out - exact) over all iterations, of this world's share of the elements */
+    uint64_t share_begin, share_end;
+    double exact_sq;             /* of that share, all iterations */
+    double error_norm, all_norm; /* of the whole message, so far */
+    double wire, native;
+    float *base_in, *base_out; /* the baseline's own */
+} run;
+
+static void cpu_seconds(double *total, double *sys) {
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    *sys = (double)u.ru_stime.tv_sec + 1e-6 * (double)u.ru_stime.tv_usec;
+    *total = *sys + (double)u.ru_utime.tv_sec + 1e-6 * (double)u.ru_utime.tv_usec;
+}
+
+static void spoil(ba_row *row, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Notes the first thing that is wrong with the row; the run goes on to the next one. */
+static void spoil(ba_row *row, const char *format, ...) {
+    va_list ap;
+    if (!row->ok)
+        return;
+    row->ok = false;
+    va_start(ap, format);
+    vsnprintf(row->problem, sizeof row->problem, format, ap);
+    va_end(ap);
+}
+
+/* ---- set-up ---- */
+
+static bool make_layers(run *u) {
+    uint32_t n = u->cfg->layers;
+    u->layers = calloc(n, sizeof *u->layers);
+    u->names = calloc(n, 24);
+    if (!u->layers || !u->names)
+        return false;
+    for (uint32_t i = 0; i < n; i++) {
+        snprintf(u->names + 24 * (size_t)i, 24, "bench.%u", i);
+        uint64_t count = u->count / n + (i < u->count % n);
+        u->layers[i] = (tw_layer)TW_LAYER_DTYPE(u->names + 24 * (size_t)i, count, u->cfg->dtype);
+    }
+    return true;
+}
+
+static bool make_buffers(run *u) {
+    const ba_config *c = u->cfg;
+    size_t elem = tw_dtype_size(c->dtype);
+    uint64_t bytes = u->row->bytes;
+    for (int r = 0; r < u->w->nlocal; r++) {
+        rank_state *s = &u->ranks[r];
+        if (!ba_arena_create(&s->out, u->count, c->layers, elem))
+            return false;
+        if (!c->in_place && !ba_arena_create(&s->in, u->count, c->layers, elem))
+            return false;
+    }
+    u->times = calloc(c->iterations, sizeof *u->times);
+    for (int k = 0; k < 4; k++)
+        if (!(u->plain[k] = calloc(c->iterations, sizeof(double))))
+            return false;
+    if (c->check_every && !(u->error = calloc((size_t)(u->share_end - u->share_begin) + 1, sizeof *u->error)))
+        return false;
+    if (u->w->ops->plain && c->baseline_n && bytes / 4 <= INT32_MAX) {
+        ba_source fp32 = {u->source.shape, TW_F32, u->source.seed};
+        u->base_in = aligned_alloc(64, (bytes + 63) & ~(uint64_t)63);
+        u->base_out = aligned_alloc(64, (bytes + 63) & ~(uint64_t)63);
+        if (!u->base_in || !u->base_out)
+            return false;
+        ba_generate(&fp32, u->w->rank, 0, 0, bytes / 4, u->base_in);
+        memcpy(u->base_out, u->base_in, bytes);
+    }
+    return u->times != NULL;
+}
+
+static void make_reducers(run *u) {
+    ba_world *w = u->w;
+    size_t n = (size_t)w->nlocal;
+    char rules[BA_TEXT];
+    snprintf(rules, sizeof rules, "*=%s", u->row->codec);
+    if (!w->sim) {
+        ba_failed(
+            w, w->rank,
+            tw_reducer_create(w->comms[0], u->layers, u->cfg->layers, rules, &u->cfg->reducer, &u->ranks[0].reducer),
+            "reducer");
+        return;
+    }
+    const tw_layer **layers = calloc(n, sizeof *layers);
+    uint32_t *counts = calloc(n, sizeof *counts);
+    const char **texts = calloc(n, sizeof *texts);
+    const tw_reducer_config **cfgs = calloc(n, sizeof *cfgs);
+    tw_reducer **made = calloc(n, sizeof *made);
+    if (layers && counts && texts && cfgs && made) {
+        for (size_t r = 0; r < n; r++)
+            layers[r] = u->layers, counts[r] = u->cfg->layers, texts[r] = rules, cfgs[r] = &u->cfg->reducer;
+        ba_failed(w, 0, tw_sim_reducers(w->sim, w->comms, layers, counts, texts, cfgs, made), "reducers");
+        for (size_t r = 0; r < n; r++)
+            u->ranks[r].reducer = made[r];
+    } else {
+        ba_problem(w, 0, "out of memory");
+    }
+    free(made);
+    free(cfgs);
+    free(texts);
+    free(counts);
+    free(layers);
+}
+
+static bool set_up(run *u) {
+    ba_world *w = u->w;
+    uint64_t p = (uint64_t)w->ranks;
+    bool sim = w->sim != NULL;
+    u->share_begin = sim ? 0 : u->count / p * (uint64_t)w->rank;
+    u->share_end = sim || w->rank == w->ranks - 1 ? u->count : u->share_begin + u->count / p;
+    u->ranks = calloc((size_t)w->nlocal, sizeof *u->ranks);
+    if (!u->ranks || !make_layers(u) || !make_buffers(u))
+        ba_problem(w, w->rank, "out of memory: %.0f MiB a rank are too much here", (double)u->row->bytes * 0x1p-20);
+    if (!ba_agree(w))
+        return false;
+    make_reducers(u);
+    if (!ba_agree(w))
+        return false;
+    tw_memory m = TW_MEMORY_INIT;
+    if (tw_reducer_memory(u->ranks[0].reducer, &m) >= 0)
+        u->row->state_bytes = m.state_bytes, u->row->frame_bytes = m.frame_bytes;
+    return true;
+}
+
+static void tear_down(run *u) {
+    for (int r = 0; u->ranks && r < u->w->nlocal; r++) {
+        if (u->ranks[r].reducer)
+            ba_failed(u->w, u->w->rank + r, tw_reducer_destroy(u->ranks[r].reducer), "reducer");
+        ba_arena_destroy(&u->ranks[r].in);
+        ba_arena_destroy(&u->ranks[r].out);
+    }
+    free(u->ranks);
+    free(u->layers);
+    free(u->names);
+    free(u->times);
+    for (int k = 0; k < 4; k++)
+        free(u->plain[k]);
+    free(u->error);
+    free(u->base_in);
+    free(u->base_out);
+}
+
+/* ---- the timed step ---- */
+
+static void counters(run *u, bool after) {
+    for (int r = 0; r < u->w->nlocal; r++) {
+        rank_state *s = &u->ranks[r];
+        tw_comm_stats cs = TW_COMM_STATS_INIT;
+        ba_failed(u->w, u->w->rank + r, tw_comm_get_stats(u->w->comms[r], &cs), "counters");
+        s->sent = cs.sent_bytes - (after ? s->sent : 0);
+        s->native = cs.native_bytes - (after ? s->native : 0);
+    }
+}
+
+static void step(run *u, uint64_t number) {
+    ba_world *w = u->w;
+    for (int r = 0; r < w->nlocal; r++) {
+        rank_state *s = &u->ranks[r];
+        const ba_arena *in = u->cfg->in_place ? &s->out : &s->in;
+        if (ba_failed(w, w->rank + r, tw_reducer_begin(s->reducer, number, NULL), "begin"))
+            return;
+        for (uint32_t l = u->cfg->layers; l-- > 0;)
+            if (ba_failed(w, w->rank + r, tw_reducer_push(s->reducer, l, ba_layer(in, l), ba_layer(&s->out, l)),
+                          "push"))
+                return;
+    }
+    for (int r = 0; r < w->nlocal; r++) {
+        rank_state *s = &u->ranks[r];
+        s->report = (tw_report)TW_REPORT_INIT;
+        if (ba_failed(w, w->rank + r, tw_reducer_end(s->reducer, &s->report), "end"))
+            return;
+        if (s->report.verdict != TW_VERDICT_OK)
+            ba_problem(w, w->rank + r, "the step was not applied (verdict %d)", (int)s->report.verdict);
+    }
+}
+
+/* Fills the columns that come from one iteration; false when a rank failed. */
+static bool timed_step(run *u, uint64_t number, bool timed) {
+    ba_world *w = u->w;
+    double cpu0, sys0, cpu1, sys1;
+    counters(u, false);
+    w->ops->barrier(w);
+    cpu_seconds(&cpu0, &sys0);
+    double t0 = w->ops->now(w);
+    step(u, number);
+    double t1 = w->ops->now(w);
+    if (w->shares_process)
+        w->ops->barrier(w);
+    cpu_seconds(&cpu1, &sys1);
+    counters(u, true);
+    if (!ba_agree(w))
+        return false;
+    bool counts = !w->shares_process || w->rank == 0;
+    double most[3] = {t1 - t0, 0, 0}, sum[6] = {counts ? cpu1 - cpu0 : 0, counts ? sys1 - sys0 : 0, 0, 0, 0, 0};
+    for (int r = 0; r < w->nlocal; r++) {
+        const rank_state *s = &u->ranks[r];
+        most[1] = fmax(most[1], (double)s->sent);
+        most[2] = fmax(most[2], (double)s->native);
+        sum[2] += s->report.encode_s;
+        sum[3] += s->report.reduce_s;
+        sum[4] += s->report.decode_s;
+        sum[5] += s->report.wait_s;
+    }
+    w->ops->fold(w, BA_MAX, most, 3);
+    w->ops->fold(w, BA_SUM, sum, 6);
+    if (!timed)
+        return true;
+    u->times[u->timed++] = most[0];
+    u->wire += most[1];
+    u->native += most[2];
+    ba_sums *m = &u->row->mean;
+    m->cpu += sum[0];
+    m->cpu_sys += sum[1];
+    m->encode += sum[2] / w->ranks;
+    m->reduce += sum[3] / w->ranks;
+    m->decode += sum[4] / w->ranks;
+    m->wait += sum[5] / w->ranks;
+    return true;
+}
+
+/* ---- checks ---- */
+
+static void check_canaries(run *u, uint64_t iteration) {
+    ba_world *w = u->w;
+    for (int r = 0; r < w->nlocal; r++) {
+        const rank_state *s = &u->ranks[r];
+        bool before = false;
+        int64_t out = ba_arena_canary(&s->out, &before);
+        int64_t in = u->cfg->in_place || out >= 0 ? -1 : ba_arena_canary(&s->in, &before);
+        if (out >= 0 || in >= 0)
+            ba_problem(w, w->rank + r,
+                       "canary touched: memory %s the %s of layer bench.%lld was written in iteration %llu",
+                       before ? "before" : "behind", out >= 0 ? "output" : "input", (long long)(out >= 0 ? out : in),
+                       (unsigned long long)iteration);
+        if (u->cfg->check_every && !u->cfg->in_place && ba_arena_hash(&s->in) != s->in_hash)
+            ba_problem(w, w->rank + r, "the input was changed in iteration %llu", (unsigned long long)iteration);
+    }
+}
+
+/* Hashes travel as two halves, exact in a double; all are equal where max(h) = -max(-h). So does the certificate. */
+static void check_same(run *u, uint64_t iteration) {
+    ba_world *w = u->w;
+    double v[6] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY};
+    for (int r = 0; r < w->nlocal; r++) {
+        uint64_t h = ba_arena_hash(&u->ranks[r].out);
+        double part[3] = {(double)(h >> 32), (double)(h & 0xffffffff), u->ranks[r].report.error_bound};
+        for (int k = 0; k < 3; k++) {
+            v[2 * k] = fmax(v[2 * k], part[k]);
+            v[2 * k + 1] = fmax(v[2 * k + 1], -part[k]);
+        }
+    }
+    w->ops->fold(w, BA_MAX, v, 6);
+    if (v[0] != -v[1] || v[2] != -v[3]) {
+        u->row->same = false;
+        spoil(u->row, "ranks differ: outputs of iteration %llu are not the same on all ranks",
+              (unsigned long long)iteration);
+    }
+    if (v[4] != -v[5])
+        spoil(u->row, "ranks differ: certificates from %.9g to %.9g in iteration %llu", -v[5], v[4],
+              (unsigned long long)iteration);
+}
+
+/* Adds (out - exact) of elements [first, first + n) of one layer to the running sums. */
+static void add_error(run *u, uint64_t iteration, uint32_t layer, uint64_t first, uint32_t n) {
+    double exact[BA_BLOCK];
+    float block[BA_BLOCK];
+    const ba_arena *out = &u->ranks[0].out;
+    size_t elem = tw_dtype_size(u->cfg->dtype);
+    memset(exact, 0, n * sizeof *exact);
+    for (int r = 0; r < u->w->ranks; r++) {
+        ba_values(&u->source, r, iteration, first, n, block);
+        for (uint32_t i = 0; i < n; i++)
+            exact[i] += (double)block[i];
+    }
+    double divisor = u->cfg->redop == TW_AVG ? (double)u->w->ranks : 1.0, sq = 0;
+    ba_load(u->cfg->dtype, (const unsigned char *)ba_layer(out, layer) + (first - out->first[layer]) * elem, n, block);
+    double *error = u->error + (first - u->share_begin);
+    for (uint32_t i = 0; i < n; i++) {
+        double x = exact[i] / divisor;
+        error[i] += (double)block[i] - x;
+        sq += x * x;
+    }
+    u->exact_sq += sq;
+}
+
+static void check_error(run *u, uint64_t iteration) {
+    ba_world *w = u->w;
+    const ba_arena *out = &u->ranks[0].out;
+    for (uint32_t l = 0; l < out->layers; l++) {
+        uint64_t at = out->first[l] > u->share_begin ? out->first[l] : u->share_begin;
+        uint64_t end = out->first[l + 1] < u->share_end ? out->first[l + 1] : u->share_end;
+        for (; at < end; at += BA_BLOCK)
+            add_error(u, iteration, l, at, end - at < BA_BLOCK ? (uint32_t)(end - at) : BA_BLOCK);
+    }
+    double v[2] = {0, u->exact_sq};
+    for (uint64_t i = 0; i < u->share_end - u->share_begin; i++)
+        v[0] += u->error[i] * u->error[i];
+    w->ops->fold(w, BA_SUM, v, 2);
+    u->error_norm = sqrt(v[0]);
+    u->all_norm = sqrt(v[1]);
+    if (!isfinite(u->error_norm))
+        spoil(u->row, "the output of iteration %llu is not finite", (unsigned long long)iteration);
+}
+
+/* The exact sums carry fp64 roundings of their own: 1e-13 of the norm is far below any fp32 effect. */
+static void check_certificate(run *u, uint64_t iteration) {
+    const tw_report *rep = &u->ranks[0].report;
+    if (rep->uncertified || (iteration + 1) % u->cfg->check_every)
+        return;
+    if (!(u->error_norm <= rep->error_bound + 1e-13 * u->all_norm))
+        spoil(u->row, "certificate %.6g is below the true error %.6g after iteration %llu", rep->error_bound,
+              u->error_norm, (unsigned long long)iteration);
+}
+
+/* ---- the baseline ---- */
+
+static void plain_sums(run *u) {
+    ba_world *w = u->w;
+    if (!u->base_in || u->plain_done >= u->cfg->baseline_n)
+        return;
+    for (int k = 0; k < 4; k++) {
+        double cpu0, cpu1, sys, cpu, t;
+        uint64_t bytes = k < 2 ? u->row->bytes : u->row->bytes / 2;
+        if (u->cfg->in_place)
+            memcpy(u->base_out, u->base_in, u->row->bytes);
+        cpu_seconds(&cpu0, &sys);
+        t = w->ops->plain(w, k >= 2, k & 1, u->cfg->in_place, u->base_in, u->base_out, bytes);
+        cpu_seconds(&cpu1, &sys);
+        cpu = cpu1 - cpu0;
+        w->ops->fold(w, BA_MAX, &t, 1);
+        w->ops->fold(w, BA_SUM, &cpu, 1);
+        u->plain[k][u->plain_done] = t;
+        if (k == 0)
+            u->row->mean.mpi_cpu += cpu;
+    }
+    u->plain_done++;
+}
+
+/* ---- the row ---- */
+
+static bool iterate(run *u, uint64_t iteration) {
+    ba_world *w = u->w;
+    bool timed = iteration >= u->cfg->warmup;
+    for (int r = 0; r < w->nlocal; r++) {
+        rank_state *s = &u->ranks[r];
+        ba_arena_generate(u->cfg->in_place ? &s->out : &s->in, &u->source, w->rank + r, iteration);
+        if (u->cfg->check_every && !u->cfg->in_place)
+            s->in_hash = ba_arena_hash(&s->in);
+    }
+    if (!timed_step(u, iteration, timed))
+        return false;
+    check_canaries(u, iteration);
+    if (!ba_agree(w))
+        return false;
+    check_same(u, iteration);
+    if (u->cfg->check_every) {
+        check_error(u, iteration);
+        check_certificate(u, iteration);
+    }
+    if (timed)
+        plain_sums(u);
+    return true;
+}
+
+static double under_limit(const run *u, double wire) {
+    double bits = u->cfg->goodput_bits;
+    return bits > 0 ? fmax(0.0, wire - u->cfg->burst_bytes) * 8.0 / bits : (double)NAN;
+}
+
+static double better(double *a, double *b, uint32_t n, const char **which) {
+    double x = bc_median(a, n), y = bc_median(b, n);
+    if (which)
+        *which = x <= y ? "allreduce" : "iallreduce";
+    return x <= y ? x : y;
+}
+
+/* A limit is only as exact as the goodput that was measured: 1 % is allowed. The clock of sim is exact. */
+static void check_limit(run *u, double dense_wire) {
+    ba_row *row = u->row;
+    double slack = u->w->sim ? 1.0 - 1e-9 : 0.99, plain = under_limit(u, dense_wire);
+    if (row->time_min < slack * row->limit)
+        spoil(row, "impossible: %.3f ms is under the wire limit of %.3f ms; the link is not shaped as --rate says",
+              1e3 * row->time_min, 1e3 * row->limit);
+    for (int k = 0; k < 2; k++) /* sorted by now */
+        if (u->plain_done && u->plain[k][0] < slack * plain)
+            spoil(row,
+                  "impossible: plain MPI took %.3f ms, under its wire limit of %.3f ms; the link is not shaped as "
+                  "--rate says",
+                  1e3 * u->plain[k][0], 1e3 * plain);
+}
+
+static void finish(run *u) {
+    ba_row *row = u->row;
+    const tw_report *rep = &u->ranks[0].report;
+    double n = u->timed, p = u->w->ranks, share = 2.0 * (p - 1.0) / p;
+    bc_sort(u->times, u->timed);
+    row->time_min = u->times[0];
+    row->time_median = bc_median_sorted(u->times, u->timed);
+    row->time_p99 = bc_percentile_sorted(u->times, u->timed, 99);
+    row->wire_computed = u->native > 0;
+    row->algo = u->native <= 0 ? "sra" : u->wire > 0 ? "mixed" : "native";
+    row->wire_bytes = (u->wire + share * u->native) / n;
+    row->ratio = row->wire_bytes > 0 ? share * (double)row->bytes / row->wire_bytes : (double)NAN;
+    ba_sums *m = &row->mean;
+    m->cpu /= n, m->cpu_sys /= n, m->encode /= n, m->reduce /= n, m->decode /= n, m->wait /= n;
+    m->mpi_cpu /= fmax(1, u->plain_done);
+    row->rel_l2 = row->bound = (double)NAN;
+    if (u->cfg->check_every && u->all_norm > 0) {
+        row->rel_l2 = u->error_norm / u->all_norm;
+        row->bound = rep->uncertified ? (double)NAN : rep->error_bound / u->all_norm;
+    }
+    row->mpi = row->mpi_half = (double)NAN;
+    if (u->plain_done) {
+        row->mpi = better(u->plain[0], u->plain[1], u->plain_done, &row->mpi_best);
+        row->mpi_half = better(u->plain[2], u->plain[3], u->plain_done, NULL);
+    }
+    row->limit = under_limit(u, row->wire_bytes);
+    check_limit(u, share * (double)row->bytes);
+}
+
+bool ba_run_row(ba_world *w, uint64_t bytes, const char *codec, ba_row *row) {
+    uint64_t all = (uint64_t)w->cfg->warmup + w->cfg->iterations;
+    run u = {.w = w, .cfg = w->cfg, .row = row, .source = {w->cfg->shape, w->cfg->dtype, w->cfg->seed}};
+    u.count = bytes / tw_dtype_size(w->cfg->dtype);
+    *row = (ba_row){.bytes = u.count * tw_dtype_size(w->cfg->dtype), .codec = codec, .same = true, .ok = true};
+    bool good = set_up(&u);
+    for (uint64_t i = 0; good && i < all; i++) {
+        ba_print_progress(w, codec, bytes, (uint32_t)i, (uint32_t)all);
+        good = iterate(&u, i);
+    }
+    ba_clear_progress(w);
+    if (good)
+        finish(&u);
+    tear_down(&u);
+    return ba_agree(w) && good;
+}

@@ -1,0 +1,488 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * thinwire-bench codec: speed of encode and decode-add on one core, each beside a skeleton with the same reads and writes,
+ * alternated in the same process; the results are checked too. */
+#include "bench_codec.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <thinwire/experimental.h>
+#include "bench_common.h"
+
+#define TILE 4096u
+#define LAYERS 64u
+#define SLICES 32u   /* codec and skeleton take turns slice by slice: a busy machine spoils few of the pairs */
+#define TABLE 65536u /* normal numbers that the inputs are cut from */
+#define MAX_SPECS 32
+
+int tw_bench_codec_main(int argc, char **argv);
+
+typedef struct config {
+    uint64_t bytes, iterations, warmup, seed;
+    const char *specs[MAX_SPECS];
+    unsigned nspecs;
+    const char *isa; /* NULL: the chosen one */
+    const char *json;
+} config;
+
+typedef struct arrays {
+    size_t n;
+    float *g, *y, *e[2]; /* e: read one, write the other, swapped every iteration */
+    uint8_t *payload, *other_payload;
+    float table[TABLE];
+} arrays;
+
+typedef struct row {
+    const char *text;
+    tw_spec spec;
+    double encode_gbs, add_gbs, encode_of_bound, add_of_bound, bits, nmse;
+    unsigned encode_bound, add_bound; /* variants of the skeleton */
+} row;
+
+/* ---- data ---- */
+static uint64_t next_random(uint64_t *state) {
+    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return z ^ z >> 31;
+}
+
+static double uniform(uint64_t *state) { return (double)((next_random(state) >> 11) + 1) * 0x1p-53; }
+
+static void fill_table(arrays *m, uint64_t seed) {
+    for (size_t i = 0; i < TABLE; i++)
+        m->table[i] = (float)(sqrt(-2.0 * log(uniform(&seed))) * cos(6.283185307179586 * uniform(&seed)));
+}
+
+/* A fresh gradient: per layer, N(0,1) x 10^(-4 .. -2). */
+static void fill_gradient(arrays *m, uint64_t seed) {
+    for (size_t layer = 0; layer < LAYERS; layer++) {
+        size_t at = m->n / LAYERS * layer, end = layer + 1 < LAYERS ? m->n / LAYERS * (layer + 1) : m->n;
+        float scale = (float)pow(10.0, -4.0 + 2.0 * (double)layer / (LAYERS - 1));
+        while (at < end) {
+            size_t from = next_random(&seed) % (TABLE - TILE), run = end - at < TILE ? end - at : TILE;
+            for (size_t i = 0; i < run; i++)
+                m->g[at + i] = m->table[from + i] * scale;
+            at += run;
+        }
+    }
+}
+
+static void *pages(size_t bytes) { /* touched, so that no page fault is timed */
+    void *p = aligned_alloc(4096, (bytes + 8191) / 4096 * 4096);
+    if (p)
+        memset(p, 1, (bytes + 8191) / 4096 * 4096);
+    return p;
+}
+
+static void free_arrays(arrays *m) {
+    free(m->g);
+    free(m->y);
+    free(m->e[0]);
+    free(m->e[1]);
+    free(m->payload);
+    free(m->other_payload);
+}
+
+static bool make_arrays(arrays *m, const config *c) {
+    m->n = c->bytes / sizeof(float);
+    size_t bytes = m->n * sizeof(float);
+    m->g = pages(bytes);
+    m->y = pages(bytes);
+    m->e[0] = pages(bytes);
+    m->e[1] = pages(bytes);
+    m->payload = pages(bytes);
+    m->other_payload = pages(bytes);
+    if (!m->g || !m->y || !m->e[0] || !m->e[1] || !m->payload || !m->other_payload)
+        return false;
+    fill_table(m, c->seed);
+    return true;
+}
+
+/* ---- the codec, tile by tile, over values [at, end) ---- */
+static uint32_t tile_length(const arrays *m, size_t at) { return m->n - at < TILE ? (uint32_t)(m->n - at) : TILE; }
+
+/* Reads e[from] and writes the other one if the spec has feedback. Sums up stat. */
+static bool encode_part(const config *c, const tw_spec *s, arrays *m, size_t at, size_t end, int from, bool feedback,
+                        tw_tile_stat *total) {
+    size_t step = tw_spec_bound(s, TILE, TW_F32);
+    uint8_t *dst = m->payload + at / TILE * step;
+    for (; at < end; at += TILE, dst += step) {
+        tw_tile_stat stat;
+        if (tw_tile_encode(c->isa, s, m->g + at, feedback ? m->e[from] + at : NULL, 1.0f, tile_length(m, at), dst,
+                           feedback ? m->e[!from] + at : NULL, &stat) != TW_OK)
+            return false;
+        total->x_sq += stat.x_sq;
+        total->e_sq += stat.e_sq;
+        total->nonfinite |= stat.nonfinite;
+    }
+    return true;
+}
+
+static bool decode_part(const config *c, const tw_spec *s, arrays *m, size_t at, size_t end, int add) {
+    size_t step = tw_spec_bound(s, TILE, TW_F32);
+    const uint8_t *src = m->payload + at / TILE * step;
+    for (; at < end; at += TILE, src += step)
+        if (tw_tile_decode(c->isa, s, src, m->y + at, tile_length(m, at), add) != TW_OK)
+            return false;
+    return true;
+}
+
+static bool round_trip(const config *c, const tw_spec *s, arrays *m, int from, bool feedback, tw_tile_stat *total) {
+    *total = (tw_tile_stat){0.0, 0.0, 0, 0};
+    return encode_part(c, s, m, 0, m->n, from, feedback, total) && decode_part(c, s, m, 0, m->n, 0);
+}
+
+/* ---- checks ---- */
+static bool say(const row *r, const char *what, double got, double want) {
+    fprintf(stderr, "thinwire-bench codec: %s: %s is %.9g, expected %.9g\n", r->text, what, got, want);
+    return false;
+}
+
+/* The least and greatest relative squared error that a codec may have on normal numbers. */
+static void expected_nmse(const tw_spec *s, double *low, double *high) {
+    double pi = 3.14159265358979;
+    *low = *high = 0.0;
+    if (s->codec == TW_CODEC_CAST) { /* fp16: the smallest layers are subnormal there */
+        *low = s->type == TW_F16 ? 1e-8 : 1e-6;
+        *high = s->type == TW_F16 ? 2e-7 : 5e-6;
+    } else if (s->codec == TW_CODEC_ONEBIT) {
+        double ideal = s->scale == TW_SCALE_RMS ? 2.0 - 2.0 * sqrt(2.0 / pi) : 1.0 - 2.0 / pi;
+        *low = ideal - 0.02;
+        *high = ideal + 0.02;
+    }
+}
+
+/* One encode without feedback: decoded values against the input, in double. */
+static bool check_plain(const config *c, row *r, arrays *m) {
+    tw_tile_stat total;
+    double sq = 0.0, lost = 0.0, low, high;
+    if (!round_trip(c, &r->spec, m, 0, false, &total))
+        return false;
+    for (size_t i = 0; i < m->n; i++) {
+        double x = (double)m->g[i], e = x - (double)m->y[i];
+        sq += x * x;
+        lost += e * e;
+    }
+    r->nmse = lost / sq;
+    expected_nmse(&r->spec, &low, &high);
+    if (m->n >= TILE * LAYERS && !(r->nmse >= low && r->nmse <= high))
+        return say(r, "nmse", r->nmse, (low + high) / 2);
+    if (total.nonfinite || fabs(total.x_sq - sq) > sq * 1e-4 || fabs(total.e_sq - lost) > lost * 1e-4)
+        return say(r, "the encoder's own nmse", total.e_sq / total.x_sq, r->nmse);
+    return true;
+}
+
+/* One encode with feedback: what was lost is what is kept, bit for bit. */
+static bool check_feedback(const config *c, const row *r, arrays *m) {
+    tw_tile_stat total;
+    memset(m->e[0], 0, m->n * sizeof(float));
+    for (int round = 0; round < 2; round++) {
+        if (!round_trip(c, &r->spec, m, round, true, &total))
+            return false;
+        for (size_t i = 0; i < m->n; i++) {
+            float x = m->g[i] + m->e[round][i];
+            float want = x - m->y[i];
+            if (want != m->e[!round][i])
+                return say(r, "a residual", (double)m->e[!round][i], (double)want);
+        }
+    }
+    return true;
+}
+
+/* The same bytes as the reference writes, on a few tiles. */
+static bool check_reference(const config *c, const row *r, const arrays *m) {
+    static uint8_t want[TILE * 4], got[TILE * 4];
+    for (size_t at = 0; at < m->n; at += (m->n / 16 / TILE + 1) * TILE) {
+        uint32_t n = tile_length(m, at);
+        memset(want, 0, sizeof want);
+        memset(got, 0, sizeof got);
+        if (tw_tile_encode("ref", &r->spec, m->g + at, NULL, 1.0f, n, want, NULL, NULL) != TW_OK ||
+            tw_tile_encode(c->isa, &r->spec, m->g + at, NULL, 1.0f, n, got, NULL, NULL) != TW_OK)
+            return false;
+        if (memcmp(want, got, sizeof want))
+            return say(r, "a payload that differs from the reference's, of the tile at value", (double)at, (double)at);
+    }
+    return true;
+}
+
+/* ---- measuring ---- */
+typedef struct work {
+    const config *c;
+    row *r;
+    arrays *m;
+    bool feedback, add, failed;
+    int from; /* residual that is read next */
+} work;
+
+/* Slice j covers values [slice_at(j), slice_at(j + 1)): whole tiles. */
+static size_t slice_at(const arrays *m, unsigned j) {
+    size_t tiles = (m->n + TILE - 1) / TILE, at = tiles * j / SLICES * TILE;
+    return at < m->n ? at : m->n;
+}
+
+static double time_codec(work *w, unsigned j) {
+    tw_tile_stat total = {0.0, 0.0, 0, 0};
+    size_t at = slice_at(w->m, j), end = slice_at(w->m, j + 1);
+    double t = bc_now();
+    bool ok = w->add ? decode_part(w->c, &w->r->spec, w->m, at, end, 1)
+                     : encode_part(w->c, &w->r->spec, w->m, at, end, w->from, w->feedback, &total);
+    w->failed |= !ok;
+    return bc_now() - t;
+}
+
+/* The skeleton works on the slice that the codec has left alone longest, and writes where it does no harm. */
+static double time_bound(work *w, unsigned j, unsigned variant) {
+    arrays *m = w->m;
+    unsigned mine = (j + SLICES / 2) % SLICES;
+    size_t at = slice_at(m, mine), n = slice_at(m, mine + 1) - at;
+    double bits = (double)tw_spec_bound(&w->r->spec, TILE, TW_F32) * 8 / TILE;
+    skeleton s = {.kind = w->add ? SKELETON_ADD : SKELETON_ENCODE, .feedback = w->feedback, .n = n, .g = m->g + at};
+    s.payload_bits = bits < 2 ? 1 : bits < 17 ? 16 : 32;
+    s.payload = (w->add ? m->payload : m->other_payload) + at * s.payload_bits / 8;
+    s.e = m->e[w->from] + at;
+    s.out = m->y + at;
+    s.y = m->e[!w->from] + at;
+    double t = bc_now();
+    skeleton_run(&s, variant);
+    return bc_now() - t;
+}
+
+/* The skeleton's fastest variant here, by the median over all slices. */
+static unsigned best_variant(work *w) {
+    unsigned best = 0;
+    double least = INFINITY, times[SLICES];
+    for (unsigned v = 0; v < skeleton_variants(); v++) {
+        for (unsigned j = 0; j < SLICES; j++)
+            times[j] = time_bound(w, j, v);
+        double t = bc_median(times, SLICES);
+        if (t < least) {
+            least = t;
+            best = v;
+        }
+    }
+    return best;
+}
+
+/* One pass over all slices; the order inside a pair changes with every pair. Returns the pairs. */
+static unsigned one_pass(work *w, unsigned variant, unsigned parity, double *speed, double *ratio) {
+    unsigned pairs = 0;
+    for (unsigned j = 0; j < SLICES; j++) {
+        size_t values = slice_at(w->m, j + 1) - slice_at(w->m, j);
+        bool codec_first = (j + parity) % 2;
+        double bound = codec_first ? 0.0 : time_bound(w, j, variant);
+        double codec = time_codec(w, j);
+        if (codec_first)
+            bound = time_bound(w, j, variant);
+        if (values == 0)
+            continue;
+        speed[pairs] = (double)values * sizeof(float) / codec * 1e-9;
+        ratio[pairs++] = bound / codec;
+    }
+    return pairs;
+}
+
+/* Median speed and median of the paired ratios. */
+static void measure(work *w, double *gbs, double *of_bound, unsigned *variant) {
+    uint64_t passes = w->c->iterations, warmup = w->c->warmup;
+    double *speed = malloc(2 * (passes + 1) * SLICES * sizeof *speed), *ratio = speed + (passes + 1) * SLICES;
+    size_t used = 0;
+    if (!speed) {
+        w->failed = true;
+        return;
+    }
+    *variant = best_variant(w);
+    for (uint64_t i = 0; i < warmup + passes && !w->failed; i++) {
+        if (!w->add)
+            fill_gradient(w->m, w->c->seed + i);
+        unsigned pairs = one_pass(w, *variant, i % 2, speed + used, ratio + used);
+        used += i < warmup ? 0 : pairs;
+        w->from ^= w->feedback && !w->add;
+    }
+    *gbs = bc_median(speed, used);
+    *of_bound = bc_median(ratio, used);
+    free(speed);
+}
+
+static bool run_row(const config *c, row *r, arrays *m) {
+    work w = {.c = c, .r = r, .m = m, .feedback = r->spec.feedback == TW_FEEDBACK_EF};
+    r->bits = (double)tw_spec_bound(&r->spec, m->n, TW_F32) * 8 / (double)m->n;
+    fill_gradient(m, c->seed);
+    if (!check_plain(c, r, m) || !check_reference(c, r, m) || (w.feedback && !check_feedback(c, r, m)))
+        return false;
+    measure(&w, &r->encode_gbs, &r->encode_of_bound, &r->encode_bound);
+    w.add = true;
+    w.failed |= !decode_part(c, &r->spec, m, 0, m->n, 0);
+    measure(&w, &r->add_gbs, &r->add_of_bound, &r->add_bound);
+    return !w.failed;
+}
+
+/* ---- text ---- */
+static const char *isa_name(const config *c) { return c->isa ? c->isa : tw_isa_chosen(NULL); }
+
+static void print_head(const config *c, const arrays *m) {
+    char size[32], cpu[128];
+    bc_format_size(m->n * sizeof(float), size, sizeof size);
+    bc_cpu_model(cpu, sizeof cpu);
+    printf("# one core of: %s; ISA %s; %s of fp32 in %u layers; medians of %llu pairs\n", cpu, isa_name(c), size, LAYERS,
+           (unsigned long long)c->iterations);
+    printf("# of bound: against a loop with the same reads and writes, alternated with it\n");
+    printf("%-28s %11s %9s %11s %9s %9s %10s\n", "codec", "encode GB/s", "of bound", "+decode GB/s", "of bound",
+           "bit/value", "nmse");
+}
+
+static void print_row(const row *r) {
+    char encode[96], add[96];
+    skeleton_describe(r->encode_bound, encode, sizeof encode);
+    skeleton_describe(r->add_bound, add, sizeof add);
+    printf("%-28s %11.1f %9.3f %12.1f %9.3f %9.3f %10.3g\n", r->text, r->encode_gbs, r->encode_of_bound, r->add_gbs,
+           r->add_of_bound, r->bits, r->nmse);
+    printf("#   bounds: encode %s; decode-add %s\n", encode, add);
+    fflush(stdout);
+}
+
+static void write_json(const config *c, const row *r, const arrays *m, FILE *to) {
+    bc_json j;
+    bc_json_begin(&j, to);
+    bc_json_string(&j, "codec", r->text);
+    bc_json_integer(&j, "bytes", m->n * sizeof(float));
+    bc_json_number(&j, "encode_gbs", r->encode_gbs);
+    bc_json_number(&j, "decode_add_gbs", r->add_gbs);
+    bc_json_number(&j, "encode_of_bound", r->encode_of_bound);
+    bc_json_number(&j, "decode_add_of_bound", r->add_of_bound);
+    bc_json_number(&j, "bits_per_value", r->bits);
+    bc_json_number(&j, "nmse", r->nmse);
+    bc_json_string(&j, "isa", isa_name(c));
+    bc_json_end(&j);
+}
+
+/* ---- options ---- */
+enum { O_BYTES = 1, O_ITERATIONS, O_WARMUP, O_CODEC, O_ISA, O_SEED, O_JSON, O_HELP };
+
+static const bc_opt options[] = {
+    {O_BYTES, 'b', "bytes", "SIZE", "fp32 input, 16K to 4G (default 64M: out of cache; K, M, G are powers of 1024)"},
+    {O_ITERATIONS, 'n', "iters", "N", "timed pairs of codec and skeleton (default 20)"},
+    {O_WARMUP, 'w', "warmup_iters", "N", "pairs before them (default 3)"},
+    {O_CODEC, 0, "codec", "SPEC",
+     "may be given several times\n(default: onebit+ef, onebit, cast:type=bf16, cast:type=fp16, none)"},
+    {O_ISA, 0, "isa", "ISA", "ref, avx2 or avx512 (default: the best here, or THINWIRE_ISA)"},
+    {O_SEED, 0, "seed", "N", "of the data (default 1)"},
+    {O_JSON, 0, "json", "FILE", "one JSON object a row"},
+    {O_HELP, 'h', "help", NULL, "this text"},
+    {0, 0, NULL, NULL, NULL},
+};
+
+static void help(void) {
+    puts("Usage: thinwire-bench codec [options]\n\n"
+         "Speed of encode and of decode-add on one core, in GB/s of fp32 input, and as a part of what a loop with the\n"
+         "same reads and writes and next to no arithmetic reaches (the best of several, alternated in the same process).\n"
+         "Inputs are normal numbers of 64 layers with scales 1e-4 to 1e-2, new for every encode.\n");
+    bc_print_options(stdout, options);
+    puts("\nExit status: 0 all good; 1 a decoded value, residual or payload was wrong; 2 the command line was wrong.");
+}
+
+static int take_option(config *c, const bc_args *a, int id, const char *value) {
+    bool ok = true;
+    switch (id) {
+    case O_BYTES:
+        ok = bc_parse_size(value, &c->bytes) && c->bytes >= 16384 && c->bytes <= UINT64_C(4) << 30;
+        break;
+    case O_ITERATIONS:
+        ok = bc_parse_u64(value, &c->iterations) && c->iterations > 0 && c->iterations <= 1000000;
+        break;
+    case O_WARMUP:
+        ok = bc_parse_u64(value, &c->warmup) && c->warmup <= 1000000;
+        break;
+    case O_SEED:
+        ok = bc_parse_u64(value, &c->seed);
+        break;
+    case O_CODEC:
+        if (c->nspecs == MAX_SPECS)
+            return bc_usage_error(a, "more than %d codecs", MAX_SPECS);
+        c->specs[c->nspecs++] = value;
+        break;
+    case O_ISA:
+        c->isa = value;
+        break;
+    default:
+        c->json = value;
+    }
+    return ok ? 0 : bc_usage_error(a, "\"%s\" is no valid value for that option (--help)", value);
+}
+
+/* 0: go on; else the exit status + 1. */
+static int read_options(config *c, int argc, char **argv) {
+    static const char *const defaults[] = {"onebit+ef", "onebit", "cast:type=bf16", "cast:type=fp16", "none"};
+    bc_args a = {.program = "thinwire-bench codec", .argc = argc, .at = 1, .argv = argv};
+    const char *value;
+    for (int id; (id = bc_next_option(&a, options, &value)) != 0;) {
+        if (id == O_HELP) {
+            help();
+            return 1 + BC_EXIT_OK;
+        }
+        if (id < 0 || take_option(c, &a, id, value) < 0)
+            return 1 + BC_EXIT_USAGE;
+    }
+    for (size_t i = 0; c->nspecs == 0 && i < sizeof defaults / sizeof defaults[0]; i++)
+        c->specs[i] = defaults[i];
+    if (c->nspecs == 0)
+        c->nspecs = sizeof defaults / sizeof defaults[0];
+    return 0;
+}
+
+static bool parse_specs(const config *c, row *rows) {
+    float one = 1.0f;
+    uint32_t room[1024];
+    for (unsigned i = 0; i < c->nspecs; i++) {
+        rows[i].text = c->specs[i];
+        if (tw_spec_parse(c->specs[i], &rows[i].spec) != TW_OK ||
+            tw_tile_encode(c->isa, &rows[i].spec, &one, NULL, 1.0f, 1, room, NULL, NULL) != TW_OK) {
+            fprintf(stderr, "thinwire-bench codec: %s\n", tw_last_error());
+            return false;
+        }
+    }
+    return true;
+}
+
+static int run_all(const config *c, row *rows, arrays *m, FILE *json) {
+    int status = BC_EXIT_OK;
+    print_head(c, m);
+    for (unsigned i = 0; i < c->nspecs; i++) {
+        if (!run_row(c, &rows[i], m)) {
+            fprintf(stderr, "thinwire-bench codec: %s: FAILED %s\n", rows[i].text, tw_last_error());
+            status = BC_EXIT_FAILED;
+            continue;
+        }
+        print_row(&rows[i]);
+        if (json)
+            write_json(c, &rows[i], m, json);
+    }
+    return status;
+}
+
+int tw_bench_codec_main(int argc, char **argv) {
+    static arrays m;
+    config c = {.bytes = UINT64_C(64) << 20, .iterations = 20, .warmup = 3, .seed = 1};
+    row rows[MAX_SPECS] = {0};
+    FILE *json = NULL;
+    int status = read_options(&c, argc, argv);
+    if (status)
+        return status - 1;
+    if (!parse_specs(&c, rows))
+        return BC_EXIT_USAGE;
+    if (c.json && !(json = fopen(c.json, "w"))) {
+        fprintf(stderr, "thinwire-bench codec: cannot write %s\n", c.json);
+        return BC_EXIT_USAGE;
+    }
+    if (make_arrays(&m, &c)) {
+        status = run_all(&c, rows, &m, json);
+    } else {
+        fprintf(stderr, "thinwire-bench codec: not enough memory for %llu bytes six times\n", (unsigned long long)c.bytes);
+        status = BC_EXIT_FAILED;
+    }
+    free_arrays(&m);
+    if (json && fclose(json) != 0)
+        status = BC_EXIT_FAILED;
+    return status;
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Skeletons of thinwire-bench codec: loops with the reads and writes of an encoder or of decode-add, and next to no
+ * arithmetic. They are the bound that the codecs are measured against, so the best variant for the machine is chosen. */
+#ifndef BENCH_CODEC_H
+#define BENCH_CODEC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum skeleton_kind { SKELETON_ENCODE, SKELETON_ADD } skeleton_kind;
+
+typedef struct skeleton {
+    skeleton_kind kind;
+    unsigned payload_bits; /* of a value: 1, 16 or 32 */
+    bool feedback;         /* encode: also reads e and writes out */
+    size_t n;              /* values; a last part of a row of 32 is left out */
+    const float *g, *e;    /* encode */
+    float *out;            /* encode; 64-byte aligned, like payload */
+    float *y;              /* add */
+    uint8_t *payload;
+} skeleton;
+
+/* Variants differ in vector width, in how far ahead they prefetch, and in how they store the payload. */
+unsigned skeleton_variants(void);
+void skeleton_run(const skeleton *s, unsigned variant);
+void skeleton_describe(unsigned variant, char *buf, size_t cap);
+
+#endif
