@@ -49,7 +49,7 @@ typedef enum tw_kernel {
 } tw_kernel;
 
 typedef struct tw_action {
-    uint8_t act, kernel, hop, sync; /* sync: the send completes only when it was received */
+    uint8_t act, kernel, hop;
     int32_t peer;
     uint32_t frame;      /* or piece */
     uint32_t ndep;       /* actions that must be done first */

@@ -14,8 +14,6 @@ typedef struct sra {
     tw_builder *b;
     const uint32_t *first; /* frame range of each owner */
     uint32_t window;       /* frames under way to or from one peer */
-    uint32_t block;        /* frames to one peer before the next peer's turn */
-    bool sync;             /* sends complete on receipt: the window then bounds what is on the wire */
     uint32_t *act;         /* per frame: SEND1 of a foreign frame, REDUCE of an own one */
     uint32_t *order;       /* the transfers of a stage so far */
     uint32_t *last;        /* with each peer */
@@ -31,17 +29,12 @@ static uint64_t bytes_per_peer(const tw_plan_in *in) {
     return total / (unsigned)in->size;
 }
 
+/* Small frames overlap codec and wire; bulky payloads want fewer. Above 63 KiB an MPI over TCP changes to a rendezvous for
+ * every frame (Open MPI's eager limit is 64 KiB), which cost 15-30 % of the wire where it was measured (docs/design.md). */
 static uint32_t choose_frame_bytes(const tw_plan_in *in) {
     if (in->frame_bytes)
         return in->frame_bytes;
-    return bytes_per_peer(in) < (1u << 20) ? 16384 : 65536;
-}
-
-static void choose_order(sra *s) {
-    const tw_plan_in *in = s->b->in;
-    s->window = in->in_flight ? in->in_flight : 8;
-    s->block = 1;
-    s->sync = false;
+    return bytes_per_peer(in) < (1u << 20) ? 16384 : 32768;
 }
 
 static uint32_t frame_count(const sra *s, int owner) { return s->first[owner + 1] - s->first[owner]; }
@@ -86,25 +79,20 @@ static void place_frames(sra *s) {
     p->arena_bytes = at;
 }
 
-/* All (frame index, distance) pairs in the order that every rank uses: blocks of frames, then distances, then frames. */
+/* All (frame index, distance) pairs in the order that every rank uses: peers take turns frame by frame. (Several frames to
+ * one peer before the next one's turn were 30 % slower at 1 Gbit/s.) */
 typedef struct walk {
-    uint32_t i, block, most;
+    uint32_t i, most;
     int k, size;
 } walk;
 static bool walk_ok(const walk *w) { return w->size > 1 && w->i < w->most; }
 static void walk_next(walk *w) {
-    uint32_t lo = w->i / w->block * w->block;
-    if (++w->i < lo + w->block && w->i < w->most)
-        return;
-    w->i = lo;
     if (++w->k == w->size) {
         w->k = 1;
-        w->i = lo + w->block;
+        w->i++;
     }
 }
-static walk walk_all(const sra *s) {
-    return (walk){.block = s->block, .most = most_frames(s), .k = 1, .size = s->b->in->size};
-}
+static walk walk_all(const sra *s) { return (walk){.most = most_frames(s), .k = 1, .size = s->b->in->size}; }
 
 /* The n-th transfer of a stage waits for the one that is `window` frames to each peer before it. */
 static void bound_in_flight(sra *s, int peer, uint32_t action) {
@@ -127,7 +115,7 @@ static uint32_t compute(sra *s, tw_kernel k, uint32_t frame) {
 static uint32_t transfer(sra *s, tw_act act, uint32_t frame, uint32_t hop, int peer, uint64_t at) {
     const tw_frame *f = &s->b->p->frame[frame];
     return tw_build_action(s->b, (tw_action){.act = (uint8_t)act, .hop = (uint8_t)hop, .peer = peer, .frame = frame,
-                                             .sync = s->sync, .at = at, .cap = hop == 1 ? f->hop1_cap : f->hop2_cap});
+                                             .at = at, .cap = hop == 1 ? f->hop1_cap : f->hop2_cap});
 }
 
 static void count_bytes(tw_plan *p, const tw_frame *f, uint32_t trailer) {
@@ -256,7 +244,7 @@ void tw_build_sra(tw_builder *b) {
     uint32_t *first = tw_build_frames(b, choose_frame_bytes(b->in));
     s.first = first;
     if (b->status >= 0) {
-        choose_order(&s);
+        s.window = b->in->in_flight ? b->in->in_flight : 8;
         if (b->in->no_overlap) /* a stage is encoded whole before it is sent, so no slot may be used twice */
             s.window = most_frames(&s) ? most_frames(&s) : 1;
         uint64_t transfers = (uint64_t)most_frames(&s) * (unsigned)b->in->size + 1;

@@ -181,7 +181,6 @@ static tw_status post_transfer(tw_comm *c, tw_op *op, uint32_t action) {
     tw_xfer x = {.peer = a->peer,
                  .tag = 1 + ((op->seq * 2 + a->hop - 1u) & 0x3fffffffu),
                  .is_send = a->act == TW_A_SEND,
-                 .flags = a->sync ? TW_XFER_SYNC : 0,
                  .buf = op->x.arena + a->at,
                  .len = a->cap,
                  .cookie = (uint64_t)op->slot << 32 | action};

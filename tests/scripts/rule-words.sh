@@ -60,7 +60,7 @@ for f in $(find src/transports -name '*.c' -o -name '*.h' | sort); do
 done
 
 # Text files of the tree that are ours: no private paths, no leftovers, each source says its licence.
-find . \( -name .git -o -name 'build*' -o -path ./config/auto -o -name autom4te.cache -o -name __pycache__ \) -prune -o \
+find . \( -name .git -o -name 'build*' -o -name '_build' -o -name '_inst' -o -path ./config/auto -o -name autom4te.cache -o -name __pycache__ \) -prune -o \
     -type f \( -name '*.[ch]' -o -name '*.inc' -o -name '*.sh' -o -name '*.tap' -o -name '*.md' -o -name '*.am' -o \
     -name '*.ac' -o -name '*.m4' -o -name '*.in' -o -name '*.py' -o -name '*.[137]' -o -path './tools/*' -o -path './bench/*' \
     -o -name check -o -name quickstart -o -path './.ci/*' \) ! -name Makefile.in ! -name aclocal.m4 -print | sed 's,^\./,,' | sort >"$tmp/files"
