@@ -25,7 +25,7 @@ AC_DEFUN([TW_WARNINGS], [
     TW_WARN_CFLAGS=
     m4_foreach_w([tw_flag], [-Wall -Wextra -Wpedantic -Wshadow -Wpointer-arith -Wstrict-prototypes
         -Wmissing-prototypes -Wmissing-declarations -Wold-style-definition -Wwrite-strings -Wundef -Wvla -Wformat=2
-        -Wcast-qual -Wno-missing-field-initializers -Wno-psabi],
+        -Wno-missing-field-initializers -Wno-psabi],
         [TW_TRY_CFLAG([TW_WARN_CFLAGS], tw_flag)])
     TW_WERROR_TEXT="shown"
     AS_IF([test "x$enable_werror" = xyes], [

@@ -6,9 +6,6 @@
 #include <errno.h>
 #include <string.h>
 
-/* Rank 0's. */
-static FILE *json_file;
-
 static bool next_size(const ba_config *c, uint64_t *bytes) {
     uint64_t step = c->step_bytes ? c->step_bytes : (uint64_t)((double)*bytes * c->factor) - *bytes;
     *bytes += step ? step : 1;
@@ -19,21 +16,21 @@ static bool to_stdout(const ba_config *c) {
     return c->json_path && !strcmp(c->json_path, "-");
 }
 
-static bool open_json(ba_world *w) {
+/* NULL on other ranks, where no file is wanted, and after a failure, which is noted. */
+static FILE *open_json(ba_world *w) {
     const char *path = w->cfg->json_path;
     if (w->rank || !path)
-        return true;
-    json_file = to_stdout(w->cfg) ? stdout : fopen(path, "w");
-    if (!json_file)
+        return NULL;
+    FILE *file = to_stdout(w->cfg) ? stdout : fopen(path, "w");
+    if (!file)
         ba_problem(w, 0, "--json %s: %s", path, strerror(errno));
-    return json_file != NULL;
+    return file;
 }
 
-static bool close_json(void) {
-    bool good = !json_file || (!ferror(json_file) && (json_file == stdout ? fflush(stdout) : fclose(json_file)) == 0);
+static bool close_json(FILE *file) {
+    bool good = !file || (!ferror(file) && (file == stdout ? fflush(stdout) : fclose(file)) == 0);
     if (!good)
         fprintf(stderr, "thinwire-bench allreduce: the JSON file could not be written\n");
-    json_file = NULL;
     return good;
 }
 
@@ -43,7 +40,7 @@ static int all_rows(ba_world *w) {
     ba_row row;
     int status = BC_EXIT_OK;
     bool table = w->rank == 0 && !to_stdout(c);
-    open_json(w);
+    FILE *json = open_json(w);
     bool going = ba_agree(w);
     if (table && going)
         ba_print_header(w);
@@ -53,15 +50,15 @@ static int all_rows(ba_world *w) {
             going = ba_run_row(w, bytes, c->codecs[i], &row);
             if (going && table)
                 ba_print_row(w, &row);
-            if (going && json_file && w->rank == 0)
-                ba_json_row(w, &row, json_file);
+            if (going && json)
+                ba_json_row(w, &row, json);
             if (!going || !row.ok)
                 status = BC_EXIT_FAILED;
         }
     } while (going && next_size(c, &bytes));
     if (!going && w->rank == 0)
         fprintf(stderr, "thinwire-bench allreduce: %s\n", w->sentence);
-    if (w->rank == 0 && !close_json())
+    if (!close_json(json))
         status = BC_EXIT_FAILED;
     return going ? status : BC_EXIT_FAILED;
 }

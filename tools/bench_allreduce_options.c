@@ -328,6 +328,9 @@ static bool settle(const bc_args *a, ba_config *c, bool under_mpirun) {
         return bc_usage_error(a, "--rate has no meaning with --transport local: there is no link"), false;
     if (c->transport != BA_SIM && (c->latency_s >= 0 || c->jitter_s > 0 || c->compute > 0))
         return bc_usage_error(a, "--latency, --jitter and --compute are for --transport sim, not %s", name), false;
+    if (c->transport == BA_SIM && c->progress == TW_PROGRESS_THREAD)
+        return bc_usage_error(a, "--progress thread is not for --transport sim: all its ranks are in one thread"),
+               false;
     if (!from_environment(a, c))
         return false;
     if (c->latency_s < 0)

@@ -103,6 +103,31 @@ static void find_library(char *where, size_t room)
 
 static size_t blocks(const text *t) { return t->size / TEXT_BLOCK; }
 
+static size_t seen[256];
+
+static int by_count(const void *a, const void *b)
+{
+    int x = *(const unsigned char *)a, y = *(const unsigned char *)b;
+    return seen[x] != seen[y] ? (seen[x] < seen[y] ? 1 : -1) : x - y;
+}
+
+/* Characters are numbered by how often they occur: rows of the embedding and of the output layer that learn at the same
+ * pace lie together, which suits codecs that share a scale among neighbours. */
+static void number_by_count(text *t)
+{
+    unsigned char byte[256], number[256];
+    memset(seen, 0, sizeof seen);
+    for (size_t i = 0; i < t->size; i++)
+        seen[t->bytes[i]]++;
+    for (int i = 0; i < 256; i++)
+        byte[i] = (unsigned char)i;
+    qsort(byte, 256, 1, by_count);
+    for (int i = 0; i < 256; i++)
+        number[byte[i]] = (unsigned char)i;
+    for (size_t i = 0; i < t->size; i++)
+        t->bytes[i] = number[t->bytes[i]];
+}
+
 void text_load(text *t, const char *where, int context)
 {
     struct stat st;
@@ -118,6 +143,7 @@ void text_load(text *t, const char *where, int context)
     else
         append_file(t, t->source);
     t->hash = xxh64(t->bytes, t->size, 0);
+    number_by_count(t);
     if (blocks(t) < TEXT_HOLD_OUT)
         fail(1, "%s has %zu bytes of text; %d are needed (one block of %d in %d is held out)", t->source, t->size,
              TEXT_BLOCK * TEXT_HOLD_OUT, TEXT_BLOCK, TEXT_HOLD_OUT);

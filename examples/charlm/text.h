@@ -12,9 +12,9 @@
 enum { TEXT_BLOCK = 16384, TEXT_HOLD_OUT = 16 };
 
 typedef struct text {
-    unsigned char *bytes;
+    unsigned char *bytes; /* numbers of characters, the most frequent one is 0 */
     size_t size;
-    uint64_t hash; /* XXH64 of all of it */
+    uint64_t hash; /* XXH64 of the text as it was read */
     unsigned files;
     char source[1024];
 } text;

@@ -114,6 +114,7 @@ typedef struct tw_ctx_config {
 /* The context must outlive what is made from it; destroying it earlier is TW_ERR_ARG. Thread-safe. */
 TW_API tw_status tw_ctx_create(const tw_ctx_config *cfg, tw_ctx **out);
 TW_API tw_status tw_ctx_destroy(tw_ctx *c);
+TW_API tw_progress tw_ctx_progress(const tw_ctx *c); /* NULL: the default context's */
 
 /* ---- transport: five functions. MPI, local and sim fill this same table; a caller may fill it too ----
  *
@@ -157,6 +158,7 @@ typedef struct tw_transport_ops {
 
 /* Takes over t: tw_comm_destroy closes it; when creation fails, t stays the caller's. Collective. */
 TW_API tw_status tw_comm_create(tw_ctx *c, const tw_transport_ops *ops, void *t, int rank, int size, tw_comm **out);
+TW_API tw_status tw_raise(tw_status s, const char *sentence); /* for transports: sets tw_last_error, returns s */
 /* Ranks are threads of this process: fills out[0..size-1], one for each thread. */
 TW_API tw_status tw_comm_create_local(tw_ctx *c, int size, tw_comm *out[]);
 TW_API int tw_comm_rank(const tw_comm *c);
@@ -283,6 +285,7 @@ typedef struct tw_piece {
 TW_API tw_status tw_reducer_begin(tw_reducer *r, uint64_t step, const tw_step_args *args);
 TW_API tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *out); /* returns at once */
 TW_API tw_status tw_reducer_post(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_req **out); /* likewise */
+TW_API tw_status tw_reducer_flush(tw_reducer *r); /* no push will follow in this step: sends the rest; returns at once */
 TW_API tw_status tw_reducer_end(tw_reducer *r, tw_report *out); /* waits for all ops; commits; out may be NULL */
 /* Ends the step and forgets it (an AMP overflow, say): residuals as before `begin`. Outputs may have been written. All
  * ranks must do the same; the next step's headers are checked for it. Waits for the ops under way. */

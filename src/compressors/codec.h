@@ -23,7 +23,8 @@ typedef struct tw_codec {
     uint32_t (*roundings)(const tw_spec *s, tw_dtype t);
 } tw_codec;
 
-extern const tw_codec tw_codec_none, tw_codec_cast, tw_codec_onebit;
+#define TW_DECLARE_CODEC(id, word) extern const tw_codec tw_codec_##word;
+TW_CODEC_LIST(TW_DECLARE_CODEC)
 const tw_codec *tw_codec_get(uint32_t id); /* NULL if unknown */
 
 /* One tile on its way out: x[i] = g[i] * scale + e[i] (two roundings, never fused). */

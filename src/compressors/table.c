@@ -3,11 +3,8 @@
  * The table of codecs, and what follows from it for whole layers. */
 #include "compressors/codec.h"
 
-static const tw_codec *const table[TW_CODECS] = {
-    [TW_CODEC_NONE] = &tw_codec_none,
-    [TW_CODEC_CAST] = &tw_codec_cast,
-    [TW_CODEC_ONEBIT] = &tw_codec_onebit,
-};
+#define ROW(id, word) [TW_CODEC_##id] = &tw_codec_##word,
+static const tw_codec *const table[TW_CODECS] = {TW_CODEC_LIST(ROW)};
 
 const tw_codec *tw_codec_get(uint32_t id) {
     return id < TW_CODECS ? table[id] : NULL;

@@ -18,8 +18,14 @@
 
 #define TW_MAX_TILE 4096u
 #define TW_MIN_TILE 128u
-#define TW_CODECS 4    /* 1 + largest codec id */
-#define TW_FEEDBACKS 3 /* 1 + largest feedback id */
+/* All codecs: id and word, in the order of the ids, which have no gap. Every table of codecs is made from this list. */
+#define TW_CODEC_LIST(X) \
+    X(NONE, none) \
+    X(CAST, cast) \
+    X(ONEBIT, onebit)
+#define TW_COUNT_ONE(id, word) +1
+#define TW_CODECS              (1 TW_CODEC_LIST(TW_COUNT_ONE)) /* 1 + largest codec id */
+#define TW_FEEDBACKS           3                               /* 1 + largest feedback id */
 #define TW_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
 static inline uint64_t tw_ceil_div(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }

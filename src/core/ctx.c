@@ -141,6 +141,10 @@ tw_status tw_ctx_resolve(tw_ctx *given, tw_ctx **out) {
     return TW_OK;
 }
 
+tw_progress tw_ctx_progress(const tw_ctx *c) {
+    return c ? c->cfg.progress : TW_PROGRESS_POLL; /* the default context polls */
+}
+
 void tw_ctx_retain(tw_ctx *c) {
     c->users++;
 }

@@ -28,7 +28,8 @@ static const option options[] = {
 };
 #define OPTIONS TW_ARRAY_LEN(options)
 
-static const char *const codec_words[TW_CODECS - 1] = {"none", "cast", "onebit"}; /* id - 1 */
+#define WORD_OF(id, word) [TW_CODEC_##id - 1] = #word,
+static const char *const codec_words[TW_CODECS - 1] = {TW_CODEC_LIST(WORD_OF)};
 static const char *const feedback_words[TW_FEEDBACKS - 1] = {"none", "ef"};
 
 size_t tw_dtype_size(tw_dtype t) {

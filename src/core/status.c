@@ -59,3 +59,8 @@ tw_status tw_fail(tw_status s, const char *format, ...) {
     tw_set_error(text);
     return s;
 }
+
+tw_status tw_raise(tw_status s, const char *sentence) {
+    tw_set_error(sentence);
+    return s;
+}

@@ -192,14 +192,19 @@ tw_status tw_sim_comms(tw_sim *sim, tw_ctx *given, tw_comm *comms[]) {
         const tw_transport_ops *ops;
         void *t;
         s = tw_sim_endpoint(sim, made, &ops, &t);
-        if (s >= 0)
-            s = make(given, ops, t, made, size, false, &comms[made]);
         if (s < 0)
             break;
+        s = make(given, ops, t, made, size, false, &comms[made]);
+        if (s < 0) {
+            ops->close(t);
+            break;
+        }
         tw_sim_attach(sim, made, pump_for_sim, comms[made]);
     }
-    while (s < 0 && made > 0)
+    while (s < 0 && made > 0) {
         tw_comm_destroy(comms[--made]);
+        comms[made] = NULL;
+    }
     return s;
 }
 

@@ -148,10 +148,12 @@ tw_status tw_sim_reducers(tw_sim *sim, tw_comm *const comms[], const tw_layer *c
         s = compare_in_memory(out, m, size, r);
     tw_free(comms[0]->ctx, m);
     for (int r = 0; r < made; r++) {
-        if (s < 0)
+        if (s < 0) {
             tw_reducer_unmake(out[r]);
-        else
+            out[r] = NULL;
+        } else {
             comms[r]->users++;
+        }
     }
     return s;
 }

@@ -191,8 +191,9 @@ tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *o
     if (layer >= r->nlayer)
         return tw_fail(TW_ERR_ARG, "tw_reducer_push: layer %u of %u", layer, r->nlayer);
     tw_layer_state *l = &r->layer[layer];
-    if (l->pushed)
-        return tw_fail(TW_ERR_ARG, "layer '%s' was pushed already in step %llu", l->name, (unsigned long long)r->step);
+    if (l->pushed || l->bucket < r->next_bucket)
+        return tw_fail(TW_ERR_ARG, "layer '%s' was pushed already in step %llu, or flushed", l->name,
+                       (unsigned long long)r->step);
     s = check_buffer(r, layer, in, out);
     if (s < 0)
         return s;
@@ -269,6 +270,14 @@ static tw_status post_what_is_left(tw_reducer *r) {
         tw_comm_unlock(r->comm);
     }
     return s;
+}
+
+tw_status tw_reducer_flush(tw_reducer *r) {
+    tw_status s = in_step(r, "tw_reducer_flush", TW_MODE_PUSH);
+    if (s < 0)
+        return s;
+    r->mode = TW_MODE_PUSH;
+    return post_what_is_left(r);
 }
 
 static tw_status wait_for_all(tw_reducer *r) {

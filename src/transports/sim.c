@@ -129,7 +129,7 @@ static void sim_idle(void *t) {
     bool nested = e->pumping;
     double until = s->now + IDLE_SPAN;
     e->pumping = true;
-    if (s->last_idle != e->rank) { /* user code ran: any rank may have been given work */
+    if (!nested && s->last_idle != e->rank) { /* user code ran: any rank may have been given work */
         s->last_idle = e->rank;
         s->step = FIRST_STEP;
         mark_all(s);
@@ -138,7 +138,8 @@ static void sim_idle(void *t) {
         run_ranks(s);
         if (e->done_count > 0 || advance(s))
             continue;
-        mark_all(s);
+        if (!nested) /* from inside pumps this would go round in circles */
+            mark_all(s);
         if (!run_ranks(s) && s->heap_count == 0 && e->done_count == 0) {
             s->now += s->step;
             s->step *= STEP_GROWTH;

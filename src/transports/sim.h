@@ -9,8 +9,8 @@
  * frame takes bytes/bandwidth + latency. A send completes, and its buffer is read, when the last byte leaves; a receive
  * when the last byte arrives. Order holds within equal (source, destination, tag) and nowhere else. A lost frame
  * occupies the sender's port and arrives nowhere. A native sum takes 2(P-1)/P bytes/bandwidth + 2 log2 P latencies from
- * the last call, one sum after another, beside the frames. Capabilities: ABANDON, and DETECTS if the config says so (a closed or dead rank is
- * seen a latency later, after all that it had sent). */
+ * the last call, one sum after another, beside the ports. Capabilities: ABANDON, and DETECTS if the config says so (a
+ * closed or dead rank is seen a latency later, after all that it had sent). */
 #ifndef TW_SIM_H
 #define TW_SIM_H
 

@@ -472,7 +472,7 @@ static void test_native_sum(void) {
             CU_ASSERT_EQUAL(ops->native_sum(ep[r], buf[k][r], N, (uint64_t)k), TW_OK);
     CU_ASSERT_EQUAL(take(0, d, 4), 0);
     tw_sim_run(sim);
-    CU_ASSERT(near(tw_sim_now(sim), 2 * 0.8 * N * 4 / 1e6 + 2 * 3 * 1e-3)); /* log2 5 rounded up is 3 */
+    CU_ASSERT(near(tw_sim_now(sim), 2 * 2 * 0.8 * N * 4 / 1e6 + 2 * 3 * 1e-3)); /* in turns; log2 5, up: 3 */
     for (int r = 0; r < P; r++) {
         CU_ASSERT(take(r, d, 4) == 2 && d[0].status == TW_OK && d[0].cookie == 0 && d[1].cookie == 1);
         CU_ASSERT(memcmp(buf[0][r], want[0], sizeof want[0]) == 0 && memcmp(buf[1][r], want[1], sizeof want[1]) == 0);

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The reducer over real MPI: replicas, ledger and certificate, both progress modes, several communicators, disagreement,
+ * life cycle. */
+#include "mpi_unit.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { A = 70001, B = 513, TOTAL = A + B };
+static const tw_layer layers[] = {TW_LAYER("a.weight", A), TW_LAYER("a.bias", B)};
+
+/* Steps of one reducer; checks that replicas agree and that the certificate holds. */
+static void train(tw_comm *comm, const char *rules, int steps, int pushes_backwards, MPI_Comm noise) {
+    tw_reducer *red = NULL;
+    tw_report rep = TW_REPORT_INIT;
+    float *g = malloc(TOTAL * sizeof *g), *out = malloc(TOTAL * sizeof *out);
+    double *err = calloc(TOTAL, sizeof *err), norm = 0, exact = 0;
+    MPI_OK(tw_reducer_create(comm, layers, 2, rules, NULL, &red));
+    for (int s = 0; red && s < steps; s++) {
+        int chatter = mpi_rank;
+        for (int i = 0; i < TOTAL; i++)
+            g[i] = mpi_input(mpi_rank, (uint64_t)s, (uint64_t)i);
+        MPI_OK(tw_reducer_begin(red, (uint64_t)s, NULL));
+        int first = pushes_backwards ^ (mpi_rank & 1); /* ranks push in different orders */
+        for (int k = 0; k < 2; k++) {
+            int bias = k ^ first;
+            MPI_OK(tw_reducer_push(red, (uint32_t)bias, g + (bias ? A : 0), out + (bias ? A : 0)));
+            if (noise != MPI_COMM_NULL) /* the user's own traffic while ops are under way */
+                MPI_Allreduce(MPI_IN_PLACE, &chatter, 1, MPI_INT, MPI_SUM, noise);
+        }
+        MPI_OK(tw_reducer_end(red, &rep));
+        for (int i = 0; i < TOTAL; i++) {
+            double e = mpi_average((uint64_t)s, (uint64_t)i);
+            err[i] += out[i] - e;
+            exact += e * e;
+        }
+        MPI_CHECK(mpi_same(mpi_hash(out, TOTAL * sizeof *out)));
+    }
+    for (int i = 0; i < TOTAL; i++)
+        norm += err[i] * err[i];
+    if (rep.uncertified == 0)
+        MPI_CHECK(sqrt(norm) <= rep.error_bound);
+    else
+        MPI_CHECK(sqrt(norm) <= 1e-6 * sqrt(exact) * steps);
+    MPI_OK(tw_reducer_destroy(red));
+    free(g);
+    free(out);
+    free(err);
+}
+
+static void run_mode(tw_progress mode, MPI_Comm noise) {
+    static const char *const rules[] = {"*=none", "*.bias=none;*=onebit+ef", "*=cast:type=bf16", "*=onebit:group=256,scale=rms+ef",
+                                        "*=none until 2 then onebit+ef until 4 then cast"};
+    tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
+    tw_ctx *ctx = NULL;
+    tw_comm *comm = NULL;
+    cfg.progress = mode;
+    MPI_OK(tw_ctx_create(&cfg, &ctx));
+    MPI_OK(tw_comm_create_mpi(ctx, MPI_COMM_WORLD, &comm));
+    for (size_t i = 0; comm && i < sizeof rules / sizeof *rules; i++)
+        train(comm, rules[i], 6, (int)i & 1, noise);
+    MPI_OK(tw_comm_destroy(comm));
+    MPI_OK(tw_ctx_destroy(ctx));
+}
+
+static void test_poll(void) { run_mode(TW_PROGRESS_POLL, MPI_COMM_NULL); }
+
+static void test_thread(void) {
+    int level;
+    MPI_Comm own;
+    MPI_Query_thread(&level);
+    if (level < MPI_THREAD_MULTIPLE) {
+        if (mpi_rank == 0)
+            printf("SKIPPED: this MPI gives no MPI_THREAD_MULTIPLE\n");
+        return;
+    }
+    MPI_Comm_dup(MPI_COMM_WORLD, &own);
+    run_mode(TW_PROGRESS_THREAD, own);
+    MPI_Comm_free(&own);
+}
+
+static void test_stateless(void) {
+    tw_comm *comm = NULL;
+    uint64_t counts[] = {0, 1, 7, 4095, 4096, 4097, 100003};
+    float *g = malloc(100003 * sizeof *g);
+    MPI_OK(tw_comm_create_mpi(NULL, MPI_COMM_WORLD, &comm));
+    for (size_t k = 0; comm && k < sizeof counts / sizeof *counts; k++)
+        for (int sum = 0; sum < 2; sum++) {
+            double worst = 0;
+            for (uint64_t i = 0; i < counts[k]; i++)
+                g[i] = mpi_input(mpi_rank, k, i);
+            MPI_OK(tw_allreduce(comm, NULL, g, g, counts[k], TW_F32, sum ? TW_SUM : TW_AVG));
+            for (uint64_t i = 0; i < counts[k]; i++)
+                worst = fmax(worst, fabs(g[i] - mpi_average(k, i) * (sum ? mpi_size : 1)));
+            MPI_CHECK(worst < 1e-6 * mpi_size);
+            MPI_CHECK(mpi_same(mpi_hash(g, counts[k] * sizeof *g)));
+        }
+    MPI_OK(tw_comm_destroy(comm));
+    free(g);
+}
+
+/* Odd and even ranks apart, and two communicators with a reducer each in use at once. */
+static void test_communicators(void) {
+    MPI_Comm half;
+    tw_comm *world = NULL, *part = NULL;
+    tw_reducer *rw = NULL, *rp = NULL;
+    tw_layer one[] = {TW_LAYER("w", 5000)};
+    float g[5000], h[5000];
+    MPI_Comm_split(MPI_COMM_WORLD, mpi_rank & 1, mpi_rank, &half);
+    MPI_OK(tw_comm_create_mpi(NULL, MPI_COMM_WORLD, &world));
+    MPI_OK(tw_comm_create_mpi(NULL, half, &part));
+    MPI_CHECK(tw_comm_size(world) == mpi_size && tw_comm_size(part) == (mpi_size + !(mpi_rank & 1)) / 2);
+    MPI_OK(tw_reducer_create(world, one, 1, "*=onebit+ef", NULL, &rw));
+    MPI_OK(tw_reducer_create(part, one, 1, "*=cast", NULL, &rp));
+    for (int i = 0; i < 5000; i++)
+        g[i] = mpi_input(mpi_rank, 0, (uint64_t)i), h[i] = (float)(mpi_rank & 1) + 1;
+    MPI_OK(tw_reducer_begin(rw, 0, NULL));
+    MPI_OK(tw_reducer_begin(rp, 0, NULL));
+    MPI_OK(tw_reducer_push(rw, 0, g, g));
+    MPI_OK(tw_reducer_push(rp, 0, h, h));
+    MPI_OK(tw_reducer_end(rp, NULL));
+    MPI_OK(tw_reducer_end(rw, NULL));
+    MPI_CHECK(h[0] == (float)(mpi_rank & 1) + 1 && h[4999] == h[0]);
+    MPI_CHECK(mpi_same(mpi_hash(g, sizeof g)));
+    MPI_CHECK(tw_comm_destroy(world) == TW_ERR_ARG); /* a reducer is still there */
+    MPI_OK(tw_reducer_destroy(rw));
+    MPI_OK(tw_reducer_destroy(rp));
+    MPI_OK(tw_comm_destroy(world));
+    MPI_OK(tw_comm_destroy(part));
+    MPI_Comm_free(&half);
+}
+
+static void test_disagreement(void) {
+    tw_comm *comm = NULL;
+    tw_reducer *red = NULL;
+    tw_layer mine[] = {TW_LAYER("same", 10), TW_LAYER("odd.one", mpi_rank == 1 ? 99u : 100u)};
+    MPI_OK(tw_comm_create_mpi(NULL, MPI_COMM_WORLD, &comm));
+    MPI_CHECK(tw_reducer_create(comm, mine, 2, NULL, NULL, &red) == TW_ERR_MISMATCH);
+    MPI_CHECK(strstr(tw_last_error(), "odd.one") != NULL);
+    MPI_CHECK(tw_reducer_create(comm, mine, 1, mpi_rank ? "*=none" : "*=onebit", NULL, &red) == TW_ERR_MISMATCH);
+    /* one rank's own mistake ends creation on all of them */
+    tw_status s = tw_reducer_create(comm, mine, 1, mpi_rank == mpi_size - 1 ? "*=onebyte" : "*=onebit", NULL, &red);
+    MPI_CHECK(s == (mpi_rank == mpi_size - 1 ? TW_ERR_ARG : TW_ERR_PEER));
+    if (mpi_rank == mpi_size - 1)
+        MPI_CHECK(strstr(tw_last_error(), "onebit") != NULL);
+    MPI_OK(tw_reducer_create(comm, mine, 1, "*=onebit", NULL, &red)); /* and it still works */
+    MPI_OK(tw_reducer_destroy(red));
+    MPI_OK(tw_comm_destroy(comm));
+}
+
+static void test_bad_arguments(void) {
+    tw_comm *comm = NULL;
+    MPI_CHECK(tw_comm_create_mpi(NULL, MPI_COMM_NULL, &comm) == TW_ERR_ARG);
+    MPI_CHECK(tw_comm_create_mpi(NULL, MPI_COMM_WORLD, NULL) == TW_ERR_ARG);
+}
+
+int main(int argc, char **argv) {
+    static const mpi_test tests[] = {{"poll", test_poll},
+                                     {"thread", test_thread},
+                                     {"stateless", test_stateless},
+                                     {"communicators", test_communicators},
+                                     {"disagreement", test_disagreement},
+                                     {"bad arguments", test_bad_arguments}};
+    tw_comm *late = NULL;
+    int level, status, early = tw_comm_create_mpi(NULL, MPI_COMM_WORLD, &late) == TW_ERR_ARG;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &level);
+    MPI_Comm_rank(MPI_COMM_WORLD, &mpi_rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &mpi_size);
+    status = mpi_run(tests, (int)(sizeof tests / sizeof *tests));
+    status |= !early;
+    if (tw_comm_create_mpi(NULL, MPI_COMM_WORLD, &late) < 0)
+        status = 1;
+    MPI_Finalize();
+    /* MPI went first: an error, no crash */
+    float one = 1;
+    tw_status s = tw_allreduce(late, NULL, &one, &one, 1, TW_F32, TW_SUM);
+    if ((s >= 0 && mpi_size > 1) || tw_comm_destroy(late) < 0)
+        status = 1;
+    if (status && mpi_rank == 0)
+        printf("before MPI_Init: %s; after MPI_Finalize: %s\n", early ? "refused" : "NOT REFUSED", tw_status_name(s));
+    return status;
+}

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The codecs once more, from their description (payloads, version 1), as plainly as can be. */
+#include "trial.h"
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+static uint32_t bits_of(float x) {
+    uint32_t b;
+    memcpy(&b, &x, sizeof b);
+    return b;
+}
+
+static float quiet_nan(void) {
+    uint32_t b = 0x7fc00000u;
+    float x;
+    memcpy(&x, &b, sizeof x);
+    return x;
+}
+
+/* To nearest even on a grid of 2^-digits relative, 2^least absolute; everything from `limit` on is Inf. */
+static float round_to(float x, int digits, int least, double limit) {
+    int exponent;
+    if (isnan(x))
+        return quiet_nan();
+    if (isinf(x) || x == 0)
+        return x;
+    frexp((double)x, &exponent); /* |x| in [2^(exponent-1), 2^exponent) */
+    int grid = exponent - digits > least ? exponent - digits : least;
+    double r = ldexp(rint(ldexp((double)x, -grid)), grid);
+    return fabs(r) >= limit ? copysignf(INFINITY, x) : copysignf((float)r, x);
+}
+
+float model_to_dtype(float x, tw_dtype t) {
+    if (t == TW_F16)
+        return round_to(x, 11, -24, 65536.0);
+    if (t == TW_BF16)
+        return round_to(x, 8, -133, 0x1p128);
+    return x;
+}
+
+uint16_t model_half_bits(float x, tw_dtype t) {
+    uint32_t b = bits_of(x);
+    if (t == TW_BF16)
+        return isnan(x) ? 0x7fc0 : (uint16_t)(b >> 16);
+    uint16_t sign = (uint16_t)(b >> 31 << 15);
+    if (isnan(x))
+        return 0x7e00;
+    if (isinf(x))
+        return sign | 0x7c00;
+    float a = fabsf(x);
+    if (a < 0x1p-14f)
+        return sign | (uint16_t)(a * 0x1p24f);
+    int exponent;
+    float m = frexpf(a, &exponent); /* a = m 2^exponent, m in [1/2, 1) */
+    return (uint16_t)(sign | (exponent + 14) << 10 | ((int)(m * 2048.0f) & 0x3ff));
+}
+
+static bool halves(tw_dtype t, const float *x, uint32_t n, float *decoded) {
+    bool bad = false;
+    for (uint32_t i = 0; i < n; i++) {
+        decoded[i] = model_to_dtype(x[i], t);
+        bad = bad || !isfinite(decoded[i]);
+    }
+    return bad;
+}
+
+static bool raw(const float *x, uint32_t n, float *decoded) {
+    bool bad = false;
+    for (uint32_t i = 0; i < n; i++) {
+        decoded[i] = isnan(x[i]) ? quiet_nan() : x[i];
+        bad = bad || !isfinite(x[i]);
+    }
+    return bad;
+}
+
+/* ---- onebit ---- */
+
+/* Quarters of 1024 = 32 lanes x 32 rows, added (q0+q1)+(q2+q3) lane by lane, then lanes are halved. */
+static float sum_of_group(const float *x, uint32_t m, bool square) {
+    float lane[4][32] = {{0}}, total[32];
+    for (uint32_t i = 0; i < m; i++) {
+        float v = square ? x[i] * x[i] : fabsf(x[i]);
+        lane[i / 1024][i % 32] += v;
+    }
+    for (int l = 0; l < 32; l++)
+        total[l] = (lane[0][l] + lane[1][l]) + (lane[2][l] + lane[3][l]);
+    for (int w = 16; w > 0; w /= 2)
+        for (int l = 0; l < w; l++)
+            total[l] += total[l + w];
+    return total[0];
+}
+
+static float mean_of(float sum, uint32_t m, bool rms) {
+    float mean = sum / (float)m;
+    return rms ? sqrtf(mean) : mean;
+}
+
+/* Where fp32 cannot take the sum: over x 2^k instead, 2^k brings the largest into [1, 2). */
+static float rescued(const float *x, uint32_t m, float largest, bool rms) {
+    float scaled[MOST_TILE];
+    int k = -ilogbf(largest);
+    for (uint32_t i = 0; i < m; i++)
+        scaled[i] = ldexpf(1.0f, k - k / 2) * (ldexpf(1.0f, k / 2) * x[i]);
+    float s = mean_of(sum_of_group(scaled, m, rms), m, rms);
+    s = s * ldexpf(1.0f, -k / 2) * ldexpf(1.0f, -k - -k / 2);
+    return s > FLT_MAX ? FLT_MAX : s;
+}
+
+static float scale_of(const float *x, uint32_t m, bool rms) {
+    float largest = 0;
+    for (uint32_t i = 0; i < m; i++) {
+        if (!isfinite(x[i]))
+            return quiet_nan();
+        largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
+    }
+    float sum = sum_of_group(x, m, rms);
+    if (!isfinite(sum) || (rms && sum < 0x1p-90f && largest > 0))
+        return rescued(x, m, largest, rms);
+    return mean_of(sum, m, rms);
+}
+
+static bool onebit(const tw_spec *s, const float *x, uint32_t n, float *decoded) {
+    bool bad = false;
+    for (uint32_t at = 0; at < n; at += s->group) {
+        uint32_t m = n - at < s->group ? n - at : s->group;
+        float scale = scale_of(x + at, m, s->scale == TW_SCALE_RMS);
+        bad = bad || isnan(scale);
+        for (uint32_t i = at; i < at + m; i++)
+            decoded[i] = signbit(x[i]) ? -scale : scale;
+    }
+    return bad;
+}
+
+bool model_codec(const tw_spec *s, tw_dtype t, const float *x, uint32_t n, float *decoded) {
+    if (s->codec == TW_CODEC_ONEBIT)
+        return onebit(s, x, n, decoded);
+    if (s->codec == TW_CODEC_CAST)
+        return halves((tw_dtype)s->type, x, n, decoded);
+    return t == TW_F32 ? raw(x, n, decoded) : halves(t, x, n, decoded);
+}

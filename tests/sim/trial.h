@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The property test: one trial is one random configuration, a pure function of a 64-bit seed. It is drawn (draw*.c), run
+ * through the library over sim (drive.c) and, beside that, through a plain model of the two-hop scheme (codec_model.c,
+ * model.c); then both are compared bit by bit (check.c). */
+#ifndef TRIAL_H
+#define TRIAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stddef.h>
+#include <thinwire/thinwire.h>
+#include <thinwire/experimental.h>
+
+enum {
+    MOST_RANKS = 64,
+    MOST_LAYERS = 6,
+    MOST_RULES = 4,
+    MOST_PHASES = 3,
+    MOST_STEPS = 4,
+    MOST_OPS = 6,     /* of one step */
+    MOST_PIECES = 40, /* of one op */
+    MOST_TILE = 4096
+};
+
+/* ---- random numbers (splitmix64) ---- */
+typedef struct rng {
+    uint64_t state;
+} rng;
+
+static inline uint64_t rng_next(rng *r) {
+    uint64_t z = r->state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return z ^ z >> 31;
+}
+static inline uint64_t rng_below(rng *r, uint64_t n) { return n ? rng_next(r) % n : 0; }
+static inline bool rng_chance(rng *r, uint32_t percent) { return rng_below(r, 100) < percent; }
+static inline uint64_t rng_range(rng *r, uint64_t lo, uint64_t hi) { return lo + rng_below(r, hi - lo + 1); }
+static inline double rng_unit(rng *r) { return (double)(rng_next(r) >> 11) * 0x1p-53; }
+
+/* ---- what is drawn once ---- */
+typedef enum trial_kind {
+    KIND_CLEAN,       /* nothing goes wrong: everything must be exact */
+    KIND_FAULTY,      /* frames are lost, damaged, or a rank dies */
+    KIND_ODD_CREATE,  /* one rank gives other arguments at creation */
+    KIND_ODD_STEP,    /* one rank does something else in one step */
+    KIND_COUNT
+} trial_kind;
+
+typedef enum fault_kind { FAULT_LOSS, FAULT_CORRUPTION, FAULT_TRUNCATION, FAULT_DEAD, FAULT_DEAD_SEEN, FAULT_COUNT } fault_kind;
+typedef enum odd_kind {
+    ODD_DISCARD,   /* discards alone; seen in the next step */
+    ODD_STEP,      /* is at another step */
+    ODD_PIECES,    /* leaves a layer out of an op */
+    ODD_MISSING,   /* posts one op less */
+    ODD_SWAPPED,   /* posts two ops in the other order */
+    ODD_RESET,     /* resets alone; seen in the next step */
+    ODD_COUNT
+} odd_kind;
+
+typedef enum values_kind {
+    VALUES_PLAIN,
+    VALUES_MIXED,    /* magnitudes of 2^-40 .. 2^40 side by side */
+    VALUES_SPARSE,   /* mostly +0 and -0 */
+    VALUES_TINY,     /* around the smallest numbers of the dtype */
+    VALUES_OUTLIER,  /* one value a million times larger */
+    VALUES_LARGE,    /* 1e30, or 1e3 in fp16 */
+    VALUES_HUGE,     /* near the largest: sums overflow */
+    VALUES_SAME,
+    VALUES_COUNT
+} values_kind;
+
+typedef struct phase {
+    tw_spec spec;
+    uint64_t until;
+} phase;
+
+typedef struct rule {
+    char pattern[3][32];
+    phase phase[MOST_PHASES];
+    uint32_t npattern, nphase;
+} rule;
+
+typedef struct layer {
+    char name[32];
+    uint64_t count, tiles;
+    tw_dtype dtype;
+    values_kind values;
+    int exponent; /* magnitude 2^exponent */
+    const phase *phase;
+    uint32_t nphase;
+} layer;
+
+/* ---- what is drawn for each step ---- */
+typedef struct part { /* one rank's memory for one piece: offsets in the trial's user memory */
+    bool has_in, has_out;
+    size_t in, out, bytes;
+} part;
+
+typedef struct op_plan {
+    tw_piece piece[MOST_PIECES]; /* no addresses */
+    part *part[MOST_PIECES];     /* [rank] */
+    uint32_t npiece;
+    bool native;
+    bool touches[MOST_LAYERS];   /* has values of this layer */
+    uint64_t first_tile[MOST_LAYERS], tiles[MOST_LAYERS];
+} op_plan;
+
+typedef struct step_plan {
+    uint64_t number;
+    uint32_t index;
+    float scale[MOST_RANKS];
+    bool discard, incomplete; /* incomplete: a layer is posted in part, which is refused */
+    bool absent[MOST_LAYERS][MOST_RANKS];
+    bool covered[MOST_LAYERS]; /* by the ops */
+    tw_spec spec[MOST_LAYERS];
+    op_plan op[MOST_OPS];
+    uint32_t nop, nan;
+    float *g[MOST_LAYERS]; /* inputs as fp32: [rank * count + i] */
+} step_plan;
+
+/* ---- the model ---- */
+typedef struct model {
+    float *e[MOST_LAYERS], *e_new[MOST_LAYERS]; /* residuals [rank * count + i] */
+    float *out[MOST_LAYERS];                    /* this step's result as stored [count] */
+    double *applied[MOST_LAYERS], *exact[MOST_LAYERS];
+    uint8_t *bad[MOST_LAYERS]; /* tiles with NaN or Inf in this step */
+    uint8_t *skip[MOST_LAYERS]; /* tiles that no rank has, or no op covers */
+    bool held[MOST_LAYERS][MOST_RANKS], kept[MOST_LAYERS][MOST_RANKS];
+    bool used[MOST_LAYERS], native[MOST_LAYERS], lossy[MOST_LAYERS];
+    double rho[MOST_LAYERS], rho_step[MOST_LAYERS]; /* of the ledger */
+    uint64_t bad_ranks[MOST_LAYERS];                /* this step: who had NaN or Inf */
+    bool op_bad[MOST_OPS];
+    float *dec; /* [MOST_TILE] and three more of scratch */
+} model;
+
+/* What a rank got from one step. */
+typedef struct rank_result {
+    tw_status begin, post, end;
+    tw_status op[MOST_OPS]; /* of requests; TW_IN_PROGRESS: not asked */
+    bool posted[MOST_OPS];
+    tw_report report;
+    double seconds; /* virtual, of the longest call */
+    char why[256];
+} rank_result;
+
+typedef struct trial {
+    uint64_t seed;
+    rng rng;
+    trial_kind kind;
+    fault_kind fault;
+    odd_kind odd;
+    int odd_rank;
+    uint32_t odd_step, odd_how;
+    int ranks;
+    uint32_t nlayer, nrule, nstep;
+    layer layer[MOST_LAYERS];
+    rule rule[MOST_RULES];
+    char rules[1024];
+    tw_reducer_config rc;
+    tw_sim_config net;
+    double deadline;
+    bool post, verbose;
+    uint64_t next_number;
+    /* library */
+    uint64_t allocations;
+    tw_ctx *ctx;
+    tw_sim *sim;
+    tw_comm *comm[MOST_RANKS];
+    tw_reducer *red[MOST_RANKS];
+    uint64_t reported_wire, native_wire;
+    /* user memory, and what it must look like */
+    uint8_t *memory, *shadow;
+    size_t memory_bytes;
+    model m;
+    step_plan step;
+    rank_result result[MOST_RANKS];
+    bool failed;
+    char why[1024];
+} trial;
+
+/* Notes the first failure of a trial; returns false. */
+bool trial_fail(trial *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* draw.c, draw_rules.c, draw_step.c */
+void trial_draw(trial *t, uint64_t seed, int most_ranks);
+void trial_draw_rules(trial *t);
+void trial_describe(const trial *t);
+bool trial_draw_step(trial *t, uint32_t index); /* false: out of memory */
+void trial_free_step(trial *t);
+float trial_value(trial *t, const layer *l, uint64_t i);
+
+/* codec_model.c: written from the public description, sharing nothing with the library */
+float model_to_dtype(float x, tw_dtype t); /* rounded to it, as fp32 */
+uint16_t model_half_bits(float x, tw_dtype t); /* x is representable */
+/* What receivers decode of x; true if anything in it is not finite. */
+bool model_codec(const tw_spec *s, tw_dtype t, const float *x, uint32_t n, float *decoded);
+
+/* model.c, model_tile.c */
+bool model_create(trial *t);
+void model_free(trial *t);
+void model_step(trial *t);   /* computes; nothing is committed */
+void model_commit(trial *t, int rank); /* this rank's residuals; the shared parts with the first of them */
+void model_reset(trial *t);
+bool model_has_residual(const trial *t, uint32_t l, int rank);
+bool model_step_is_bad(const trial *t);
+void model_tile(trial *t, uint32_t l, uint64_t tile);
+void model_native(trial *t, uint32_t l, uint64_t tile);
+bool model_crosses(const trial *t); /* some SRA frame goes over the wire in this step */
+
+/* drive.c */
+bool drive_open(trial *t);
+void drive_close(trial *t);
+void drive_step(trial *t);
+
+/* check.c, check_numbers.c */
+bool check_memory(trial *t, int rank, tw_status how); /* how: what the rank's step returned */
+bool check_canaries(trial *t);
+bool check_residuals(trial *t, int rank);
+bool check_replicas(trial *t);
+bool check_ledger(trial *t);
+bool check_reports(trial *t);
+bool check_wire(trial *t);
+
+/* trial.c */
+bool trial_run(trial *t);
+/* tally.c: the distribution of what was tried */
+void tally_trial(const trial *t);
+void tally_step(const trial *t);
+void tally_print(void);
+
+#endif

@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The reducer's manners, over sim and local: bad input, order of calls, every allocation failing in turn, discard and
+ * reset, skipping and failing on NaN, memory estimate, requests, the progress thread. (tests/sim checks the values.) */
+#include "unit.h"
+#include <math.h>
+#include <pthread.h>
+#include <thinwire/experimental.h>
+
+enum { P = 3, N = 3 * 4096 + 17 };
+static const tw_layer layers[] = {TW_LAYER("net.weight", N), TW_LAYER("net.bias", 5)};
+
+typedef struct world {
+    tw_ctx *ctx;
+    tw_sim *sim;
+    tw_comm *comm[P];
+    tw_reducer *red[P];
+    float *in[P], *out[P];
+} world;
+
+static tw_status open_world(world *w, tw_ctx *ctx, const char *rules, const tw_reducer_config *cfg) {
+    tw_sim_config sc = TW_SIM_CONFIG_INIT;
+    const tw_layer *l[P] = {layers, layers, layers};
+    const char *t[P] = {rules, rules, rules};
+    const tw_reducer_config *c[P] = {cfg, cfg, cfg};
+    uint32_t n[P] = {2, 2, 2};
+    sc.ranks = P;
+    memset(w, 0, sizeof *w);
+    w->ctx = ctx;
+    tw_status s = tw_sim_create(ctx, &sc, &w->sim);
+    if (s >= 0)
+        s = tw_sim_comms(w->sim, ctx, w->comm);
+    if (s >= 0)
+        s = tw_sim_reducers(w->sim, w->comm, l, n, t, c, w->red);
+    for (int r = 0; r < P; r++) {
+        w->in[r] = malloc((N + 5) * sizeof(float));
+        w->out[r] = malloc((N + 5) * sizeof(float));
+        for (int i = 0; i < N + 5; i++) {
+            w->in[r][i] = sinf((float)(i * (r + 1)));
+            w->out[r][i] = 777.0f;
+        }
+    }
+    return s;
+}
+
+static void close_world(world *w) {
+    for (int r = 0; r < P; r++)
+        if (w->red[r])
+            CU_ASSERT_EQUAL(tw_reducer_destroy(w->red[r]), TW_OK);
+    for (int r = 0; r < P; r++) {
+        if (w->comm[r])
+            CU_ASSERT_EQUAL(tw_comm_destroy(w->comm[r]), TW_OK);
+        free(w->in[r]);
+        free(w->out[r]);
+    }
+    if (w->sim)
+        CU_ASSERT_EQUAL(tw_sim_destroy(w->sim), TW_OK);
+}
+
+/* A push that was refused for want of memory left everything as it was: it may be done again. */
+static tw_status push(world *w, int r, uint32_t layer) {
+    uint32_t at = layer ? N : 0;
+    tw_status s = tw_reducer_push(w->red[r], layer, w->in[r] + at, w->out[r] + at);
+    if (s != TW_ERR_NOMEM)
+        return s;
+    CU_ASSERT_EQUAL(tw_reducer_push(w->red[r], layer, w->in[r] + at, w->out[r] + at), TW_OK);
+    return s;
+}
+
+static void flush(world *w) {
+    for (int r = 0; r < P; r++)
+        CU_ASSERT_EQUAL(tw_reducer_flush(w->red[r]), TW_OK);
+}
+
+/* One step on all ranks; returns the worst status. */
+static tw_status step(world *w, uint64_t number, tw_report *rep) {
+    tw_status worst = TW_OK, s;
+    for (int r = 0; r < P; r++) {
+        s = tw_reducer_begin(w->red[r], number, NULL);
+        for (uint32_t l = 0; l < 2; l++)
+            if (s >= 0 || s == TW_ERR_NOMEM) {
+                tw_status one = push(w, r, l);
+                s = one < 0 ? one : s;
+            }
+        worst = s < worst ? s : worst;
+    }
+    for (int r = 0; r < P; r++) {
+        s = tw_reducer_end(w->red[r], rep ? &rep[r] : NULL);
+        worst = s < worst ? s : worst;
+    }
+    return worst;
+}
+
+static int outputs_are(const world *w, float value) {
+    for (int r = 0; r < P; r++)
+        for (int i = 0; i < N + 5; i++)
+            if (w->out[r][i] != value)
+                return 0;
+    return 1;
+}
+
+static int equal_outputs(const world *w) {
+    return !memcmp(w->out[0], w->out[1], (N + 5) * 4) && !memcmp(w->out[0], w->out[2], (N + 5) * 4);
+}
+
+static void get_residuals(const world *w, float *e) {
+    for (int r = 0; r < P; r++)
+        CU_ASSERT_EQUAL(tw_reducer_residual(w->red[r], 0, e + (size_t)r * N), TW_OK);
+}
+
+static void test_creation_errors(void) {
+    world w;
+    tw_reducer_config cfg = TW_REDUCER_CONFIG_INIT;
+    CU_ASSERT_EQUAL(open_world(&w, NULL, "*=onebitt", NULL), TW_ERR_ARG);
+    unit_has(tw_last_error(), "onebit");
+    close_world(&w);
+    CU_ASSERT_EQUAL(open_world(&w, NULL, "*=onebit:grup=256", NULL), TW_ERR_ARG);
+    unit_has(tw_last_error(), "group");
+    close_world(&w);
+    CU_ASSERT_EQUAL(open_world(&w, NULL, "*=none until x then onebit", NULL), TW_ERR_ARG);
+    close_world(&w);
+    CU_ASSERT_EQUAL(open_world(&w, NULL, "bias", NULL), TW_ERR_ARG);
+    unit_has(tw_last_error(), "PATTERN=SPEC");
+    close_world(&w);
+    cfg.tile = 100;
+    CU_ASSERT_EQUAL(open_world(&w, NULL, NULL, &cfg), TW_ERR_ARG);
+    close_world(&w);
+    cfg.tile = 0;
+    cfg.in_flight = 1;
+    CU_ASSERT_EQUAL(open_world(&w, NULL, NULL, &cfg), TW_ERR_ARG);
+    close_world(&w);
+    CU_ASSERT_EQUAL(tw_reducer_create(NULL, layers, 2, NULL, NULL, &w.red[0]), TW_ERR_ARG);
+}
+
+static void test_call_order(void) {
+    world w;
+    tw_step_args args = TW_STEP_ARGS_INIT;
+    CU_ASSERT_EQUAL(open_world(&w, NULL, "*=onebit+ef", NULL), TW_OK);
+    tw_reducer *r = w.red[0];
+    CU_ASSERT_EQUAL(tw_reducer_push(r, 0, w.in[0], w.out[0]), TW_ERR_ARG);
+    unit_has(tw_last_error(), "tw_reducer_begin");
+    CU_ASSERT_EQUAL(tw_reducer_end(r, NULL), TW_ERR_ARG);
+    CU_ASSERT_EQUAL(tw_reducer_discard(r), TW_ERR_ARG);
+    args.input_scale = 0.3f;
+    CU_ASSERT_EQUAL(tw_reducer_begin(r, 1, &args), TW_ERR_ARG);
+    unit_has(tw_last_error(), "power of two");
+    CU_ASSERT_EQUAL(step(&w, 5, NULL), TW_OK);
+    CU_ASSERT_EQUAL(tw_reducer_begin(r, 5, NULL), TW_ERR_ARG);
+    unit_has(tw_last_error(), "must grow");
+    for (int k = 0; k < P; k++)
+        CU_ASSERT_EQUAL(tw_reducer_begin(w.red[k], 6, NULL), TW_OK);
+    CU_ASSERT_EQUAL(tw_reducer_begin(r, 7, NULL), TW_ERR_ARG);
+    CU_ASSERT_EQUAL(tw_reducer_reset(r), TW_ERR_ARG);
+    CU_ASSERT_EQUAL(tw_reducer_push(r, 2, w.in[0], w.out[0]), TW_ERR_ARG);
+    CU_ASSERT_EQUAL(tw_reducer_push(r, 1, w.in[0] + N, w.out[0] + N), TW_OK);
+    CU_ASSERT_EQUAL(tw_reducer_push(r, 1, w.in[0] + N, w.out[0] + N), TW_ERR_ARG);
+    unit_has(tw_last_error(), "net.bias");
+    CU_ASSERT_EQUAL(tw_comm_destroy(w.comm[0]), TW_ERR_ARG);
+    flush(&w);
+    CU_ASSERT_EQUAL(tw_reducer_push(r, 0, w.in[0], w.out[0]), TW_ERR_ARG); /* too late */
+    for (int k = 0; k < P; k++)
+        CU_ASSERT_EQUAL(tw_reducer_end(w.red[k], NULL), TW_OK);
+    close_world(&w);
+}
+
+static void test_overlaps(void) {
+    world w;
+    CU_ASSERT_EQUAL(open_world(&w, NULL, "*=onebit+ef", NULL), TW_OK);
+    tw_reducer *r = w.red[0];
+    for (int k = 0; k < P; k++)
+        CU_ASSERT_EQUAL(tw_reducer_begin(w.red[k], 1, NULL), TW_OK);
+    CU_ASSERT_EQUAL(tw_reducer_push(r, 0, w.in[0], w.in[0] + 1), TW_ERR_ARG);
+    unit_has(tw_last_error(), "net.weight");
+    CU_ASSERT_EQUAL(tw_reducer_push(r, 0, w.in[0], w.out[0]), TW_OK);
+    CU_ASSERT_EQUAL(tw_reducer_push(r, 1, w.in[0] + N, w.out[0] + N - 1), TW_ERR_ARG);
+    unit_has(tw_last_error(), "overlap");
+    CU_ASSERT_EQUAL(tw_reducer_push(r, 1, w.in[0] + N, w.out[0] + N), TW_OK); /* as before the call */
+    flush(&w);
+    for (int k = 0; k < P; k++)
+        CU_ASSERT_EQUAL(tw_reducer_end(w.red[k], NULL), TW_OK);
+    CU_ASSERT_EQUAL(tw_reducer_begin(r, 2, NULL), TW_OK);
+    tw_piece bad[] = {TW_PIECE(0, 0, N, w.in[0], w.out[0]), TW_PIECE(1, 0, 5, w.in[0] + N, w.out[0] + 3)};
+    tw_piece gap[] = {TW_PIECE(0, 0, 100, w.in[0], w.out[0]), TW_PIECE(0, 200, N - 200, w.in[0] + 200, w.out[0] + 200)};
+    tw_piece cut[] = {TW_PIECE(0, 0, 100, w.in[0], w.out[0])};
+    tw_piece out[] = {TW_PIECE(0, 1, N, w.in[0], w.out[0])};
+    tw_piece half[] = {TW_PIECE(0, 0, 100, w.in[0], w.out[0]), TW_PIECE(0, 100, N - 100, NULL, w.out[0] + 100)};
+    CU_ASSERT_EQUAL(tw_reducer_post(r, bad, 2, NULL), TW_ERR_ARG);
+    CU_ASSERT_EQUAL(tw_reducer_post(r, gap, 2, NULL), TW_ERR_ARG);
+    unit_has(tw_last_error(), "gap");
+    CU_ASSERT_EQUAL(tw_reducer_post(r, cut, 1, NULL), TW_ERR_ARG);
+    CU_ASSERT_EQUAL(tw_reducer_post(r, out, 1, NULL), TW_ERR_ARG);
+    CU_ASSERT_EQUAL(tw_reducer_post(r, half, 2, NULL), TW_ERR_ARG);
+    CU_ASSERT_EQUAL(tw_reducer_post(r, NULL, 2, NULL), TW_ERR_ARG);
+    for (int k = 1; k < P; k++)
+        CU_ASSERT_EQUAL(tw_reducer_begin(w.red[k], 2, NULL), TW_OK);
+    flush(&w);
+    for (int k = 0; k < P; k++)
+        CU_ASSERT_EQUAL(tw_reducer_end(w.red[k], NULL), TW_OK); /* nothing pushed: all layers absent everywhere */
+    close_world(&w);
+}
+
+static void test_requests(void) {
+    world w;
+    tw_req *q[P] = {0}, *whole[P] = {0};
+    CU_ASSERT_EQUAL(open_world(&w, NULL, "*=onebit+ef", NULL), TW_OK);
+    for (int r = 0; r < P; r++) {
+        tw_piece a[] = {TW_PIECE(0, 8192, N - 8192, w.in[r] + 8192, w.out[r] + 8192)};
+        tw_piece b[] = {TW_PIECE(0, 0, 8192, w.in[r], w.out[r]), TW_PIECE(1, 0, 5, w.in[r] + N, w.out[r] + N)};
+        CU_ASSERT_EQUAL(tw_reducer_begin(w.red[r], 1, NULL), TW_OK);
+        CU_ASSERT_EQUAL(tw_reducer_post(w.red[r], a, 1, &q[r]), TW_OK);
+        CU_ASSERT_EQUAL(tw_reducer_post(w.red[r], b, 2, &whole[r]), TW_OK);
+    }
+    CU_ASSERT_EQUAL(tw_req_test(q[0]), TW_IN_PROGRESS);
+    CU_ASSERT_EQUAL(tw_req_free(whole[1]), TW_OK); /* its op goes on */
+    CU_ASSERT_EQUAL(tw_req_wait(q[0], 0), TW_OK);
+    for (int r = 0; r < P; r++)
+        CU_ASSERT_EQUAL(tw_reducer_end(w.red[r], NULL), TW_OK);
+    CU_ASSERT(equal_outputs(&w));
+    CU_ASSERT_EQUAL(tw_req_test(q[2]), TW_OK); /* outlives its step */
+    CU_ASSERT_EQUAL(tw_req_free(NULL), TW_OK);
+    for (int r = 0; r < P; r++) {
+        CU_ASSERT_EQUAL(tw_req_free(q[r]), TW_OK);
+        if (r != 1)
+            CU_ASSERT_EQUAL(tw_req_free(whole[r]), TW_OK);
+    }
+    close_world(&w);
+}
+
+static void test_discard_and_reset(void) {
+    world w;
+    float *before = malloc(P * N * sizeof(float)), *after = malloc(P * N * sizeof(float));
+    CU_ASSERT_EQUAL(open_world(&w, NULL, "*=onebit+ef", NULL), TW_OK);
+    CU_ASSERT_EQUAL(step(&w, 1, NULL), TW_OK);
+    get_residuals(&w, before);
+    for (int r = 0; r < P; r++) {
+        CU_ASSERT_EQUAL(tw_reducer_begin(w.red[r], 2, NULL), TW_OK);
+        CU_ASSERT_EQUAL(tw_reducer_push(w.red[r], 0, w.in[r], w.out[r]), TW_OK);
+    }
+    flush(&w);
+    for (int r = 0; r < P; r++)
+        CU_ASSERT_EQUAL(tw_reducer_discard(w.red[r]), TW_OK);
+    get_residuals(&w, after);
+    CU_ASSERT(!memcmp(before, after, P * N * sizeof(float)));
+    CU_ASSERT_EQUAL(step(&w, 3, NULL), TW_OK);
+    get_residuals(&w, after);
+    CU_ASSERT(memcmp(before, after, P * N * sizeof(float)) != 0);
+    for (int r = 0; r < P; r++)
+        CU_ASSERT_EQUAL(tw_reducer_reset(w.red[r]), TW_OK);
+    get_residuals(&w, after);
+    for (int i = 0; i < P * N; i++)
+        if (after[i] != 0) {
+            CU_FAIL("reset left a residual");
+            break;
+        }
+    CU_ASSERT_EQUAL(step(&w, 4, NULL), TW_OK);
+    CU_ASSERT_EQUAL(tw_reducer_reset(w.red[1]), TW_OK); /* alone */
+    CU_ASSERT(step(&w, 5, NULL) < 0);
+    close_world(&w);
+    free(before);
+    free(after);
+}
+
+static void test_nonfinite(void) {
+    for (int policy = TW_NONFINITE_PROPAGATE; policy <= TW_NONFINITE_ERROR; policy++) {
+        world w;
+        tw_report rep[P] = {TW_REPORT_INIT, TW_REPORT_INIT, TW_REPORT_INIT};
+        tw_reducer_config cfg = TW_REDUCER_CONFIG_INIT;
+        float *before = malloc(P * N * sizeof(float)), *after = malloc(P * N * sizeof(float));
+        cfg.nonfinite = (tw_nonfinite)policy;
+        CU_ASSERT_EQUAL(open_world(&w, NULL, "*=onebit+ef", &cfg), TW_OK);
+        CU_ASSERT_EQUAL(step(&w, 1, NULL), TW_OK);
+        get_residuals(&w, before);
+        for (int r = 0; r < P; r++)
+            for (int i = 0; i < N + 5; i++)
+                w.out[r][i] = 777.0f;
+        w.in[2][5000] = INFINITY;
+        tw_status s = step(&w, 2, rep);
+        get_residuals(&w, after);
+        CU_ASSERT_EQUAL(s, policy == TW_NONFINITE_ERROR ? TW_ERR_NONFINITE : TW_OK);
+        for (int r = 0; r < P; r++) {
+            CU_ASSERT_EQUAL(rep[r].bad_layer, 0);
+            CU_ASSERT_EQUAL(rep[r].bad_rank, 2);
+            CU_ASSERT_EQUAL(rep[r].verdict, policy == TW_NONFINITE_PROPAGATE ? TW_VERDICT_OK : TW_VERDICT_SKIPPED);
+        }
+        if (policy == TW_NONFINITE_PROPAGATE) {
+            CU_ASSERT(isnan(w.out[0][5000]) && isnan(w.out[1][4096]) && isfinite(w.out[0][4095]));
+            for (int r = 0; r < P; r++)
+                CU_ASSERT(!memcmp(before + r * N + 4096, after + r * N + 4096, 4096 * 4));
+        } else {
+            CU_ASSERT(outputs_are(&w, 777.0f));
+            CU_ASSERT(!memcmp(before, after, P * N * sizeof(float)));
+        }
+        w.in[2][5000] = 1;
+        CU_ASSERT_EQUAL(step(&w, 3, NULL), TW_OK);
+        CU_ASSERT(equal_outputs(&w) && isfinite(w.out[0][5000]));
+        close_world(&w);
+        free(before);
+        free(after);
+    }
+}
+
+/* ---- every allocation made to fail in turn ---- */
+
+static long allocations, live, fail_at;
+
+static void *counting_alloc(void *arg, size_t bytes, size_t align) {
+    (void)arg;
+    if (++allocations == fail_at)
+        return NULL;
+    live++;
+    return aligned_alloc(align, (bytes + align - 1) / align * align);
+}
+
+static void counting_release(void *arg, void *p) {
+    (void)arg;
+    live--;
+    free(p);
+}
+
+static void test_every_allocation_fails(void) {
+    tw_status s = TW_ERR_NOMEM;
+    long failures = 0;
+    for (fail_at = 1; s < 0 && fail_at < 5000; fail_at++) {
+        tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
+        tw_ctx *ctx = NULL;
+        world w = {0};
+        allocations = live = 0;
+        cfg.alloc = counting_alloc;
+        cfg.release = counting_release;
+        cfg.timeout_s = 0.5;
+        s = tw_ctx_create(&cfg, &ctx);
+        if (s >= 0) {
+            s = open_world(&w, ctx, "*.bias=none;*=onebit+ef", NULL);
+            if (s >= 0) {
+                s = step(&w, 1, NULL);
+                if (s < 0)
+                    CU_ASSERT(outputs_are(&w, 777.0f) || equal_outputs(&w));
+            }
+            close_world(&w);
+            CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
+        }
+        if (s < 0) {
+            CU_ASSERT(strlen(tw_last_error()) > 0);
+            failures++;
+        }
+        CU_ASSERT_EQUAL(live, 0);
+    }
+    printf("allocations made to fail: %ld\n", failures);
+    CU_ASSERT_EQUAL(s, TW_OK);
+    CU_ASSERT(failures > 50);
+    fail_at = 0;
+}
+
+/* Once a signature was used, a step allocates nothing. */
+static void test_hot_path_allocates_nothing(void) {
+    tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
+    tw_ctx *ctx = NULL;
+    world w;
+    fail_at = 0;
+    cfg.alloc = counting_alloc;
+    cfg.release = counting_release;
+    CU_ASSERT_EQUAL(tw_ctx_create(&cfg, &ctx), TW_OK);
+    CU_ASSERT_EQUAL(open_world(&w, ctx, "*=onebit+ef", NULL), TW_OK);
+    CU_ASSERT_EQUAL(step(&w, 1, NULL), TW_OK);
+    CU_ASSERT_EQUAL(step(&w, 2, NULL), TW_OK);
+    long before = allocations;
+    for (uint64_t k = 3; k < 10; k++)
+        CU_ASSERT_EQUAL(step(&w, k, NULL), TW_OK);
+    CU_ASSERT_EQUAL(allocations, before);
+    close_world(&w);
+    CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
+}
+
+static void test_memory_estimate(void) {
+    world w;
+    tw_memory guess = TW_MEMORY_INIT, now = TW_MEMORY_INIT;
+    CU_ASSERT_EQUAL(open_world(&w, NULL, "*=none until 3 then onebit+ef", NULL), TW_OK);
+    for (uint64_t k = 1; k < 6; k++)
+        CU_ASSERT_EQUAL(step(&w, k, NULL), TW_OK);
+    for (int r = 0; r < P; r++) {
+        CU_ASSERT_EQUAL(tw_reducer_estimate(r, P, layers, 2, "*=none until 3 then onebit+ef", NULL, &guess), TW_OK);
+        CU_ASSERT_EQUAL(tw_reducer_memory(w.red[r], &now), TW_OK);
+        CU_ASSERT_EQUAL(guess.state_bytes, now.state_bytes);
+        CU_ASSERT(guess.state_bytes >= 2ull * N * sizeof(float));
+        CU_ASSERT(guess.frame_bytes > 0 && now.frame_bytes >= guess.frame_bytes);
+    }
+    CU_ASSERT_EQUAL(tw_reducer_estimate(3, 3, layers, 2, NULL, NULL, &guess), TW_ERR_ARG);
+    close_world(&w);
+}
+
+/* ---- threads: local ranks with the library's progress thread ---- */
+
+static tw_comm *local[P];
+static float local_out[P][N];
+
+static void *local_main(void *arg) {
+    int r = (int)(intptr_t)arg;
+    tw_reducer *red = NULL;
+    float *g = malloc(N * sizeof *g);
+    long bad = tw_reducer_create(local[r], layers, 1, "*=onebit+ef", NULL, &red) < 0;
+    for (uint64_t k = 0; !bad && k < 8; k++) {
+        for (int i = 0; i < N; i++)
+            g[i] = cosf((float)(i + r * 31) + (float)k);
+        bad |= tw_reducer_begin(red, k, NULL) < 0;
+        bad |= tw_reducer_push(red, 0, g, local_out[r]) < 0;
+        bad |= tw_reducer_end(red, NULL) < 0;
+    }
+    bad |= tw_reducer_destroy(red) < 0;
+    free(g);
+    return (void *)(intptr_t)bad;
+}
+
+static void test_progress_thread(void) {
+    tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
+    tw_ctx *ctx = NULL;
+    pthread_t t[P];
+    cfg.progress = TW_PROGRESS_THREAD;
+    CU_ASSERT_EQUAL(tw_ctx_create(&cfg, &ctx), TW_OK);
+    CU_ASSERT_EQUAL(tw_comm_create_local(ctx, P, local), TW_OK);
+    for (intptr_t r = 0; r < P; r++)
+        CU_ASSERT_EQUAL(pthread_create(&t[r], NULL, local_main, (void *)r), 0);
+    for (int r = 0; r < P; r++) {
+        void *bad;
+        pthread_join(t[r], &bad);
+        CU_ASSERT_PTR_NULL(bad);
+    }
+    CU_ASSERT(!memcmp(local_out[0], local_out[1], sizeof local_out[0]));
+    CU_ASSERT(!memcmp(local_out[0], local_out[2], sizeof local_out[0]));
+    for (int r = 0; r < P; r++)
+        CU_ASSERT_EQUAL(tw_comm_destroy(local[r]), TW_OK);
+    CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
+}
+
+int main(void) {
+    static const unit_test tests[] = {
+        UNIT_TEST(test_creation_errors),   UNIT_TEST(test_call_order),
+        UNIT_TEST(test_overlaps),          UNIT_TEST(test_requests),
+        UNIT_TEST(test_discard_and_reset), UNIT_TEST(test_nonfinite),
+        UNIT_TEST(test_memory_estimate),   UNIT_TEST(test_every_allocation_fails),
+        UNIT_TEST(test_progress_thread),   UNIT_TEST(test_hot_path_allocates_nothing),
+    };
+    return unit_main("reducer", tests, UNIT_COUNT(tests));
+}
