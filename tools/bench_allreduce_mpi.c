@@ -37,7 +37,7 @@ static double mpi_now(ba_world *w) {
  * that MPI has for two bytes. */
 static double mpi_plain(ba_world *w, bool half, bool nonblocking, bool in_place, const void *in, void *out,
                         uint64_t bytes) {
-    uint64_t count = bytes / 4;
+    uint64_t count = bytes / (half ? 2 : 4);
     MPI_Datatype type = half ? MPI_SHORT : MPI_FLOAT;
     const void *from = in_place ? MPI_IN_PLACE : in;
     (void)w;

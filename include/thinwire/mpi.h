@@ -12,7 +12,7 @@ extern "C" {
 #endif
 
 /* Collective over comm, which is duplicated and stays the caller's. NULL ctx: the default one. MPI must be initialised.
- * POLL needs MPI_THREAD_FUNNELED, or SERIALIZED if several threads take turns; THREAD needs MPI_THREAD_MULTIPLE. Destroy
+ * POLL works with what MPI_Init gives (SERIALIZED if several threads take turns); THREAD needs MPI_THREAD_MULTIPLE. Destroy
  * it before MPI_Finalize; if MPI is finalised first, later calls fail with a sentence and destroy frees what it can. */
 TW_API tw_status tw_comm_create_mpi(tw_ctx *ctx, MPI_Comm comm, tw_comm **out);
 

@@ -5,9 +5,9 @@
  * What MPI cannot do, and so neither ABANDON nor DETECTS is claimed: a send cannot be cancelled, a dead peer is not
  * reported. close() takes back standing receives and frees the duplicated communicator only if nothing else was under
  * way; otherwise the requests are released and the communicator is leaked, and MPI goes on reading those buffers.
- * MPI_Finalize with a message above the eager limit (4 KiB in Open MPI's shared memory, 64 KiB over TCP, 16 KiB or so in
- * MPICH) that its peer never receives: see docs/design.md. */
-#include "core/core.h"
+ * MPI_Finalize with a message above the eager limit (4 KiB in Open MPI's shared memory, 64 KiB over TCP, 16 KiB or so
+ * in MPICH) that its peer never receives: see docs/design.md. */
+#include "transports/mpi_open.h"
 
 #include <limits.h>
 #include <pthread.h>
@@ -17,9 +17,9 @@
 #include <time.h>
 #include <thinwire/mpi.h>
 
-#define WINDOW       256 /* requests that one poll looks at */
-#define FIRST_SLOTS  256u
-#define CLOSE_TRIES  200 /* polls of close() that let small sends go out */
+#define WINDOW      256 /* requests that one poll looks at */
+#define FIRST_SLOTS 256u
+#define CLOSE_TRIES 200 /* polls of close() that let small sends go out */
 #ifndef TW_MPI_CHUNK
 #define TW_MPI_CHUNK (UINT64_C(1) << 30) /* values of one MPI_Iallreduce; tests make it small */
 #endif
@@ -30,7 +30,8 @@ typedef struct slot {
     uint64_t cookie;
     size_t room; /* of a receive; bytes of a native sum */
     kind kind;
-    uint32_t more; /* SUM: chunks of the same sum that were posted after this one */
+    tw_status status; /* SUM: of the chunks that are done already */
+    uint64_t sum;     /* SUM: its number */
 } slot;
 
 typedef struct transport {
@@ -41,12 +42,11 @@ typedef struct transport {
     MPI_Comm comm;
     int rank, size;
     uint32_t tag_most;
-    bool finalized, broken; /* broken: a collective is stuck in comm */
-    uint32_t pending, room, start;
+    bool finalized, broken;        /* broken: a collective is stuck in comm */
+    uint64_t pending, room, start; /* requests; where the next poll looks */
     MPI_Request *request;
     slot *slot;
-    uint32_t chunks_open;   /* of native sums */
-    tw_status sum_status;   /* worst of the chunks so far */
+    uint64_t sums;          /* native sums so far */
     int saved, saved_first; /* completions that did not fit into the last poll */
     tw_done done[WINDOW];
     int index[WINDOW];
@@ -101,7 +101,9 @@ static tw_status say_finalized(transport *t) {
     return say(t, TW_ERR_TRANSPORT, "MPI was finalized before the communicator was destroyed");
 }
 
-static const char *mpi_error(void *p) { return ((transport *)p)->error; }
+static const char *mpi_error(void *p) {
+    return ((transport *)p)->error;
+}
 
 /* ---- MPI_Finalize: it deletes the attributes of MPI_COMM_SELF first, while MPI still works ---- */
 
@@ -112,12 +114,12 @@ static int live_key = MPI_KEYVAL_INVALID;
 /* Takes back receives. True if something is left that MPI still works on. */
 static bool let_go(transport *t) {
     bool left = false;
-    for (uint32_t i = 0; i < t->pending; i++)
+    for (uint64_t i = 0; i < t->pending; i++)
         if (t->slot[i].kind == RECEIVE)
             MPI_Cancel(&t->request[i]);
     for (int tries = 0; tries < CLOSE_TRIES; tries++) {
         left = false;
-        for (uint32_t i = 0; i < t->pending; i++) {
+        for (uint64_t i = 0; i < t->pending; i++) {
             int flag = 1;
             if (t->request[i] != MPI_REQUEST_NULL && MPI_Test(&t->request[i], &flag, MPI_STATUS_IGNORE) != MPI_SUCCESS)
                 flag = 1;
@@ -126,7 +128,7 @@ static bool let_go(transport *t) {
         if (!left)
             break;
     }
-    for (uint32_t i = 0; i < t->pending; i++)
+    for (uint64_t i = 0; i < t->pending; i++)
         if (t->request[i] != MPI_REQUEST_NULL && t->slot[i].kind != SUM) /* MPI forbids it for collectives */
             MPI_Request_free(&t->request[i]);
     t->pending = 0;
@@ -156,7 +158,10 @@ static bool enlist(transport *t) {
     bool ok = true;
     if (live_key == MPI_KEYVAL_INVALID) {
         ok = MPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, at_finalize, &live_key, NULL) == MPI_SUCCESS;
-        ok = ok && MPI_Comm_set_attr(MPI_COMM_SELF, live_key, &live) == MPI_SUCCESS;
+        if (ok && MPI_Comm_set_attr(MPI_COMM_SELF, live_key, NULL) != MPI_SUCCESS) {
+            MPI_Comm_free_keyval(&live_key);
+            ok = false;
+        }
     }
     if (ok) {
         t->next = live;
@@ -188,12 +193,14 @@ static void delist(transport *t) {
 
 /* ---- transfers ---- */
 
-static tw_status grow(transport *t) {
-    if (t->pending < t->room)
+static tw_status reserve(transport *t, uint64_t more) {
+    uint64_t room = t->room == 0 ? FIRST_SLOTS : t->room;
+    if (t->pending + more <= t->room)
         return TW_OK;
-    uint32_t room = t->room == 0 ? FIRST_SLOTS : 2 * t->room;
-    MPI_Request *request = take_memory(t->ctx, (uint64_t)room * sizeof *request);
-    slot *slots = take_memory(t->ctx, (uint64_t)room * sizeof *slots);
+    while (room < t->pending + more)
+        room *= 2;
+    MPI_Request *request = take_memory(t->ctx, room * sizeof *request);
+    slot *slots = take_memory(t->ctx, room * sizeof *slots);
     if (request == NULL || slots == NULL) {
         give_memory(t->ctx, request);
         give_memory(t->ctx, slots);
@@ -211,8 +218,11 @@ static tw_status grow(transport *t) {
     return TW_OK;
 }
 
-/* Tag 0 stays itself; the others share what MPI has. Two transfers that are open at a time must not be tag_most apart. */
-static int tag_of(const transport *t, uint32_t tag) { return tag == 0 ? 0 : (int)(1 + (tag - 1) % t->tag_most); }
+/* Tag 0 stays itself; the others share what MPI has. Two transfers that are open at a time must not be tag_most apart.
+ */
+static int tag_of(const transport *t, uint32_t tag) {
+    return tag == 0 ? 0 : (int)(1 + (tag - 1) % t->tag_most);
+}
 
 static tw_status check_post(transport *t, const tw_xfer *x) {
     if (t->finalized)
@@ -220,8 +230,9 @@ static tw_status check_post(transport *t, const tw_xfer *x) {
     if (x->peer < 0 || x->peer >= t->size)
         return say(t, TW_ERR_ARG, "rank %d posted a transfer with rank %d of %d", t->rank, (int)x->peer, t->size);
     if (x->len > INT_MAX)
-        return say(t, TW_ERR_ARG, "rank %d posted a transfer of %zu bytes; MPI takes at most %d", t->rank, x->len, INT_MAX);
-    return grow(t);
+        return say(t, TW_ERR_ARG, "rank %d posted a transfer of %zu bytes; MPI takes at most %d", t->rank, x->len,
+                   INT_MAX);
+    return reserve(t, 1);
 }
 
 static tw_status mpi_post(void *p, const tw_xfer *x) {
@@ -238,7 +249,7 @@ static tw_status mpi_post(void *p, const tw_xfer *x) {
         else
             code = MPI_Isend(x->buf, len, MPI_BYTE, x->peer, tag, t->comm, q);
         if (code == MPI_SUCCESS)
-            t->slot[t->pending++] = (slot){x->cookie, x->len, x->is_send ? SEND : RECEIVE, 0};
+            t->slot[t->pending++] = (slot){x->cookie, x->len, x->is_send ? SEND : RECEIVE, TW_OK, 0};
         else
             s = say_mpi(t, x->is_send ? "MPI_Isend" : "MPI_Irecv", code);
     }
@@ -246,24 +257,320 @@ static tw_status mpi_post(void *p, const tw_xfer *x) {
     return s;
 }
 
-/* Chunks are posted in order, all at once; the sum is done when its last one is. On failure in the middle the earlier
- * chunks are under way in user memory: the transport is unusable afterwards. */
+static tw_status check_collective(transport *t) {
+    if (t->finalized)
+        return say_finalized(t);
+    return t->broken ? say(t, TW_ERR_TRANSPORT, "an earlier collective did not end") : TW_OK;
+}
+
+/* Chunks are posted in order, all at once; the sum is done when all of them are. If one cannot be posted, the earlier
+ * ones are under way in user memory: no sum is taken any more. */
 static tw_status mpi_native_sum(void *p, float *buf, uint64_t count, uint64_t cookie) {
     transport *t = p;
     uint64_t chunks = count == 0 ? 1 : tw_ceil_div(count, TW_MPI_CHUNK);
     pthread_mutex_lock(&t->lock);
-    tw_status s = t->finalized ? say_finalized(t) : t->broken ? say(t, TW_ERR_TRANSPORT, "an earlier collective is stuck") : TW_OK;
+    tw_status s = check_collective(t);
+    if (s == TW_OK)
+        s = reserve(t, chunks);
     for (uint64_t k = 0; k < chunks && s == TW_OK; k++) {
         uint64_t first = k * TW_MPI_CHUNK, n = count - first < TW_MPI_CHUNK ? count - first : TW_MPI_CHUNK;
-        s = grow(t);
-        if (s != TW_OK)
-            break;
-        int code = MPI_Iallreduce(MPI_IN_PLACE, buf + first, (int)n, MPI_FLOAT, MPI_SUM, t->comm, &t->request[t->pending]);
+        int code =
+            MPI_Iallreduce(MPI_IN_PLACE, buf + first, (int)n, MPI_FLOAT, MPI_SUM, t->comm, &t->request[t->pending]);
         if (code == MPI_SUCCESS)
-            t->slot[t->pending++] = (slot){cookie, (size_t)count * sizeof(float), SUM, (uint32_t)(chunks - 1 - k)};
+            t->slot[t->pending++] = (slot){cookie, (size_t)count * sizeof(float), SUM, TW_OK, t->sums};
         else
             s = say_mpi(t, "MPI_Iallreduce", code);
+        t->broken = s != TW_OK;
+    }
+    t->sums++;
+    pthread_mutex_unlock(&t->lock);
+    return s;
+}
+
+/* ---- completions ---- */
+
+/* The other chunks of a sum that are not done yet get its status. True if there are any. */
+static bool pass_on(transport *t, const slot *done) {
+    bool any = false;
+    for (uint64_t i = 0; i < t->pending; i++)
+        if (&t->slot[i] != done && t->slot[i].kind == SUM && t->slot[i].sum == done->sum) {
+            t->slot[i].status = done->status;
+            any = true;
+        }
+    return any;
+}
+
+static tw_done completion(transport *t, const slot *x, const MPI_Status *st, int code) {
+    tw_done d = {x->cookie, x->kind == SUM ? x->status : TW_OK, x->room};
+    int class = MPI_SUCCESS, count = 0;
+    if (code != MPI_SUCCESS)
+        MPI_Error_class(code, &class);
+    if (x->kind == RECEIVE) {
+        MPI_Get_count(st, MPI_BYTE, &count);
+        d.len = count < 0 ? 0 : (size_t)count;
+    }
+    if (class == MPI_ERR_TRUNCATE && x->kind == RECEIVE) {
+        d.status = TW_ERR_CORRUPT;
+        d.len = d.len > x->room ? d.len : x->room + 1; /* some MPIs do not tell the true length */
+        say(t, d.status, "rank %d received more than the %zu bytes that it had room for", t->rank, x->room);
+    } else if (class != MPI_SUCCESS) {
+        d.status = say_mpi(t, x->kind == SUM ? "MPI_Iallreduce" : x->kind == SEND ? "MPI_Isend" : "MPI_Irecv", code);
+    }
+    return d;
+}
+
+/* Asks MPI about up to WINDOW requests; what is done goes to t->done. */
+static tw_status test_window(transport *t) {
+    if (t->start >= t->pending)
+        t->start = 0;
+    uint64_t first = t->start, n = t->pending - first < WINDOW ? t->pending - first : WINDOW;
+    int count = 0;
+    int code = MPI_Testsome((int)n, t->request + first, &count, t->index, t->status);
+    if (code != MPI_SUCCESS && (count == MPI_UNDEFINED || count <= 0))
+        return say_mpi(t, "MPI_Testsome", code);
+    t->start += n;
+    t->saved = t->saved_first = 0;
+    for (int i = 0; i < count; i++) { /* MPI_UNDEFINED is negative */
+        uint64_t at = first + (uint64_t)t->index[i];
+        slot *x = &t->slot[at];
+        tw_done d = completion(t, x, &t->status[i], code == MPI_SUCCESS ? MPI_SUCCESS : t->status[i].MPI_ERROR);
+        bool last = true;
+        if (x->kind == SUM) {
+            x->status = d.status;
+            last = !pass_on(t, x);
+            x->kind = SEND; /* so that the other chunks of this batch do not count it */
+        }
+        if (last)
+            t->done[t->saved++] = d;
+        if (t->request[at] != MPI_REQUEST_NULL) /* it ended in an error */
+            MPI_Request_free(&t->request[at]);
+    }
+    for (uint64_t i = first + n; count > 0 && i-- > first;)
+        if (t->request[i] == MPI_REQUEST_NULL) {
+            t->pending--;
+            t->request[i] = t->request[t->pending];
+            t->slot[i] = t->slot[t->pending];
+        }
+    return TW_OK;
+}
+
+static int mpi_poll(void *p, tw_done *done, int cap) {
+    transport *t = p;
+    pthread_mutex_lock(&t->lock);
+    tw_status s = TW_OK;
+    int n = 0;
+    if (t->finalized)
+        s = say_finalized(t);
+    else if (t->saved == t->saved_first && t->pending > 0)
+        s = test_window(t);
+    while (s == TW_OK && n < cap && t->saved_first < t->saved)
+        done[n++] = t->done[t->saved_first++];
+    pthread_mutex_unlock(&t->lock);
+    return s == TW_OK ? n : (int)s;
+}
+
+/* ---- allgather ---- */
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* With a deadline: a rank that failed before it came here must not hang the others. What MPI works on is ours, because
+ * it cannot be taken back: after a deadline it is leaked. */
+static tw_status allgather_copy(transport *t, char *copy, void *all, size_t bytes) {
+    MPI_Request q;
+    size_t total = bytes * (size_t)t->size;
+    int code = MPI_Iallgather(copy + total, (int)bytes, MPI_BYTE, copy, (int)bytes, MPI_BYTE, t->comm, &q);
+    double end = seconds() + t->timeout_s;
+    for (int flag = 0; code == MPI_SUCCESS && !flag;) {
+        code = MPI_Test(&q, &flag, MPI_STATUS_IGNORE);
+        if (flag || code != MPI_SUCCESS)
+            break;
+        if (seconds() > end) {
+            t->broken = true;
+            return say(t, TW_ERR_TIMEOUT, "a rank did not come to an allgather within %g s", t->timeout_s);
+        }
+        sched_yield();
+    }
+    if (code != MPI_SUCCESS)
+        return say_mpi(t, "MPI_Iallgather", code);
+    memcpy(all, copy, total);
+    return TW_OK;
+}
+
+static tw_status mpi_oob_allgather(void *p, const void *mine, void *all, size_t bytes) {
+    transport *t = p;
+    pthread_mutex_lock(&t->lock);
+    tw_status s = check_collective(t);
+    if (s == TW_OK && bytes > INT_MAX)
+        s = say(t, TW_ERR_ARG, "an allgather of %zu bytes a rank; MPI takes at most %d", bytes, INT_MAX);
+    if (s == TW_OK && bytes > 0) {
+        char *copy = take_memory(t->ctx, (uint64_t)bytes * ((uint64_t)t->size + 1));
+        s = copy == NULL ? TW_ERR_NOMEM : TW_OK;
+        if (s == TW_OK) {
+            memcpy(copy + bytes * (size_t)t->size, mine, bytes);
+            s = allgather_copy(t, copy, all, bytes);
+        }
+        if (!t->broken)
+            give_memory(t->ctx, copy);
     }
     pthread_mutex_unlock(&t->lock);
+    return s;
+}
+
+/* ---- life ---- */
+
+static void release(transport *t) {
+    tw_ctx *own = t->own_ctx, *ctx = t->ctx;
+    pthread_mutex_destroy(&t->lock);
+    give_memory(ctx, t->request);
+    give_memory(ctx, t->slot);
+    give_memory(ctx, t);
+    if (own != NULL)
+        tw_ctx_destroy(own);
+}
+
+static void mpi_close(void *p) {
+    transport *t = p;
+    delist(t);
+    if (!t->finalized && !let_go(t) && !t->broken)
+        MPI_Comm_free(&t->comm);
+    release(t);
+}
+
+static const tw_transport_ops mpi_ops = {
+    .size = sizeof(tw_transport_ops),
+    .name = "mpi",
+    .oob_allgather = mpi_oob_allgather,
+    .post = mpi_post,
+    .poll = mpi_poll,
+    .close = mpi_close,
+    .native_sum = mpi_native_sum,
+    .error = mpi_error,
+};
+
+static tw_status make(tw_ctx *ctx, tw_ctx *own, transport **out) {
+    transport *t = take_memory(ctx, sizeof *t);
+    if (t == NULL)
+        return TW_ERR_NOMEM;
+    t->ctx = ctx;
+    t->own_ctx = own;
+    t->timeout_s = ctx->cfg.timeout_s;
+    t->comm = MPI_COMM_NULL;
+    pthread_mutex_init(&t->lock, NULL);
+    if (reserve(t, 1) != TW_OK) {
+        t->own_ctx = NULL; /* the caller's still */
+        release(t);
+        return TW_ERR_NOMEM;
+    }
+    *out = t;
+    return TW_OK;
+}
+
+/* What this rank can find out without the others. */
+static tw_status check_threads(const tw_ctx *ctx) {
+    int level = MPI_THREAD_SINGLE, is_main = 0;
+    bool thread = tw_ctx_progress(ctx) == TW_PROGRESS_THREAD;
+    MPI_Query_thread(&level);
+    MPI_Is_thread_main(&is_main);
+    if (thread && level < MPI_THREAD_MULTIPLE)
+        return fail(TW_ERR_UNSUPPORTED,
+                    "THREAD progress needs MPI_THREAD_MULTIPLE, which MPI_Init_thread did not give");
+    if (level < MPI_THREAD_SERIALIZED && !is_main)
+        return fail(TW_ERR_UNSUPPORTED, "below MPI_THREAD_SERIALIZED only the main thread may create a communicator");
+    return TW_OK;
+}
+
+/* All ranks learn of the worst status; each that did not fail itself says whose it was. */
+static tw_status agree(MPI_Comm comm, int rank, tw_status mine) {
+    int here[2] = {(int)mine, rank}, worst[2] = {0, 0};
+    if (MPI_Allreduce(here, worst, 1, MPI_2INT, MPI_MINLOC, comm) != MPI_SUCCESS)
+        return mine != TW_OK ? mine : fail(TW_ERR_TRANSPORT, "MPI_Allreduce failed while a communicator was created");
+    if (mine != TW_OK || worst[0] >= 0)
+        return mine;
+    return fail((tw_status)worst[0], "rank %d could not create the communicator: %s", worst[1],
+                tw_status_text((tw_status)worst[0]));
+}
+
+static tw_status check_comm(MPI_Comm comm) {
+    int yes = 0, inter = 0;
+    MPI_Initialized(&yes);
+    if (!yes)
+        return fail(TW_ERR_ARG, "tw_comm_create_mpi: MPI is not initialised; call MPI_Init_thread first");
+    MPI_Finalized(&yes);
+    if (yes)
+        return fail(TW_ERR_ARG, "tw_comm_create_mpi: MPI is finalized already");
+    if (comm == MPI_COMM_NULL)
+        return fail(TW_ERR_ARG, "tw_comm_create_mpi: the communicator is MPI_COMM_NULL");
+    MPI_Comm_test_inter(comm, &inter);
+    if (inter)
+        return fail(TW_ERR_ARG, "tw_comm_create_mpi: an intercommunicator; an intracommunicator is needed");
+    return TW_OK;
+}
+
+static void fill(transport *t, MPI_Comm comm) {
+    int *most = NULL, found = 0;
+    t->comm = comm;
+    MPI_Comm_rank(comm, &t->rank);
+    MPI_Comm_size(comm, &t->size);
+    MPI_Comm_get_attr(comm, MPI_TAG_UB, &most, &found);
+    t->tag_most = found && *most > 0 ? (uint32_t)*most : 32767; /* the least that MPI promises */
+}
+
+/* The part that may fail on one rank alone. */
+static tw_status open_here(tw_ctx *ctx, MPI_Comm dup, transport **t) {
+    tw_ctx *own = NULL;
+    tw_status s = check_threads(ctx);
+    if (s == TW_OK && ctx == NULL)
+        s = tw_ctx_create(NULL, &own); /* only for the memory of this file */
+    if (s == TW_OK)
+        s = make(ctx != NULL ? ctx : own, own, t);
+    if (s != TW_OK) {
+        tw_ctx_destroy(own);
+        return s;
+    }
+    fill(*t, dup);
+    return enlist(*t) ? TW_OK
+                      : fail(TW_ERR_TRANSPORT, "tw_comm_create_mpi: no attribute could be set on MPI_COMM_SELF");
+}
+
+tw_status tw_mpi_open(tw_ctx *ctx, const void *comm, const tw_transport_ops **ops, void **out, int *rank, int *size) {
+    const MPI_Comm *given = comm;
+    tw_status s = check_comm(*given);
+    if (s != TW_OK)
+        return s; /* the same on all ranks, or the others hang in MPI_Comm_dup as in any collective call */
+    MPI_Comm dup = MPI_COMM_NULL;
+    if (MPI_Comm_dup(*given, &dup) != MPI_SUCCESS)
+        return fail(TW_ERR_TRANSPORT, "tw_comm_create_mpi: MPI_Comm_dup failed");
+    transport *t = NULL;
+    MPI_Comm_set_errhandler(dup, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(dup, rank);
+    MPI_Comm_size(dup, size);
+    s = agree(dup, *rank, open_here(ctx, dup, &t));
+    if (s == TW_OK) {
+        *ops = &mpi_ops;
+        *out = t;
+    } else if (t != NULL) {
+        mpi_close(t);
+    } else {
+        MPI_Comm_free(&dup);
+    }
+    return s;
+}
+
+tw_status tw_comm_create_mpi(tw_ctx *ctx, MPI_Comm comm, tw_comm **out) {
+    const tw_transport_ops *ops;
+    void *t;
+    int rank, size;
+    if (out == NULL)
+        return fail(TW_ERR_ARG, "tw_comm_create_mpi: out is NULL");
+    tw_status s = tw_mpi_open(ctx, &comm, &ops, &t, &rank, &size);
+    if (s == TW_OK) {
+        s = tw_comm_create(ctx, ops, t, rank, size, out);
+        if (s != TW_OK)
+            ops->close(t);
+    }
     return s;
 }

@@ -103,7 +103,7 @@ typedef struct op_plan {
     part *part[MOST_PIECES];     /* [rank] */
     uint32_t npiece;
     bool native;
-    bool touches[MOST_LAYERS];   /* has values of this layer */
+    bool absent[MOST_LAYERS][MOST_RANKS];
     uint64_t first_tile[MOST_LAYERS], tiles[MOST_LAYERS];
 } op_plan;
 
@@ -112,8 +112,7 @@ typedef struct step_plan {
     uint32_t index;
     float scale[MOST_RANKS];
     bool discard, incomplete; /* incomplete: a layer is posted in part, which is refused */
-    bool absent[MOST_LAYERS][MOST_RANKS];
-    bool covered[MOST_LAYERS]; /* by the ops */
+    bool covered[MOST_LAYERS]; /* by some op */
     tw_spec spec[MOST_LAYERS];
     op_plan op[MOST_OPS];
     uint32_t nop, nan;
@@ -126,13 +125,14 @@ typedef struct model {
     float *out[MOST_LAYERS];                    /* this step's result as stored [count] */
     double *applied[MOST_LAYERS], *exact[MOST_LAYERS];
     uint8_t *bad[MOST_LAYERS]; /* tiles with NaN or Inf in this step */
-    uint8_t *skip[MOST_LAYERS]; /* tiles that no rank has, or no op covers */
+    uint8_t *away[MOST_LAYERS]; /* tiles that no rank has, or no op covers */
+    uint8_t *own[MOST_LAYERS];  /* owner of each tile */
     bool held[MOST_LAYERS][MOST_RANKS], kept[MOST_LAYERS][MOST_RANKS];
     bool used[MOST_LAYERS], native[MOST_LAYERS], lossy[MOST_LAYERS];
     double rho[MOST_LAYERS], rho_step[MOST_LAYERS]; /* of the ledger */
     uint64_t bad_ranks[MOST_LAYERS];                /* this step: who had NaN or Inf */
     bool op_bad[MOST_OPS];
-    float *dec; /* [MOST_TILE] and three more of scratch */
+    float *scratch; /* 4 tiles */
 } model;
 
 /* What a rank got from one step. */
@@ -201,12 +201,13 @@ bool model_codec(const tw_spec *s, tw_dtype t, const float *x, uint32_t n, float
 bool model_create(trial *t);
 void model_free(trial *t);
 void model_step(trial *t);   /* computes; nothing is committed */
-void model_commit(trial *t, int rank); /* this rank's residuals; the shared parts with the first of them */
+void model_commit(trial *t); /* what all ranks know; and every rank's residuals */
 void model_reset(trial *t);
-bool model_has_residual(const trial *t, uint32_t l, int rank);
+bool model_has_residual(const trial *t, uint32_t l, int rank); /* its residual takes part in this step */
 bool model_step_is_bad(const trial *t);
-void model_tile(trial *t, uint32_t l, uint64_t tile);
-void model_native(trial *t, uint32_t l, uint64_t tile);
+void model_tile(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
+void model_native(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
+bool model_op_is_native(const op_plan *op); /* and sums anything */
 bool model_crosses(const trial *t); /* some SRA frame goes over the wire in this step */
 
 /* drive.c */

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Random rules, their text, and who gets which. */
+#include "trial.h"
+#include <fnmatch.h>
+#include <stdio.h>
+#include <string.h>
+
+static tw_spec draw_spec(trial *t) {
+    tw_spec s = TW_SPEC_INIT;
+    rng *r = &t->rng;
+    uint64_t kind = rng_below(r, 10);
+    if (kind < 2) {
+        s.codec = TW_CODEC_NONE;
+    } else if (kind < 5) {
+        s.codec = TW_CODEC_CAST;
+        s.type = rng_chance(r, 50) ? TW_BF16 : TW_F16;
+    } else {
+        s.codec = TW_CODEC_ONEBIT;
+        s.scale = rng_chance(r, 65) ? TW_SCALE_MEAN : TW_SCALE_RMS;
+        s.group = 128;
+        while (s.group < t->rc.tile && rng_chance(r, 50))
+            s.group *= 2;
+    }
+    s.feedback = rng_chance(r, s.codec == TW_CODEC_NONE ? 30 : 70) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
+    return s;
+}
+
+static void write_spec(char *text, size_t room, const tw_spec *s) {
+    size_t at = strlen(text);
+    if (s->codec == TW_CODEC_NONE)
+        snprintf(text + at, room - at, "none");
+    else if (s->codec == TW_CODEC_CAST)
+        snprintf(text + at, room - at, "cast:type=%s", s->type == TW_F16 ? "fp16" : "bf16");
+    else
+        snprintf(text + at, room - at, "onebit:group=%u,scale=%s", s->group, s->scale == TW_SCALE_RMS ? "rms" : "mean");
+    at = strlen(text);
+    if (s->feedback == TW_FEEDBACK_EF)
+        snprintf(text + at, room - at, "+ef");
+}
+
+static void draw_patterns(trial *t, rule *u) {
+    static const char *const globs[] = {"*", "*.bias", "*norm*", "blk?.*", "*.w", "l[0-2]*", "*[!w]", "embed"};
+    u->npattern = (uint32_t)rng_range(&t->rng, 1, 3);
+    for (uint32_t i = 0; i < u->npattern; i++) {
+        bool exact = t->nlayer && rng_chance(&t->rng, 25);
+        const char *p = exact ? t->layer[rng_below(&t->rng, t->nlayer)].name : globs[rng_below(&t->rng, 8)];
+        snprintf(u->pattern[i], sizeof u->pattern[i], "%s", p);
+    }
+}
+
+static void draw_phases(trial *t, rule *u) {
+    uint64_t until = t->next_number;
+    u->nphase = rng_chance(&t->rng, 55) ? 1 : (uint32_t)rng_range(&t->rng, 2, MOST_PHASES);
+    for (uint32_t i = 0; i < u->nphase; i++) {
+        until += rng_range(&t->rng, 1, 4);
+        u->phase[i].spec = draw_spec(t);
+        u->phase[i].until = i + 1 < u->nphase ? until : UINT64_MAX;
+    }
+}
+
+static void write_rule(trial *t, const rule *u) {
+    char *text = t->rules;
+    size_t room = sizeof t->rules;
+    snprintf(text + strlen(text), room - strlen(text), "%s", *text ? "; " : "");
+    for (uint32_t i = 0; i < u->npattern; i++)
+        snprintf(text + strlen(text), room - strlen(text), "%s%s", i ? "|" : "", u->pattern[i]);
+    snprintf(text + strlen(text), room - strlen(text), "=");
+    for (uint32_t i = 0; i < u->nphase; i++) {
+        write_spec(text, room, &u->phase[i].spec);
+        if (i + 1 < u->nphase)
+            snprintf(text + strlen(text), room - strlen(text), " until %llu then ", (unsigned long long)u->phase[i].until);
+    }
+}
+
+static void assign(trial *t, layer *l) {
+    static const phase none = {TW_SPEC_INIT, UINT64_MAX};
+    l->phase = &none;
+    l->nphase = 1;
+    for (uint32_t i = 0; i < t->nrule; i++)
+        for (uint32_t k = 0; k < t->rule[i].npattern; k++)
+            if (fnmatch(t->rule[i].pattern[k], l->name, 0) == 0) {
+                l->phase = t->rule[i].phase;
+                l->nphase = t->rule[i].nphase;
+                return;
+            }
+}
+
+void trial_draw_rules(trial *t) {
+    t->rules[0] = 0;
+    t->nrule = rng_chance(&t->rng, 8) ? 0 : (uint32_t)rng_range(&t->rng, 1, MOST_RULES);
+    for (uint32_t i = 0; i < t->nrule; i++) {
+        rule *u = &t->rule[i];
+        draw_patterns(t, u);
+        if (i + 1 == t->nrule && rng_chance(&t->rng, 85))
+            snprintf(u->pattern[0], sizeof u->pattern[0], "*"); /* most layers meet a codec */
+        draw_phases(t, u);
+        write_rule(t, u);
+    }
+    for (uint32_t i = 0; i < t->nlayer; i++)
+        assign(t, &t->layer[i]);
+}

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The state beside the library's: residuals bit by bit, and in double what was applied and what would have been exact. */
+#include "trial.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool allocate(trial *t, uint32_t l) {
+    model *m = &t->m;
+    uint64_t n = t->layer[l].count + 1, all = n * (unsigned)t->ranks, tiles = t->layer[l].tiles + 1;
+    m->e[l] = calloc(all, sizeof(float));
+    m->e_new[l] = calloc(all, sizeof(float));
+    m->out[l] = calloc(n, sizeof(float));
+    m->applied[l] = calloc(n, sizeof(double));
+    m->exact[l] = calloc(n, sizeof(double));
+    m->bad[l] = calloc(tiles, 1);
+    m->away[l] = calloc(tiles, 1);
+    m->own[l] = calloc(tiles, 1);
+    return m->e[l] && m->e_new[l] && m->out[l] && m->applied[l] && m->exact[l] && m->bad[l] && m->away[l] && m->own[l];
+}
+
+bool model_create(trial *t) {
+    memset(&t->m, 0, sizeof t->m);
+    t->m.scratch = malloc(3 * MOST_TILE * sizeof(float));
+    bool ok = t->m.scratch != NULL;
+    for (uint32_t l = 0; l < t->nlayer; l++) {
+        ok = allocate(t, l) && ok;
+        for (uint64_t i = 0; ok && i < t->layer[l].tiles; i++)
+            t->m.own[l][i] = (uint8_t)tw_owner(t->layer[l].name, i, t->layer[l].tiles, t->ranks);
+    }
+    return ok;
+}
+
+void model_free(trial *t) {
+    model *m = &t->m;
+    for (uint32_t l = 0; l < t->nlayer; l++) {
+        free(m->e[l]);
+        free(m->e_new[l]);
+        free(m->out[l]);
+        free(m->applied[l]);
+        free(m->exact[l]);
+        free(m->bad[l]);
+        free(m->away[l]);
+        free(m->own[l]);
+    }
+    free(m->scratch);
+    memset(m, 0, sizeof *m);
+}
+
+void model_reset(trial *t) {
+    model *m = &t->m;
+    for (uint32_t l = 0; l < t->nlayer; l++) {
+        uint64_t n = t->layer[l].count;
+        memset(m->e[l], 0, n * (unsigned)t->ranks * sizeof(float));
+        memset(m->applied[l], 0, n * sizeof(double));
+        memset(m->exact[l], 0, n * sizeof(double));
+        memset(m->held[l], 0, sizeof m->held[l]);
+        m->used[l] = m->native[l] = m->lossy[l] = false;
+        m->rho[l] = 0;
+    }
+}
+
+bool model_has_residual(const trial *t, uint32_t l, int rank) {
+    return t->ranks > 1 && (t->step.spec[l].feedback == TW_FEEDBACK_EF || t->m.held[l][rank]);
+}
+
+bool model_op_is_native(const op_plan *op) {
+    bool any = false;
+    for (uint32_t k = 0; k < op->npiece; k++)
+        any = any || op->piece[k].count > 0;
+    return op->native && any;
+}
+
+bool model_step_is_bad(const trial *t) {
+    bool bad = false;
+    for (uint32_t i = 0; i < t->step.nop; i++)
+        bad = bad || t->m.op_bad[i];
+    return bad && t->rc.nonfinite != TW_NONFINITE_PROPAGATE;
+}
+
+bool model_crosses(const trial *t) {
+    bool any = false;
+    for (uint32_t i = 0; i < t->step.nop; i++)
+        for (uint32_t l = 0; l < t->nlayer; l++)
+            any = any || (!t->step.op[i].native && t->step.op[i].tiles[l] > 0);
+    return any && t->ranks > 1;
+}
+
+void model_step(trial *t) {
+    model *m = &t->m;
+    for (uint32_t l = 0; l < t->nlayer; l++) {
+        memset(m->bad[l], 0, t->layer[l].tiles);
+        memset(m->away[l], 1, t->layer[l].tiles);
+        memset(m->kept[l], 0, sizeof m->kept[l]);
+        m->bad_ranks[l] = 0;
+        m->rho_step[l] = 0;
+    }
+    for (uint32_t i = 0; i < t->step.nop; i++) {
+        const op_plan *op = &t->step.op[i];
+        m->op_bad[i] = false;
+        for (uint32_t l = 0; l < t->nlayer; l++)
+            for (uint64_t k = op->first_tile[l]; k < op->first_tile[l] + op->tiles[l]; k++) {
+                if (op->native)
+                    model_native(t, op, l, k);
+                else
+                    model_tile(t, op, l, k);
+                m->op_bad[i] = m->op_bad[i] || m->bad[l][k];
+            }
+    }
+}
+
+/* ---- commit ---- */
+
+/* What one tile adds to the two sums. Tiles with NaN are left out of both. */
+static void add_tile(trial *t, const op_plan *op, uint32_t l, uint64_t tile) {
+    const layer *y = &t->layer[l];
+    uint64_t first = tile * t->rc.tile, end = first + t->rc.tile < y->count ? first + t->rc.tile : y->count;
+    if (t->m.bad[l][tile] || t->m.away[l][tile])
+        return;
+    for (uint64_t i = first; i < end; i++) {
+        double sum = 0;
+        for (int r = 0; r < t->ranks; r++)
+            if (!op->absent[l][r])
+                sum += (double)t->step.g[l][(uint64_t)r * y->count + i] * t->step.scale[r];
+        t->m.exact[l][i] += t->rc.redop == TW_AVG ? sum / t->ranks : sum;
+        t->m.applied[l][i] += (double)t->m.out[l][i];
+    }
+}
+
+static void commit_layer(trial *t, uint32_t l) {
+    model *m = &t->m;
+    const tw_spec *s = &t->step.spec[l];
+    bool ef = s->feedback == TW_FEEDBACK_EF;
+    for (int r = 0; r < t->ranks; r++) {
+        uint64_t at = (uint64_t)r * t->layer[l].count;
+        if (!model_has_residual(t, l, r))
+            continue;
+        memcpy(m->e[l] + at, m->e_new[l] + at, t->layer[l].count * sizeof(float));
+        m->held[l][r] = ef || m->kept[l][r];
+    }
+    m->used[l] = m->used[l] || ef;
+    m->rho[l] += m->rho_step[l];
+    if ((!ef || t->ranks == 1) && (s->codec != TW_CODEC_NONE || t->layer[l].dtype != TW_F32))
+        m->lossy[l] = true;
+}
+
+void model_commit(trial *t) {
+    bool touched[MOST_LAYERS] = {false};
+    for (uint32_t i = 0; i < t->step.nop; i++) {
+        const op_plan *op = &t->step.op[i];
+        for (uint32_t l = 0; l < t->nlayer; l++)
+            for (uint64_t k = op->first_tile[l]; k < op->first_tile[l] + op->tiles[l]; k++)
+                add_tile(t, op, l, k);
+        for (uint32_t k = 0; k < op->npiece; k++) {
+            touched[op->piece[k].layer] = true;
+            if (model_op_is_native(op))
+                t->m.native[op->piece[k].layer] = true;
+        }
+    }
+    for (uint32_t l = 0; l < t->nlayer; l++)
+        if (touched[l])
+            commit_layer(t, l);
+}
