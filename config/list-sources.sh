@@ -33,21 +33,35 @@ files src '*.c' '*.h' | sed -n '/^src\/transports\/mpi/p' | list tw_mpi_sources
 files include '*.h' | sed '/\/mpi\.h$/d' | list tw_public_headers
 for f in tools/thinwire-bench.c tools/bench_*.[ch]; do if [ -f "$f" ]; then echo "$f"; fi; done | list tw_bench_sources
 for f in tools/thinwire-info.c tools/info_*.[ch]; do if [ -f "$f" ]; then echo "$f"; fi; done | list tw_info_sources
-for f in tools/thinwire-*; do
-    case $f in *.c | *.in) ;; *) if [ -f "$f" ]; then echo "$f"; fi ;; esac
-done | list tw_scripts
 files man '*.1' '*.3' '*.7' | list tw_man_pages
 for f in README.md LICENSE docs/*.md; do if [ -f "$f" ]; then echo "$f"; fi; done | list tw_docs
 files examples '*' | list tw_examples
 
-# Every C file below tests/ with a main() is a program; the others are helpers that all programs of that kind may use.
-programs=$(files tests '*.c' | sed '/^tests\/mpi\//d' | while read -r f; do if has_main "$f"; then echo "${f%.c}"; fi; done)
-mpi_programs=$(files tests/mpi '*.c' | while read -r f; do if has_main "$f"; then echo "${f%.c}"; fi; done)
+# Every C file below tests/ with a main() is a program; the others are helpers that the programs of their folder may use.
+with_main() { while read -r f; do if has_main "$f"; then echo "$f"; fi; done; }
+without_main() { while read -r f; do if ! has_main "$f"; then echo "$f"; fi; done; }
+
+programs=$(files tests '*.c' | sed '/^tests\/mpi\//d' | with_main | sed 's/\.c$//')
+mpi_programs=$(files tests/mpi '*.c' | with_main | sed 's/\.c$//')
 echo "$programs" | sed '/^$/d' | list tw_test_programs
 echo "$mpi_programs" | sed '/^$/d' | list tw_mpi_test_programs
-files tests '*.c' '*.h' '*.inc' | sed '/^tests\/mpi\//d' |
-    while read -r f; do if ! has_main "$f"; then echo "$f"; fi; done | list tw_test_helpers
-files tests/mpi '*.c' '*.h' | while read -r f; do if ! has_main "$f"; then echo "$f"; fi; done | list tw_mpi_test_helpers
+helper_libraries=
+for folder in tests/*/; do
+    folder=${folder%/}
+    if [ "$folder" = tests/mpi ] || [ -z "$(files "$folder" '*.c' | without_main)" ]; then continue; fi
+    v=libtw_$(variable "$folder")_la
+    helper_libraries="$helper_libraries libtw_$(variable "$folder").la"
+    files "$folder" '*.c' | without_main | list "${v}_SOURCES"
+    # shellcheck disable=SC2016 # for make to expand
+    printf '%s_CFLAGS = $(AM_CFLAGS) $(CUNIT_CFLAGS)\n\n' "$v"
+    for p in $programs; do
+        # shellcheck disable=SC2016
+        case $p in "$folder"/*) printf '%s_LDADD = %s $(LDADD)\n\n' "$(variable "$p")" "${v%_la}.la" ;; esac
+    done
+done
+echo "tw_test_libraries =$helper_libraries"
+echo
+files tests/mpi '*.c' | without_main | list tw_mpi_test_helpers
 for p in $mpi_programs examples/first; do
     [ -f "$p.c" ] || continue
     v=$(variable "$p")
@@ -56,9 +70,9 @@ for p in $mpi_programs examples/first; do
 done
 if [ -f examples/first.c ]; then echo examples/first; fi | list tw_first
 
-files tests/scripts 'rule-*.sh' | list tw_rule_tests
+files tests/scripts 'rule-*.sh' 'add-a-codec.sh' | list tw_rule_tests
 {
-    files tests '*' | sed '/\.[ch]$/d'
+    files tests '*' | sed '/\.c$/d'
     files bench '*'
     files docs '*' | sed '/^docs\/[^\/]*\.md$/d'
     files config '*' | sed '/^config\/auto\//d'

@@ -23,7 +23,7 @@ AC_DEFUN([TW_C11], [
 AC_DEFUN([TW_WARNINGS], [
     AC_ARG_ENABLE([werror], [AS_HELP_STRING([--enable-werror], [warnings are errors (CI)])], [], [enable_werror=no])
     TW_WARN_CFLAGS=
-    m4_foreach_w([tw_flag], [-Wall -Wextra -Wpedantic -Wshadow -Wpointer-arith -Wstrict-prototypes
+    m4_foreach_w([tw_flag], [-Wall -Wextra -Wpedantic -Wshadow=local -Wpointer-arith -Wstrict-prototypes
         -Wmissing-prototypes -Wmissing-declarations -Wold-style-definition -Wwrite-strings -Wundef -Wvla -Wformat=2
         -Wno-missing-field-initializers -Wno-psabi],
         [TW_TRY_CFLAG([TW_WARN_CFLAGS], tw_flag)])

@@ -8,7 +8,7 @@
 
 #ifdef HAVE_MPI
 
-#include <limits.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <thinwire/mpi.h>
@@ -18,9 +18,23 @@ static void mpi_barrier(ba_world *w) {
     MPI_Barrier(MPI_COMM_WORLD);
 }
 
+/* After a failure here the others may never come: a rank that is gone must not turn a sentence into a hang. */
+static void give_up(const ba_world *w) {
+    fprintf(stderr, "thinwire-bench allreduce: %s; the other ranks do not answer: ending by MPI_Abort\n", w->sentence);
+    fflush(NULL);
+    MPI_Abort(MPI_COMM_WORLD, BC_EXIT_FAILED);
+}
+
 static void mpi_fold(ba_world *w, ba_fold how, double *v, int n) {
-    (void)w;
-    MPI_Allreduce(MPI_IN_PLACE, v, n, MPI_DOUBLE, how == BA_SUM ? MPI_SUM : MPI_MAX, MPI_COMM_WORLD);
+    double patience = 10 + (w->cfg->timeout_s > 0 ? w->cfg->timeout_s : 120), until = bc_now() + patience;
+    MPI_Request q;
+    int done = 0;
+    MPI_Iallreduce(MPI_IN_PLACE, v, n, MPI_DOUBLE, how == BA_SUM ? MPI_SUM : MPI_MAX, MPI_COMM_WORLD, &q);
+    while (MPI_Test(&q, &done, MPI_STATUS_IGNORE) == MPI_SUCCESS && !done) {
+        if (w->failure < 0 && bc_now() > until)
+            give_up(w);
+        sched_yield();
+    }
 }
 
 static void mpi_share(ba_world *w, int from, char *text) {

@@ -65,9 +65,9 @@ static const bc_opt options[] = {
     {O_RANKS, 0, "ranks", "N", "ranks of local and sim (default 4)"},
     {O_RATE, 0, "rate", "BITS",
      "payload a port carries each way, as 958mbit: prints the wire limit, and a time under\n"
-     "it is an error (default: THINWIRE_NETLAB_GOODPUT); sim: the link's rate"},
+     "it is an error (default: what thinwire-netlab measured); sim: the link's rate"},
     {O_BURST, 0, "burst", "SIZE",
-     "bytes that pass a port unshaped (default: THINWIRE_NETLAB_BURST, else 0.5 ms of the\n"
+     "bytes that pass a port unshaped (default: thinwire-netlab's, else 0.5 ms of the\n"
      "rate and at least 32 kB; sim: 0)"},
     {O_LATENCY, 0, "latency", "SECONDS", "sim: of a frame (default 20e-6)"},
     {O_JITTER, 0, "jitter", "SECONDS", "sim: added to it, uniform (default 0)"},
@@ -293,13 +293,18 @@ static bool launched(int *rank) {
     return false;
 }
 
+/* What thinwire-netlab says about its links: goodput in bytes a second, burst in bytes. */
 static bool from_environment(const bc_args *a, ba_config *c) {
     const char *goodput = getenv("THINWIRE_NETLAB_GOODPUT"), *burst = getenv("THINWIRE_NETLAB_BURST");
     uint64_t bytes;
+    double v;
     if (c->transport != BA_MPI)
         return true;
-    if (c->goodput_bits <= 0 && goodput && *goodput && !rate(a, "THINWIRE_NETLAB_GOODPUT", goodput, &c->goodput_bits))
-        return false;
+    if (c->goodput_bits <= 0 && goodput && *goodput) {
+        if (!real(a, "THINWIRE_NETLAB_GOODPUT", goodput, &v))
+            return false;
+        c->goodput_bits = 8 * v;
+    }
     if (c->burst_bytes < 0 && burst && *burst) {
         if (!size(a, "THINWIRE_NETLAB_BURST", burst, 1u << 30, &bytes))
             return false;

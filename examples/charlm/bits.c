@@ -9,8 +9,7 @@
 void (*fail_hook)(int status);
 int fail_silent;
 
-_Noreturn void fail(int status, const char *format, ...)
-{
+_Noreturn void fail(int status, const char *format, ...) {
     char line[1024];
     va_list args;
     va_start(args, format);
@@ -23,8 +22,7 @@ _Noreturn void fail(int status, const char *format, ...)
     exit(status);
 }
 
-void *need(size_t bytes)
-{
+void *need(size_t bytes) {
     size_t room = (bytes + 63) / 64 * 64;
     void *p = aligned_alloc(64, room ? room : 64);
     if (!p)
@@ -39,8 +37,12 @@ void *need(size_t bytes)
 #define P4 0x85ebca77c2b2ae63u
 #define P5 0x27d4eb2f165667c5u
 
-static uint64_t rotl(uint64_t x, int by) { return x << by | x >> (64 - by); }
-static uint64_t mix(uint64_t acc, uint64_t word) { return rotl(acc + word * P2, 31) * P1; }
+static uint64_t rotl(uint64_t x, int by) {
+    return x << by | x >> (64 - by);
+}
+static uint64_t mix(uint64_t acc, uint64_t word) {
+    return rotl(acc + word * P2, 31) * P1;
+}
 
 static uint64_t word(const unsigned char *p, int bytes) /* little endian on any machine */
 {
@@ -50,8 +52,7 @@ static uint64_t word(const unsigned char *p, int bytes) /* little endian on any 
     return w;
 }
 
-uint64_t xxh64(const void *data, size_t bytes, uint64_t seed)
-{
+uint64_t xxh64(const void *data, size_t bytes, uint64_t seed) {
     const unsigned char *p = data, *end = p + bytes;
     uint64_t h = seed + P5;
     if (bytes >= 32) {

@@ -8,8 +8,7 @@
 #include <stdint.h>
 #include <time.h>
 
-static inline double now_s(void)
-{
+static inline double now_s(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
@@ -23,13 +22,12 @@ static inline uint64_t rng_mix(uint64_t x) /* the finaliser of splitmix64 */
 }
 
 /* Number i of a stream of a seed: no state, so ranks, threads and restarts cannot change what is drawn. */
-static inline uint64_t rng_u64(uint64_t seed, uint64_t stream, uint64_t i)
-{
-    return rng_mix(rng_mix(rng_mix(seed + 0x9e3779b97f4a7c15u) + stream * 0xd1342543de82ef95u) + i * 0x9e3779b97f4a7c15u);
+static inline uint64_t rng_u64(uint64_t seed, uint64_t stream, uint64_t i) {
+    return rng_mix(rng_mix(rng_mix(seed + 0x9e3779b97f4a7c15u) + stream * 0xd1342543de82ef95u) +
+                   i * 0x9e3779b97f4a7c15u);
 }
 
-static inline float rng_uniform(uint64_t seed, uint64_t stream, uint64_t i, float half_width)
-{
+static inline float rng_uniform(uint64_t seed, uint64_t stream, uint64_t i, float half_width) {
     return ((float)(rng_u64(seed, stream, i) >> 40) * (1.0f / 8388608.0f) - 1.0f) * half_width;
 }
 

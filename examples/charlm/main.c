@@ -23,8 +23,7 @@ typedef struct thread {
 } thread;
 
 /* mpirun's rank of this process before MPI_Init, or NULL: usage errors are said once, by rank 0. */
-static const char *launcher_rank(void)
-{
+static const char *launcher_rank(void) {
     const char *names[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"};
     for (int i = 0; i < 3; i++)
         if (getenv(names[i]))
@@ -32,16 +31,16 @@ static const char *launcher_rank(void)
     return NULL;
 }
 
-static void abort_mpi(int status) { MPI_Abort(MPI_COMM_WORLD, status); }
+static void abort_mpi(int status) {
+    MPI_Abort(MPI_COMM_WORLD, status);
+}
 
-static void need_ok(tw_status s, const char *what)
-{
+static void need_ok(tw_status s, const char *what) {
     if (s < 0)
         fail(1, "%s: %s (%s)", what, tw_last_error(), tw_status_name(s));
 }
 
-static tw_ctx *make_ctx(const options *o)
-{
+static tw_ctx *make_ctx(const options *o) {
     tw_ctx_config config = TW_CTX_CONFIG_INIT;
     tw_ctx *ctx;
     config.progress = o->progress == PROGRESS_THREAD ? TW_PROGRESS_THREAD : TW_PROGRESS_POLL;
@@ -49,10 +48,10 @@ static tw_ctx *make_ctx(const options *o)
     return ctx;
 }
 
-static int finish(const options *o, const text *t, const result *r, const char *transport)
-{
+static int finish(const options *o, const text *t, const result *r, const char *transport) {
     if (r->diverged_at) {
-        fprintf(stderr, "charlm: training diverged before step %d: the held-out loss is no finite number; try a smaller --lr\n",
+        fprintf(stderr,
+                "charlm: training diverged before step %d: the held-out loss is no finite number; try a smaller --lr\n",
                 r->diverged_at);
         return 1;
     }
@@ -64,15 +63,13 @@ static int finish(const options *o, const text *t, const result *r, const char *
     return r->identical ? 0 : 1;
 }
 
-static void *run_thread(void *arg)
-{
+static void *run_thread(void *arg) {
     thread *me = arg;
     train(me->o, me->t, me->comm, &me->r);
     return NULL;
 }
 
-static int run_local(const options *o, const text *t)
-{
+static int run_local(const options *o, const text *t) {
     tw_ctx *ctx = make_ctx(o);
     int n = o->ranks;
     tw_comm **comms = need((size_t)n * sizeof *comms);
@@ -95,8 +92,7 @@ static int run_local(const options *o, const text *t)
     return status;
 }
 
-static int run_mpi(const options *o, const text *t, int *argc, char ***argv)
-{
+static int run_mpi(const options *o, const text *t, int *argc, char ***argv) {
     int wanted = o->progress == PROGRESS_THREAD ? MPI_THREAD_MULTIPLE : MPI_THREAD_FUNNELED, given, status;
     MPI_Init_thread(argc, argv, wanted, &given);
     fail_hook = abort_mpi;
@@ -115,8 +111,7 @@ static int run_mpi(const options *o, const text *t, int *argc, char ***argv)
     return status;
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     options o;
     text t;
     const char *rank = launcher_rank();

@@ -7,19 +7,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const layer_name[LAYERS] = {"embed",     "hidden1.weight", "hidden1.bias", "hidden2.weight",
+const char *const layer_name[LAYERS] = {"embed",        "hidden1.weight", "hidden1.bias", "hidden2.weight",
                                         "hidden2.bias", "out.weight",     "out.bias"};
 
-size_t model_parameters(const model *m)
-{
+size_t model_parameters(const model *m) {
     size_t n = 0;
     for (int l = 0; l < LAYERS; l++)
         n += m->count[l];
     return n;
 }
 
-static void init_weights(model *m, uint64_t seed)
-{
+static void init_weights(model *m, uint64_t seed) {
     float width[LAYERS] = {0}; /* biases start at 0 */
     width[EMBED] = sqrtf(3.0f);
     width[H1_WEIGHT] = sqrtf(6.0f / (float)(m->context * m->embed));
@@ -30,8 +28,7 @@ static void init_weights(model *m, uint64_t seed)
             m->w[l][i] = rng_uniform(seed, (uint64_t)l, i, width[l]);
 }
 
-void model_create(model *m, int context, int embed, int hidden, int room, uint64_t seed)
-{
+void model_create(model *m, int context, int embed, int hidden, int room, uint64_t seed) {
     size_t in = (size_t)context * (size_t)embed, h = (size_t)hidden, n = (size_t)room;
     *m = (model){.context = context, .embed = embed, .hidden = hidden, .room = room};
     m->count[EMBED] = BYTES * (size_t)embed;
@@ -49,8 +46,7 @@ void model_create(model *m, int context, int embed, int hidden, int room, uint64
     init_weights(m, seed);
 }
 
-void model_free(model *m)
-{
+void model_free(model *m) {
     for (int l = 0; l < LAYERS; l++)
         free(m->w[l]), free(m->grad[l]);
     free(m->x), free(m->dx), free(m->h1), free(m->dh1), free(m->h2), free(m->dh2), free(m->p);
@@ -58,21 +54,20 @@ void model_free(model *m)
 
 /* Weights are [to][from]: what one output learns lies together, and so shares a scale where a codec has one per group.
  * out[n][to] = in[n][from] weight^T + bias */
-static void linear(float *out, const float *in, const float *weight, const float *bias, int n, int from, int to)
-{
+static void linear(float *out, const float *in, const float *weight, const float *bias, int n, int from, int to) {
     for (int i = 0; i < n; i++)
         memcpy(out + (size_t)i * (size_t)to, bias, (size_t)to * sizeof(float));
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, to, from, 1, in, from, weight, from, 1, out, to);
 }
 
-static void relu(float *x, size_t n)
-{
+/* Softsign, x / (1 + |x|): bounded, so no weight's gradient towers over its neighbours', which is what shared scales
+ * ask for; and plain arithmetic, so every machine computes the same bits. */
+static void activate(float *x, size_t n) {
     for (size_t i = 0; i < n; i++)
-        x[i] = x[i] > 0 ? x[i] : 0;
+        x[i] /= 1 + fabsf(x[i]);
 }
 
-static double softmax(float *p, unsigned char right)
-{
+static double softmax(float *p, unsigned char right) {
     float top = p[0], sum = 0;
     for (int i = 1; i < BYTES; i++)
         top = p[i] > top ? p[i] : top;
@@ -84,8 +79,7 @@ static double softmax(float *p, unsigned char right)
     return loss + log((double)sum);
 }
 
-double model_forward(model *m, const unsigned char *const *sample, int n)
-{
+double model_forward(model *m, const unsigned char *const *sample, int n) {
     int in = m->context * m->embed, h = m->hidden;
     size_t width = (size_t)m->embed;
     double loss = 0;
@@ -94,9 +88,9 @@ double model_forward(model *m, const unsigned char *const *sample, int n)
             memcpy(m->x + (size_t)i * (size_t)in + (size_t)c * width, m->w[EMBED] + sample[i][c] * width,
                    width * sizeof(float));
     linear(m->h1, m->x, m->w[H1_WEIGHT], m->w[H1_BIAS], n, in, h);
-    relu(m->h1, (size_t)n * (size_t)h);
+    activate(m->h1, (size_t)n * (size_t)h);
     linear(m->h2, m->h1, m->w[H2_WEIGHT], m->w[H2_BIAS], n, h, h);
-    relu(m->h2, (size_t)n * (size_t)h);
+    activate(m->h2, (size_t)n * (size_t)h);
     linear(m->p, m->h2, m->w[OUT_WEIGHT], m->w[OUT_BIAS], n, h, BYTES);
     for (int i = 0; i < n; i++)
         loss += softmax(m->p + (size_t)i * BYTES, sample[i][m->context]);
@@ -104,8 +98,7 @@ double model_forward(model *m, const unsigned char *const *sample, int n)
 }
 
 /* weight gradient = dout^T in; bias gradient = sum of dout */
-static void linear_grad(float *gw, float *gb, const float *in, const float *dout, int n, int from, int to)
-{
+static void linear_grad(float *gw, float *gb, const float *in, const float *dout, int n, int from, int to) {
     cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, to, from, n, 1, dout, to, in, from, 0, gw, from);
     memset(gb, 0, (size_t)to * sizeof(float));
     for (int i = 0; i < n; i++)
@@ -113,19 +106,16 @@ static void linear_grad(float *gw, float *gb, const float *in, const float *dout
             gb[j] += dout[(size_t)i * (size_t)to + (size_t)j];
 }
 
-static void input_grad(float *din, const float *dout, const float *weight, int n, int from, int to)
-{
+static void input_grad(float *din, const float *dout, const float *weight, int n, int from, int to) {
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n, from, to, 1, dout, to, weight, from, 0, din, from);
 }
 
-static void relu_grad(float *d, const float *activation, size_t n)
-{
+static void activate_grad(float *d, const float *activation, size_t n) {
     for (size_t i = 0; i < n; i++)
-        d[i] = activation[i] > 0 ? d[i] : 0;
+        d[i] *= (1 - fabsf(activation[i])) * (1 - fabsf(activation[i]));
 }
 
-static void embed_grad(model *m, const unsigned char *const *sample, int n)
-{
+static void embed_grad(model *m, const unsigned char *const *sample, int n) {
     size_t width = (size_t)m->embed;
     const float *d = m->dx;
     memset(m->grad[EMBED], 0, m->count[EMBED] * sizeof(float));
@@ -135,8 +125,8 @@ static void embed_grad(model *m, const unsigned char *const *sample, int n)
                 m->grad[EMBED][sample[i][c] * width + k] += d[k];
 }
 
-void model_backward(model *m, const unsigned char *const *sample, int n, void (*ready)(void *arg, int layer), void *arg)
-{
+void model_backward(model *m, const unsigned char *const *sample, int n, void (*ready)(void *arg, int layer),
+                    void *arg) {
     int in = m->context * m->embed, h = m->hidden;
     float **g = m->grad, mean = 1.0f / (float)n;
     for (int i = 0; i < n; i++)
@@ -147,12 +137,12 @@ void model_backward(model *m, const unsigned char *const *sample, int n, void (*
     linear_grad(g[OUT_WEIGHT], g[OUT_BIAS], m->h2, m->p, n, h, BYTES);
     ready(arg, OUT_BIAS), ready(arg, OUT_WEIGHT);
     input_grad(m->dh2, m->p, m->w[OUT_WEIGHT], n, h, BYTES);
-    relu_grad(m->dh2, m->h2, (size_t)n * (size_t)h);
+    activate_grad(m->dh2, m->h2, (size_t)n * (size_t)h);
 
     linear_grad(g[H2_WEIGHT], g[H2_BIAS], m->h1, m->dh2, n, h, h);
     ready(arg, H2_BIAS), ready(arg, H2_WEIGHT);
     input_grad(m->dh1, m->dh2, m->w[H2_WEIGHT], n, h, h);
-    relu_grad(m->dh1, m->h1, (size_t)n * (size_t)h);
+    activate_grad(m->dh1, m->h1, (size_t)n * (size_t)h);
 
     linear_grad(g[H1_WEIGHT], g[H1_BIAS], m->x, m->dh1, n, in, h);
     ready(arg, H1_BIAS), ready(arg, H1_WEIGHT);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The model: the last N characters -> embedding, concatenated -> two hidden layers (ReLU) -> softmax over 256 bytes. */
+ * The model: the last N characters -> embedding, concatenated -> two hidden layers (softsign) -> softmax over 256
+ * bytes. */
 #ifndef CHARLM_MODEL_H
 #define CHARLM_MODEL_H
 
@@ -8,15 +9,16 @@
 #include <stdint.h>
 
 enum { BYTES = 256 };
-/* In the order of the forward pass; thinwire fuses buckets from the last one, which is the first that backward makes. */
+/* In the order of the forward pass; thinwire fuses buckets from the last one, which is the first that backward makes.
+ */
 enum { EMBED, H1_WEIGHT, H1_BIAS, H2_WEIGHT, H2_BIAS, OUT_WEIGHT, OUT_BIAS, LAYERS };
 
 typedef struct model {
     int context, embed, hidden, room; /* room: samples that fit the activations */
     size_t count[LAYERS];
     float *w[LAYERS], *grad[LAYERS];
-    float *x, *h1, *h2, *p;     /* activations: room x (context*embed | hidden | hidden | 256) */
-    float *dx, *dh1, *dh2;      /* their gradients; p becomes its own */
+    float *x, *h1, *h2, *p; /* activations: room x (context*embed | hidden | hidden | 256) */
+    float *dx, *dh1, *dh2;  /* their gradients; p becomes its own */
 } model;
 
 extern const char *const layer_name[LAYERS];
@@ -27,6 +29,7 @@ size_t model_parameters(const model *m);
 /* Probabilities of `n` samples into m->p; returns the sum of -ln p(right character). A sample points to its context. */
 double model_forward(model *m, const unsigned char *const *sample, int n);
 /* After forward of the same samples: mean gradients, last layer first; ready(arg, layer) as soon as one is complete. */
-void model_backward(model *m, const unsigned char *const *sample, int n, void (*ready)(void *arg, int layer), void *arg);
+void model_backward(model *m, const unsigned char *const *sample, int n, void (*ready)(void *arg, int layer),
+                    void *arg);
 
 #endif

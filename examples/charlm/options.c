@@ -24,17 +24,20 @@ static const option table[] = {
     {"Where it runs", 0, HEADING, 0, 0, 0, 0},
     {"transport", "auto|mpi|local", WORD, AT(transport), 0, 0, "auto: mpi if mpirun started it, else local threads"},
     {"ranks", "P", INTEGER, AT(ranks), 1, 64, "workers of --transport local (4)"},
-    {"progress", "poll|thread", WORD, AT(progress), 0, 0, "who moves frames: the library's calls, or its own thread (poll)"},
+    {"progress", "poll|thread", WORD, AT(progress), 0, 0,
+     "who moves frames: the library's calls, or its own thread (poll)"},
     {"What crosses the wire", 0, HEADING, 0, 0, 0, 0},
-    {"rules", "TEXT", TEXT, AT(rules), 0, 0, "codec by layer name (\"*.bias=none; *=onebit+ef\"); plain fp32 is \"*=none\""},
-    {"algo", "auto|native|sra", WORD, AT(algo), 0, 0, "how layers without a codec are summed (auto)"},
+    {"rules", "TEXT", TEXT, AT(rules), 0, 0,
+     "codec by layer name (\"*.bias=none; *=onebit+ef\"); plain fp32 is \"*=none\""},
+    {"algo", "sra|native|auto", WORD, AT(algo), 0, 0,
+     "sra: same bits on every transport; native: the transport's own sum (sra)"},
     {"Training", 0, HEADING, 0, 0, 0, 0},
     {"steps", "N", INTEGER, AT(steps), 1, 1e9, "optimizer steps (1000)"},
-    {"batch", "N", INTEGER, AT(batch), 1, 65536, "samples per worker and step (64)"},
+    {"batch", "N", INTEGER, AT(batch), 1, 65536, "samples per worker and step (32)"},
     {"optimizer", "sgd|adam", WORD, AT(optimizer), 0, 0, "SGD with momentum, or Adam (sgd)"},
-    {"lr", "X", REAL, AT(lr), 1e-9, 1e3, "peak learning rate (0.2 for sgd, 0.001 for adam); warm-up, then cosine to 0"},
+    {"lr", "X", REAL, AT(lr), 1e-9, 1e3, "peak learning rate (0.5 for sgd, 0.001 for adam); warm-up, then cosine to 0"},
     {"warmup", "N", INTEGER, AT(warmup), 0, 1e9, "steps of warm-up (a tenth, at most 200)"},
-    {"momentum", "X", REAL, AT(momentum), 0, 0.9999, "of SGD (0.9)"},
+    {"momentum", "X", REAL, AT(momentum), 0, 0.9999, "of SGD (0.5)"},
     {"seed", "N", SEED, AT(seed), 0, 0, "of weights and of data order (1)"},
     {"Model and text", 0, HEADING, 0, 0, 0, 0},
     {"context", "N", INTEGER, AT(context), 1, 1024, "characters that the model sees (16)"},
@@ -46,7 +49,8 @@ static const option table[] = {
     {"What is written", 0, HEADING, 0, 0, 0, 0},
     {"json", "FILE", TEXT, AT(json), 0, 0, "figures and curve of this run"},
     {"plot", "FILE.svg", TEXT, AT(plot), 0, 0, "held-out loss against time and against bytes"},
-    {"plot-from", "A.json,B.json", TEXT, AT(plot_from), 0, 0, "no training: --plot overlays these runs (equal labels share a colour)"},
+    {"plot-from", "A.json,B.json", TEXT, AT(plot_from), 0, 0,
+     "no training: --plot overlays these runs (equal labels share a colour)"},
     {"panels", "LIST", TEXT, AT(panels), 0, 0, "of the plot: any of steps,time,bytes (time,bytes)"},
     {"title", "TEXT", TEXT, AT(title), 0, 0, "of the plot"},
     {"label", "TEXT", TEXT, AT(label), 0, 0, "of this run (the rules)"},
@@ -55,8 +59,7 @@ static const option table[] = {
 };
 enum { TABLE = sizeof table / sizeof *table };
 
-void options_help(void)
-{
+void options_help(void) {
     puts("charlm: trains a character language model on several workers whose gradients Thinwire averages.\n\n"
          "usage: charlm [options]                            4 workers, threads of this process\n"
          "       mpirun -n 4 charlm [options]                MPI ranks\n"
@@ -93,8 +96,7 @@ static size_t edits(const char *a, const char *b) /* Levenshtein; words here are
     return row[n];
 }
 
-static const option *find(const char *name)
-{
+static const option *find(const char *name) {
     const option *nearest = NULL;
     size_t least = 64;
     for (const option *o = table; o < table + TABLE; o++) {
@@ -109,8 +111,7 @@ static const option *find(const char *name)
     fail(2, "no option --%s; see charlm --help", name);
 }
 
-static int word_index(const option *o, const char *value)
-{
+static int word_index(const option *o, const char *value) {
     size_t length = strlen(value);
     int i = 0;
     for (const char *w = o->value; *w; i++) {
@@ -122,8 +123,7 @@ static int word_index(const option *o, const char *value)
     fail(2, "--%s is one of %s, not \"%s\"", o->name, o->value, value);
 }
 
-static void set(options *all, const option *o, const char *value)
-{
+static void set(options *all, const option *o, const char *value) {
     char *place = (char *)all + o->at, *end;
     if (o->kind == TEXT)
         *(const char **)place = value;
@@ -137,8 +137,8 @@ static void set(options *all, const option *o, const char *value)
     } else {
         double x = strtod(value, &end);
         if (!*value || *end || !(x >= o->low && x <= o->high) || (o->kind == INTEGER && x != floor(x)))
-            fail(2, "--%s takes %s from %g to %g, not \"%s\"", o->name, o->kind == INTEGER ? "a whole number" : "a number",
-                 o->low, o->high, value);
+            fail(2, "--%s takes %s from %g to %g, not \"%s\"", o->name,
+                 o->kind == INTEGER ? "a whole number" : "a number", o->low, o->high, value);
         if (o->kind == INTEGER)
             *(int *)place = (int)x;
         else
@@ -146,10 +146,9 @@ static void set(options *all, const option *o, const char *value)
     }
 }
 
-static void defaults(options *o)
-{
+static void defaults(options *o) {
     if (o->lr == 0)
-        o->lr = o->optimizer == OPTIMIZER_ADAM ? 0.001 : 0.2;
+        o->lr = o->optimizer == OPTIMIZER_ADAM ? 0.001 : 0.5;
     if (o->warmup < 0)
         o->warmup = o->steps < 2000 ? o->steps / 10 : 200;
     if (!o->eval_every)
@@ -160,11 +159,19 @@ static void defaults(options *o)
         fail(2, "--plot-from needs --plot FILE.svg, where the plot goes");
 }
 
-void options_parse(options *o, int argc, char **argv)
-{
-    *o = (options){.ranks = 4,    .steps = 1000,   .batch = 64,      .warmup = -1,         .context = 16,
-                   .embed = 64,   .hidden = 1024,  .momentum = 0.9,  .eval_chars = 16384,  .seed = 1,
-                   .rules = "*.bias=none; *=onebit+ef", .panels = "time,bytes"};
+void options_parse(options *o, int argc, char **argv) {
+    *o = (options){.ranks = 4,
+                   .steps = 1000,
+                   .batch = 32,
+                   .warmup = -1,
+                   .context = 16,
+                   .embed = 64,
+                   .hidden = 1024,
+                   .momentum = 0.5,
+                   .eval_chars = 16384,
+                   .seed = 1,
+                   .rules = "*.bias=none; *=onebit+ef",
+                   .panels = "time,bytes"};
     for (int i = 1; i < argc; i++) {
         char name[64];
         if (!strcmp(argv[i], "-h"))

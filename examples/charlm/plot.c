@@ -9,10 +9,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PANEL_W = 500, PANEL_H = 300, LEFT = 66, GAP = 62, TOP = 64, RIGHT = 26, AXIS = 52, LEGEND_ROW = 22, COLOURS = 7 };
+enum {
+    PANEL_W = 500,
+    PANEL_H = 300,
+    LEFT = 66,
+    GAP = 62,
+    TOP = 64,
+    RIGHT = 26,
+    AXIS = 52,
+    LEGEND_ROW = 22,
+    COLOURS = 7
+};
 
 /* Okabe and Ito's palette: told apart by colour-blind readers too. */
-static const char *const colour[COLOURS] = {"#555555", "#e69f00", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"};
+static const char *const colour[COLOURS] = {"#555555", "#e69f00", "#0072b2", "#d55e00",
+                                            "#009e73", "#cc79a7", "#56b4e9"};
 
 typedef struct axis {
     const char *name, *title;
@@ -30,15 +41,13 @@ typedef struct plot {
     double y_low, y_high;
 } plot;
 
-static double value_of(const point *p, const axis *a)
-{
+static double value_of(const point *p, const axis *a) {
     return *a->name == 's' ? p->step : *a->name == 't' ? p->time_s : p->wire_bytes;
 }
 
 /* ---- scales ---- */
 
-static void number_colours(plot *p)
-{
+static void number_colours(plot *p) {
     for (int i = 0; i < p->count; i++) {
         p->runs[i].colour = -1;
         for (int j = 0; j < i; j++)
@@ -50,8 +59,7 @@ static void number_colours(plot *p)
 }
 
 /* The first fall from 8 bits would flatten all that matters, so the scale begins where a tenth of a run is done. */
-static void scale_y(plot *p)
-{
+static void scale_y(plot *p) {
     double low = 8, high = 0;
     for (int i = 0; i < p->count; i++) {
         const series *s = &p->runs[i];
@@ -66,8 +74,7 @@ static void scale_y(plot *p)
     p->y_high = high + 0.06 * (high - low) + 0.005;
 }
 
-static void scale_x(const plot *p, axis *a)
-{
+static void scale_x(const plot *p, axis *a) {
     double low = INFINITY, high = 0;
     for (int i = 0; i < p->count; i++)
         for (int k = 0; k < p->runs[i].count; k++) {
@@ -82,24 +89,24 @@ static void scale_x(const plot *p, axis *a)
     a->high = a->logarithmic ? high * 1.5 : high * 1.03;
 }
 
-static double map_x(const axis *a, double x)
-{
-    double at = a->logarithmic ? log(fmax(x, a->low) / a->low) / log(a->high / a->low) : (x - a->low) / (a->high - a->low);
+static double map_x(const axis *a, double x) {
+    double at =
+        a->logarithmic ? log(fmax(x, a->low) / a->low) / log(a->high / a->low) : (x - a->low) / (a->high - a->low);
     return at * PANEL_W;
 }
 
-static double map_y(const plot *p, double y) { return (p->y_high - y) / (p->y_high - p->y_low) * PANEL_H; }
+static double map_y(const plot *p, double y) {
+    return (p->y_high - y) / (p->y_high - p->y_low) * PANEL_H;
+}
 
-static double nice_step(double range, int wanted)
-{
+static double nice_step(double range, int wanted) {
     double rough = range / wanted, ten = pow(10, floor(log10(rough))), part = rough / ten;
     return ten * (part <= 1 ? 1 : part <= 2 ? 2 : part <= 5 ? 5 : 10);
 }
 
 /* ---- drawing ---- */
 
-static void escaped(FILE *f, const char *s)
-{
+static void escaped(FILE *f, const char *s) {
     for (; *s; s++)
         if (*s == '&' || *s == '<')
             fputs(*s == '&' ? "&amp;" : "&lt;", f);
@@ -107,14 +114,12 @@ static void escaped(FILE *f, const char *s)
             fputc(*s, f);
 }
 
-static void tick(plot *p, double x, const char *text)
-{
-    fprintf(p->f, "<path class='grid' d='M%.1f 0V%d'/><text x='%.1f' y='%d' text-anchor='middle'>%s</text>\n", x, PANEL_H, x,
-            PANEL_H + 18, text);
+static void tick(plot *p, double x, const char *text) {
+    fprintf(p->f, "<path class='grid' d='M%.1f 0V%d'/><text x='%.1f' y='%d' text-anchor='middle'>%s</text>\n", x,
+            PANEL_H, x, PANEL_H + 18, text);
 }
 
-static void bytes_text(char *out, size_t room, double bytes)
-{
+static void bytes_text(char *out, size_t room, double bytes) {
     static const char *const unit[] = {"B", "kB", "MB", "GB", "TB"};
     int u = 0;
     for (; bytes >= 999.5 && u < 4; u++)
@@ -122,8 +127,7 @@ static void bytes_text(char *out, size_t room, double bytes)
     snprintf(out, room, "%g %s", bytes, unit[u]);
 }
 
-static void x_ticks(plot *p, const axis *a)
-{
+static void x_ticks(plot *p, const axis *a) {
     char text[32];
     if (a->logarithmic) {
         int few = log10(a->high / a->low) < 2.5; /* few decades: 1, 2, 5 of each */
@@ -143,8 +147,7 @@ static void x_ticks(plot *p, const axis *a)
     }
 }
 
-static void y_ticks(plot *p, int labels)
-{
+static void y_ticks(plot *p, int labels) {
     double by = nice_step(p->y_high - p->y_low, 7);
     for (double i = ceil(p->y_low / by); i * by <= p->y_high; i++) {
         double at = map_y(p, i * by);
@@ -155,8 +158,7 @@ static void y_ticks(plot *p, int labels)
     }
 }
 
-static void curve(plot *p, const axis *a, const series *s)
-{
+static void curve(plot *p, const axis *a, const series *s) {
     const char *stroke = colour[s->colour % COLOURS];
     double x = 0, y = 0;
     int first = 1;
@@ -171,33 +173,35 @@ static void curve(plot *p, const axis *a, const series *s)
     }
     fputs("'/>\n", p->f);
     if (!first)
-        fprintf(p->f, "<circle cx='%.1f' cy='%.1f' r='4' fill='%s' stroke='white' stroke-width='1.2'/>\n", x, y, stroke);
+        fprintf(p->f, "<circle cx='%.1f' cy='%.1f' r='4' fill='%s' stroke='white' stroke-width='1.2'/>\n", x, y,
+                stroke);
 }
 
-static void panel(plot *p, int i)
-{
+static void panel(plot *p, int i) {
     const axis *a = &p->panels[i];
     fprintf(p->f, "<g transform='translate(%d %d)'>\n", LEFT + i * (PANEL_W + GAP), TOP);
     y_ticks(p, 1);
     x_ticks(p, a);
     fputs("<g clip-path='url(#frame)'>\n", p->f);
     const series *base = &p->runs[0];
-    fprintf(p->f, "<path class='goal' d='M0 %.1fH%d'/>\n", map_y(p, base->points[base->count - 1].heldout_bits), PANEL_W);
+    fprintf(p->f, "<path class='goal' d='M0 %.1fH%d'/>\n", map_y(p, base->points[base->count - 1].heldout_bits),
+            PANEL_W);
     for (int k = 0; k < p->count; k++)
         curve(p, a, &p->runs[k]);
     fputs("</g>\n", p->f);
-    fprintf(p->f, "<path class='axis' d='M0 0V%dH%d'/>\n<text class='name' x='%d' y='%d' text-anchor='middle'>%s</text>\n",
+    fprintf(p->f,
+            "<path class='axis' d='M0 0V%dH%d'/>\n<text class='name' x='%d' y='%d' text-anchor='middle'>%s</text>\n",
             PANEL_H, PANEL_W, PANEL_W / 2, PANEL_H + 42, a->title);
     if (i == 0)
-        fprintf(p->f, "<text class='name' transform='translate(-46 %d) rotate(-90)' text-anchor='middle'>bits per character, "
-                      "held-out text</text>\n",
+        fprintf(p->f,
+                "<text class='name' transform='translate(-46 %d) rotate(-90)' text-anchor='middle'>bits per character, "
+                "held-out text</text>\n",
                 PANEL_H / 2);
     fputs("</g>\n", p->f);
 }
 
 /* One row per label: its mean over seeds of the last values. */
-static void legend(plot *p)
-{
+static void legend(plot *p) {
     for (int c = 0; c < p->labels; c++) {
         const char *label = "";
         double bits = 0, seconds = 0, bytes = 0;
@@ -218,13 +222,12 @@ static void legend(plot *p)
                 colour[c % COLOURS], LEFT, y - 4, LEFT + 34, y - 4, colour[c % COLOURS]);
         fprintf(p->f, "<text class='label' x='%d' y='%d'>", LEFT + 48, y);
         escaped(p->f, label);
-        fprintf(p->f, "<tspan class='figures'>   %.3f bits/char, %.1f s, %s sent per worker%s</tspan></text>\n", bits / n,
-                seconds / n, sent, seeds);
+        fprintf(p->f, "<tspan class='figures'>   %.3f bits/char, %.1f s, %s sent per worker%s</tspan></text>\n",
+                bits / n, seconds / n, sent, seeds);
     }
 }
 
-static void draw(plot *p)
-{
+static void draw(plot *p) {
     int width = LEFT + p->panel_count * PANEL_W + (p->panel_count - 1) * GAP + RIGHT;
     int height = TOP + PANEL_H + AXIS + 16 + p->labels * LEGEND_ROW + 8;
     fprintf(p->f,
@@ -245,8 +248,7 @@ static void draw(plot *p)
     fputs("</svg>\n", p->f);
 }
 
-static void choose_panels(plot *p, const char *list)
-{
+static void choose_panels(plot *p, const char *list) {
     static const axis known[] = {{"steps", "steps", 0, 0, 0},
                                  {"time", "seconds of training", 0, 0, 0},
                                  {"bytes", "bytes sent per worker (log scale)", 0, 0, 1}};
@@ -262,14 +264,12 @@ static void choose_panels(plot *p, const char *list)
         fail(2, "--panels takes at least one of steps, time and bytes");
 }
 
-void plot_check(const options *o)
-{
+void plot_check(const options *o) {
     plot p = {0};
     choose_panels(&p, o->panels);
 }
 
-static void make(const options *o, series *runs, int n)
-{
+static void make(const options *o, series *runs, int n) {
     plot p = {.runs = runs, .count = n, .title = o->title ? o->title : "charlm: held-out loss"};
     choose_panels(&p, o->panels);
     number_colours(&p);
@@ -284,15 +284,13 @@ static void make(const options *o, series *runs, int n)
         fail(1, "cannot write %s: %s", o->plot, strerror(errno));
 }
 
-void plot_run(const options *o, const result *r)
-{
+void plot_run(const options *o, const result *r) {
     series s = {.points = r->curve, .count = r->points};
     snprintf(s.label, sizeof s.label, "%s", o->label);
     make(o, &s, 1);
 }
 
-void plot_files(const options *o)
-{
+void plot_files(const options *o) {
     series *runs;
     int n = series_read(o->plot_from, &runs);
     make(o, runs, n);

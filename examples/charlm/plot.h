@@ -7,7 +7,7 @@
 #include "options.h"
 #include "train.h"
 
-void plot_check(const options *o); /* ends the program if --panels is wrong, before hours of training */
+void plot_check(const options *o);                /* ends the program if --panels is wrong, before hours of training */
 void plot_run(const options *o, const result *r); /* this run to o->plot */
 void plot_files(const options *o);                /* the JSON files of o->plot_from to o->plot */
 

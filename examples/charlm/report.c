@@ -10,32 +10,31 @@
 
 static double last_line_s; /* of the line that updates */
 
-static int on_terminal(void) { return isatty(STDERR_FILENO); }
+static int on_terminal(void) {
+    return isatty(STDERR_FILENO);
+}
 
-void report_start(const options *o, const text *t, const result *r)
-{
+void report_start(const options *o, const text *t, const result *r) {
     printf("text       %s: %u file%s, %zu bytes, xxh64 %016" PRIx64 "\n", t->source, t->files, t->files == 1 ? "" : "s",
            t->size, t->hash);
     printf("held out   %zu characters, of which %d are predicted\n", text_heldout_chars(t, o->context), o->eval_chars);
     printf("model      %d characters x %d -> %d -> %d -> 256, %.2f M parameters\n", o->context, o->embed, o->hidden,
            o->hidden, 1e-6 * (double)r->parameters);
-    printf("run        %d workers x %d samples, %d steps, %s, lr %g, seed %" PRIu64 ", rules \"%s\"\n", r->ranks, o->batch,
-           o->steps, o->optimizer == OPTIMIZER_SGD ? "SGD with momentum" : "Adam", o->lr, o->seed, o->rules);
+    printf("run        %d workers x %d samples, %d steps, %s, lr %g, seed %" PRIu64 ", rules \"%s\"\n", r->ranks,
+           o->batch, o->steps, o->optimizer == OPTIMIZER_SGD ? "SGD with momentum" : "Adam", o->lr, o->seed, o->rules);
     fflush(stdout);
 }
 
-void report_step(const options *o, int steps_done, double train_bits, const result *r)
-{
+void report_step(const options *o, int steps_done, double train_bits, const result *r) {
     if (o->quiet || !on_terminal() || now_s() - last_line_s < 0.2)
         return;
     last_line_s = now_s();
-    fprintf(stderr, "\r\033[Kstep %d/%d  %.3f bits/char (training)  %.1f ms/step  %.1f MB sent  %.0f s left", steps_done,
-            o->steps, train_bits, 1e3 * r->time_s / steps_done, 1e-6 * (double)r->wire_bytes,
+    fprintf(stderr, "\r\033[Kstep %d/%d  %.3f bits/char (training)  %.1f ms/step  %.1f MB sent  %.0f s left",
+            steps_done, o->steps, train_bits, 1e3 * r->time_s / steps_done, 1e-6 * (double)r->wire_bytes,
             r->time_s / steps_done * (o->steps - steps_done));
 }
 
-void report_point(const options *o, const point *p)
-{
+void report_point(const options *o, const point *p) {
     if (o->quiet)
         return;
     fprintf(stderr, "%sstep %*d/%d  %.4f bits/char held out  %.1f s  %.1f MB sent per worker\n",
@@ -43,13 +42,11 @@ void report_point(const options *o, const point *p)
             1e-6 * p->wire_bytes);
 }
 
-static void line_of_time(const char *name, double s, double of)
-{
+static void line_of_time(const char *name, double s, double of) {
     printf("  %-9s%9.2f s  %5.1f %%\n", name, s, of > 0 ? 100 * s / of : 0.0);
 }
 
-void report_summary(const result *r)
-{
+void report_summary(const result *r) {
     double other = r->time_s - r->compute_s - r->update_s - r->codec_s - r->wait_s;
     printf("bits per character (held out)  %.4f\n", r->curve[r->points - 1].heldout_bits);
     printf("wire bytes per worker          %.3f MB", 1e-6 * (double)r->wire_bytes);
@@ -72,8 +69,7 @@ void report_summary(const result *r)
            r->identical ? "yes" : "NO");
 }
 
-static void json_text(FILE *f, const char *key, const char *value)
-{
+static void json_text(FILE *f, const char *key, const char *value) {
     fprintf(f, "  \"%s\": \"", key);
     for (; *value; value++) {
         if (*value == '"' || *value == '\\')
@@ -86,13 +82,12 @@ static void json_text(FILE *f, const char *key, const char *value)
     fputs("\",\n", f);
 }
 
-static void json_settings(FILE *f, const options *o, const text *t)
-{
+static void json_settings(FILE *f, const options *o, const text *t) {
     json_text(f, "rules", o->rules);
     json_text(f, "optimizer", o->optimizer == OPTIMIZER_SGD ? "sgd" : "adam");
     json_text(f, "text", t->source);
-    fprintf(f, "  \"text_files\": %u,\n  \"text_bytes\": %zu,\n  \"text_xxh64\": \"%016" PRIx64 "\",\n", t->files, t->size,
-            t->hash);
+    fprintf(f, "  \"text_files\": %u,\n  \"text_bytes\": %zu,\n  \"text_xxh64\": \"%016" PRIx64 "\",\n", t->files,
+            t->size, t->hash);
     fprintf(f, "  \"seed\": %" PRIu64 ",\n  \"steps\": %d,\n  \"batch\": %d,\n  \"warmup\": %d,\n", o->seed, o->steps,
             o->batch, o->warmup);
     fprintf(f, "  \"lr\": %.9g,\n  \"momentum\": %.9g,\n", o->lr, o->momentum);
@@ -100,8 +95,7 @@ static void json_settings(FILE *f, const options *o, const text *t)
             o->hidden, o->eval_chars);
 }
 
-static void json_figures(FILE *f, const result *r)
-{
+static void json_figures(FILE *f, const result *r) {
     fprintf(f, "  \"ranks\": %d,\n  \"parameters\": %" PRIu64 ",\n", r->ranks, r->parameters);
     fprintf(f, "  \"bits_per_char\": %.6f,\n", r->curve[r->points - 1].heldout_bits);
     fprintf(f, "  \"wire_bytes\": %" PRIu64 ",\n  \"dense_bytes\": %" PRIu64 ",\n", r->wire_bytes, r->dense_bytes);
@@ -117,8 +111,7 @@ static void json_figures(FILE *f, const result *r)
             r->identical ? "true" : "false");
 }
 
-void report_json(const options *o, const text *t, const result *r, const char *transport)
-{
+void report_json(const options *o, const text *t, const result *r, const char *transport) {
     FILE *f = fopen(o->json, "w");
     if (!f)
         fail(1, "cannot write %s: %s", o->json, strerror(errno));
@@ -128,7 +121,9 @@ void report_json(const options *o, const text *t, const result *r, const char *t
     json_text(f, "thinwire", tw_version_string());
     json_settings(f, o, t);
     json_figures(f, r);
-    fputs("  \"curve_columns\": [\"step\", \"time_s\", \"wire_bytes\", \"train_bits\", \"heldout_bits\"],\n  \"curve\": [", f);
+    fputs("  \"curve_columns\": [\"step\", \"time_s\", \"wire_bytes\", \"train_bits\", \"heldout_bits\"],\n  "
+          "\"curve\": [",
+          f);
     for (int i = 0; i < r->points; i++)
         fprintf(f, "%s\n    [%d, %.6f, %.0f, %.6f, %.6f]", i ? "," : "", r->curve[i].step, r->curve[i].time_s,
                 r->curve[i].wire_bytes, r->curve[i].train_bits, r->curve[i].heldout_bits);

@@ -7,8 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static char *slurp(const char *path)
-{
+static char *slurp(const char *path) {
     FILE *f = fopen(path, "rb");
     long size;
     if (!f || fseek(f, 0, SEEK_END) || (size = ftell(f)) < 0 || fseek(f, 0, SEEK_SET))
@@ -20,8 +19,7 @@ static char *slurp(const char *path)
     return all;
 }
 
-static void read_label(series *s, const char *json, const char *path)
-{
+static void read_label(series *s, const char *json, const char *path) {
     const char *p = strstr(json, "\"label\": \"");
     size_t n = 0;
     if (!p)
@@ -32,8 +30,7 @@ static void read_label(series *s, const char *json, const char *path)
     }
 }
 
-static void read_curve(series *s, const char *json, const char *path)
-{
+static void read_curve(series *s, const char *json, const char *path) {
     const char *p = strstr(json, "\"curve\": [");
     if (!p)
         fail(1, "%s is not a file of charlm --json: it has no curve", path);
@@ -53,8 +50,7 @@ static void read_curve(series *s, const char *json, const char *path)
         fail(1, "%s: its curve is empty", path);
 }
 
-int series_read(const char *list, series **out)
-{
+int series_read(const char *list, series **out) {
     int n = 1, i = 0;
     for (const char *p = list; *p; p++)
         n += *p == ',';
@@ -72,8 +68,7 @@ int series_read(const char *list, series **out)
     return n;
 }
 
-void series_free(series *all, int n)
-{
+void series_free(series *all, int n) {
     for (int i = 0; i < n; i++)
         free(all[i].points);
     free(all);

@@ -14,18 +14,16 @@ typedef struct paths {
     size_t count, room;
 } paths;
 
-static int skipped_folder(const char *name)
-{
-    static const char *const skipped[] = {"test",          "tests",         "idle_test",  "site-packages",
-                                          "dist-packages", "__pycache__"};
+static int skipped_folder(const char *name) {
+    static const char *const skipped[] = {"test",          "tests",         "idle_test",
+                                          "site-packages", "dist-packages", "__pycache__"};
     for (size_t i = 0; i < sizeof skipped / sizeof *skipped; i++)
         if (!strcmp(name, skipped[i]))
             return 1;
     return name[0] == '.';
 }
 
-static void keep(paths *p, const char *name)
-{
+static void keep(paths *p, const char *name) {
     if (p->count == p->room) {
         p->room = p->room ? 2 * p->room : 256;
         p->names = realloc(p->names, p->room * sizeof *p->names);
@@ -36,8 +34,7 @@ static void keep(paths *p, const char *name)
     p->names[p->count++] = copy;
 }
 
-static void walk(paths *found, const char *root, const char *below)
-{
+static void walk(paths *found, const char *root, const char *below) {
     char path[4096], name[4096];
     snprintf(path, sizeof path, "%s/%s", root, below);
     DIR *dir = opendir(path);
@@ -57,10 +54,11 @@ static void walk(paths *found, const char *root, const char *below)
     closedir(dir);
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
 
-static void append_file(text *t, const char *path)
-{
+static void append_file(text *t, const char *path) {
     FILE *f = fopen(path, "rb");
     struct stat st;
     if (!f || fstat(fileno(f), &st))
@@ -76,8 +74,7 @@ static void append_file(text *t, const char *path)
     t->files++;
 }
 
-static void append_folder(text *t, const char *root)
-{
+static void append_folder(text *t, const char *root) {
     paths found = {0};
     char path[8192];
     walk(&found, root, "");
@@ -92,8 +89,7 @@ static void append_folder(text *t, const char *root)
     free(found.names);
 }
 
-static void find_library(char *where, size_t room)
-{
+static void find_library(char *where, size_t room) {
     FILE *f = popen("python3 -c 'import sysconfig; print(sysconfig.get_paths()[\"stdlib\"])' 2>/dev/null", "r");
     if (!f || !fgets(where, (int)room, f))
         fail(1, "python3 does not say where its standard library is; name a text with --text FILE|FOLDER");
@@ -101,20 +97,20 @@ static void find_library(char *where, size_t room)
     where[strcspn(where, "\n")] = '\0';
 }
 
-static size_t blocks(const text *t) { return t->size / TEXT_BLOCK; }
+static size_t blocks(const text *t) {
+    return t->size / TEXT_BLOCK;
+}
 
 static size_t seen[256];
 
-static int by_count(const void *a, const void *b)
-{
+static int by_count(const void *a, const void *b) {
     int x = *(const unsigned char *)a, y = *(const unsigned char *)b;
     return seen[x] != seen[y] ? (seen[x] < seen[y] ? 1 : -1) : x - y;
 }
 
 /* Characters are numbered by how often they occur: rows of the embedding and of the output layer that learn at the same
  * pace lie together, which suits codecs that share a scale among neighbours. */
-static void number_by_count(text *t)
-{
+static void number_by_count(text *t) {
     unsigned char byte[256], number[256];
     memset(seen, 0, sizeof seen);
     for (size_t i = 0; i < t->size; i++)
@@ -128,8 +124,7 @@ static void number_by_count(text *t)
         t->bytes[i] = number[t->bytes[i]];
 }
 
-void text_load(text *t, const char *where, int context)
-{
+void text_load(text *t, const char *where, int context) {
     struct stat st;
     memset(t, 0, sizeof *t);
     if (where)
@@ -151,23 +146,22 @@ void text_load(text *t, const char *where, int context)
         fail(2, "a context of %d is too long for blocks of %d", context, TEXT_BLOCK);
 }
 
-void text_free(text *t) { free(t->bytes); }
+void text_free(text *t) {
+    free(t->bytes);
+}
 
-size_t text_heldout_chars(const text *t, int context)
-{
+size_t text_heldout_chars(const text *t, int context) {
     return blocks(t) / TEXT_HOLD_OUT * (size_t)(TEXT_BLOCK - context);
 }
 
-const unsigned char *text_train_sample(const text *t, int context, uint64_t random)
-{
+const unsigned char *text_train_sample(const text *t, int context, uint64_t random) {
     size_t per_block = (size_t)(TEXT_BLOCK - context), training = blocks(t) - blocks(t) / TEXT_HOLD_OUT;
     size_t i = (size_t)(random % (training * per_block)), block = i / per_block;
     block += block / (TEXT_HOLD_OUT - 1); /* the last of every sixteen is held out */
     return t->bytes + block * TEXT_BLOCK + i % per_block;
 }
 
-const unsigned char *text_heldout_sample(const text *t, int context, size_t i, size_t of)
-{
+const unsigned char *text_heldout_sample(const text *t, int context, size_t i, size_t of) {
     size_t per_block = (size_t)(TEXT_BLOCK - context), all = text_heldout_chars(t, context);
     size_t at = (size_t)((double)i / (double)of * (double)all), block = at / per_block;
     block = block * TEXT_HOLD_OUT + TEXT_HOLD_OUT - 1;

@@ -7,8 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The text is cut into blocks; every sixteenth is held out. A context never leaves its block, so no training sample sees
- * a held-out character. */
+/* The text is cut into blocks; every sixteenth is held out. A context never leaves its block, so no training sample
+ * sees a held-out character. */
 enum { TEXT_BLOCK = 16384, TEXT_HOLD_OUT = 16 };
 
 typedef struct text {

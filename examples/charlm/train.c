@@ -26,15 +26,13 @@ typedef struct worker {
     result *r;
 } worker;
 
-static void check(tw_status s, const char *what)
-{
+static void check(tw_status s, const char *what) {
     if (s < 0)
         fail(1, "%s: %s (%s)", what, tw_last_error(), tw_status_name(s));
 }
 
 /* Every rank's n words to every rank, bit for bit, as 16-bit parts in a sum to which each rank adds only its own. */
-static void gather(worker *w, const uint64_t *mine, size_t n, uint64_t *all)
-{
+static void gather(worker *w, const uint64_t *mine, size_t n, uint64_t *all) {
     size_t parts = 4 * n * (size_t)w->ranks;
     float *sum = need(parts * sizeof(float));
     for (size_t i = 0; i < 4 * n; i++)
@@ -46,22 +44,19 @@ static void gather(worker *w, const uint64_t *mine, size_t n, uint64_t *all)
     free(sum);
 }
 
-static void gather_doubles(worker *w, const double *mine, size_t n, double *all)
-{
+static void gather_doubles(worker *w, const double *mine, size_t n, double *all) {
     gather(w, (const uint64_t *)mine, n, (uint64_t *)all);
 }
 
 /* ---- optimizers: one pass over weights, gradient and state ---- */
 
-static double learning_rate(const options *o, int step)
-{
+static double learning_rate(const options *o, int step) {
     if (step < o->warmup)
         return o->lr * (step + 1) / o->warmup;
     return o->lr * 0.5 * (1 + cos(3.14159265358979323846 * (step - o->warmup) / (o->steps - o->warmup)));
 }
 
-static void sgd(float *restrict w, float *restrict m, const float *restrict g, size_t n, float lr, float momentum)
-{
+static void sgd(float *restrict w, float *restrict m, const float *restrict g, size_t n, float lr, float momentum) {
     for (size_t i = 0; i < n; i++) {
         m[i] = momentum * m[i] + g[i];
         w[i] -= lr * m[i];
@@ -69,8 +64,7 @@ static void sgd(float *restrict w, float *restrict m, const float *restrict g, s
 }
 
 static void adam(float *restrict w, float *restrict m, float *restrict v, const float *restrict g, size_t n, float lr,
-                 float correct2)
-{
+                 float correct2) {
     for (size_t i = 0; i < n; i++) {
         m[i] = 0.9f * m[i] + 0.1f * g[i];
         v[i] = 0.999f * v[i] + 0.001f * g[i] * g[i];
@@ -78,8 +72,7 @@ static void adam(float *restrict w, float *restrict m, float *restrict v, const 
     }
 }
 
-static void update(worker *w, int step)
-{
+static void update(worker *w, int step) {
     float lr = (float)learning_rate(w->o, step);
     for (int l = 0; l < LAYERS; l++)
         if (w->o->optimizer == OPTIMIZER_SGD)
@@ -91,8 +84,7 @@ static void update(worker *w, int step)
 
 /* ---- one step ---- */
 
-static void push(void *arg, int layer)
-{
+static void push(void *arg, int layer) {
     worker *w = arg;
     double start = now_s();
     check(tw_reducer_push(w->reducer, (uint32_t)layer, w->m.grad[layer], w->m.grad[layer]), layer_name[layer]);
@@ -100,16 +92,14 @@ static void push(void *arg, int layer)
 }
 
 /* Returns this rank's mean loss in bits; adds to the sums in w->r. */
-static double step(worker *w, int s)
-{
+static double step(worker *w, int s) {
     result *r = w->r;
     tw_report report = TW_REPORT_INIT;
     int n = w->o->batch;
     uint64_t first = ((uint64_t)s * (uint64_t)w->ranks + (uint64_t)w->rank) * (uint64_t)n;
     double start = now_s(), pushed = w->push_s;
     for (int i = 0; i < n; i++)
-        w->sample[i] =
-            text_train_sample(w->t, w->o->context, rng_u64(w->o->seed, DATA_STREAM, first + (uint64_t)i));
+        w->sample[i] = text_train_sample(w->t, w->o->context, rng_u64(w->o->seed, DATA_STREAM, first + (uint64_t)i));
     double loss = model_forward(&w->m, w->sample, n);
     check(tw_reducer_begin(w->reducer, (uint64_t)s, NULL), "begin");
     model_backward(&w->m, w->sample, n, push, w);
@@ -131,8 +121,7 @@ static double step(worker *w, int s)
 }
 
 /* Bits per character on held-out text: each rank predicts a share, and all get the same sum. NaN if it diverged. */
-static double evaluate(worker *w)
-{
+static double evaluate(worker *w) {
     size_t of = (size_t)w->o->eval_chars, from = of * (size_t)w->rank / (size_t)w->ranks;
     size_t to = of * ((size_t)w->rank + 1) / (size_t)w->ranks;
     double mine = 0, *all = need((size_t)w->ranks * sizeof *all), sum = 0;
@@ -151,9 +140,8 @@ static double evaluate(worker *w)
 
 /* ---- the run ---- */
 
-static void start(worker *w)
-{
-    static const tw_algo algo[] = {(tw_algo)0, TW_ALGO_NATIVE, TW_ALGO_SRA};
+static void start(worker *w) {
+    static const tw_algo algo[] = {TW_ALGO_SRA, TW_ALGO_NATIVE, TW_ALGO_AUTO};
     tw_reducer_config config = TW_REDUCER_CONFIG_INIT;
     tw_layer layers[LAYERS];
     int room = w->o->batch > EVAL_BATCH ? w->o->batch : EVAL_BATCH;
@@ -168,8 +156,7 @@ static void start(worker *w)
     check(tw_reducer_create(w->comm, layers, LAYERS, w->o->rules, &config, &w->reducer), "the reducer");
 }
 
-static void stop(worker *w)
-{
+static void stop(worker *w) {
     check(tw_reducer_destroy(w->reducer), "destroy");
     for (int l = 0; l < LAYERS; l++)
         free(w->momentum[l]), free(w->square[l]);
@@ -178,8 +165,7 @@ static void stop(worker *w)
 }
 
 /* Figures of all ranks into one result: means of times, the largest wire_bytes, and whether all weights are equal. */
-static void agree(worker *w)
-{
+static void agree(worker *w) {
     enum { HASH, WIRE, FIRST_TIME, WORDS = FIRST_TIME + 6 };
     result *r = w->r;
     double *times[] = {&r->time_s, &r->compute_s, &r->update_s, &r->codec_s, &r->wait_s, &r->eval_s};
@@ -206,8 +192,7 @@ static void agree(worker *w)
 }
 
 /* False if training diverged; all ranks see the same sum. */
-static int measure(worker *w, int steps_done, double train_bits)
-{
+static int measure(worker *w, int steps_done, double train_bits) {
     double begin = now_s();
     point *p = &w->r->curve[w->r->points++];
     *p = (point){steps_done, w->r->time_s, (double)w->r->wire_bytes, train_bits, evaluate(w)};
@@ -219,8 +204,7 @@ static int measure(worker *w, int steps_done, double train_bits)
     return !w->r->diverged_at;
 }
 
-void train(const options *o, const text *t, tw_comm *comm, result *out)
-{
+void train(const options *o, const text *t, tw_comm *comm, result *out) {
     worker w = {.o = o, .t = t, .comm = comm, .rank = tw_comm_rank(comm), .ranks = tw_comm_size(comm), .r = out};
     double bits = 8;
     memset(out, 0, sizeof *out);

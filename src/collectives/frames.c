@@ -69,8 +69,9 @@ static void cut_layer(cutter *c, uint32_t layer) {
     }
 }
 
-static uint64_t owner_payload(const tw_plan_in *in, int owner) {
-    uint64_t sum = 0, first;
+static tw_u128 owner_payload(const tw_plan_in *in, int owner) {
+    tw_u128 sum = 0;
+    uint64_t first;
     for (uint32_t i = 0; i < in->nlayer; i++) {
         uint64_t n = owned_tiles(&in->layer[i], in->tile, owner, in->size, &first);
         sum += tw_tiles_bytes(&in->layer[i], in->tile, first, n);
@@ -78,15 +79,29 @@ static uint64_t owner_payload(const tw_plan_in *in, int owner) {
     return sum;
 }
 
+/* Before any of them is made: a plan that is too long would take all memory before it fails. */
+static tw_status count_frames(const tw_plan_in *in, uint32_t frame_bytes) {
+    tw_u128 frames = 0;
+    for (int o = 0; o < in->size; o++)
+        frames += (owner_payload(in, o) + frame_bytes - 1) / frame_bytes;
+    if (frames <= TW_MOST_FRAMES)
+        return TW_OK;
+    return tw_fail(TW_ERR_ARG, "the op of layer '%s' makes over 2^24 frames of %u bytes: raise frame_bytes or split the op",
+                   in->nlayer ? in->layer[0].name : "", frame_bytes);
+}
+
 uint32_t *tw_build_frames(tw_builder *b, uint32_t frame_bytes) {
     cutter c = {.b = b};
+    b->status = count_frames(b->in, frame_bytes);
+    if (b->status < 0)
+        return NULL;
     uint32_t *first = tw_alloc(b->ctx, ((uint64_t)b->in->size + 1) * sizeof(uint32_t));
     if (!first) {
         b->status = TW_ERR_NOMEM;
         return NULL;
     }
     for (c.owner = 0; c.owner < b->in->size && b->status >= 0; c.owner++) {
-        uint64_t total = owner_payload(b->in, c.owner);
+        uint64_t total = (uint64_t)owner_payload(b->in, c.owner);
         uint64_t frames = tw_ceil_div(total, frame_bytes);
         first[c.owner] = b->p->nframe;
         c.open = false;

@@ -16,6 +16,8 @@ __extension__ typedef unsigned __int128 tw_u128; /* products of 64-bit positions
 #define TW_TRAILER1_BYTES 12u /* per run behind a hop-1 payload: flags, ||x||, ||e|| */
 #define TW_TRAILER2_BYTES 8u  /* per run behind a hop-2 payload: code, bound */
 
+#define TW_MOST_FRAMES (1u << 24) /* of one op; 1 TiB of payload in frames of 64 KiB */
+
 /* Consecutive tiles of one layer inside one frame. */
 typedef struct tw_tiles {
     uint32_t layer;  /* index in the op */

@@ -21,8 +21,9 @@ void tw_cert_write(tw_cert *c, uint64_t first, uint32_t n, float acc, float boun
         c[first + i] = (tw_cert){.back = i, .acc = acc, .bound = bound};
 }
 
-float tw_norm_up(double sum_sq) {
-    double v = sqrt(sum_sq * (1.0 + 0x1p-15));
+float tw_norm_up(double sum_sq) { return tw_float_up(sqrt(sum_sq * (1.0 + 0x1p-15))); }
+
+float tw_float_up(double v) {
     float f = (float)v;
     uint32_t u;
     if ((double)f < v) { /* next larger: f is positive and finite here */

@@ -57,8 +57,10 @@ static bool any_nonfinite(const float *y, uint32_t n) {
 /* A tile that came back as NaN: what this rank encoded for it did not arrive, so its residual is as before the step. */
 static void restore_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *y) {
     uint64_t at = tile * x->plan->tile;
-    if (l->e && any_nonfinite(y, n))
-        memcpy(l->e_new + at, l->e + at, (size_t)n * sizeof(float));
+    if (!l->e || !any_nonfinite(y, n))
+        return;
+    l->kept = true;
+    memcpy(l->e_new + at, l->e + at, (size_t)n * sizeof(float));
 }
 
 static void decode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const uint8_t *src, bool flagged) {

@@ -13,6 +13,7 @@ static uint32_t tile_bytes(const tw_exec *x, const tw_exec_layer *l, uint32_t n)
 static double keep_residual(const tw_exec *x, tw_exec_layer *l, uint64_t at, uint32_t n) {
     if (!l->e)
         return 0;
+    l->kept = true;
     memcpy(l->e_new + at, l->e + at, (size_t)n * sizeof(float));
     return x->k->sum_sq(l->e + at, n);
 }

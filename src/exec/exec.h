@@ -52,6 +52,7 @@ typedef struct tw_exec_layer {
     tw_cert *cert, *cert_new; /* per tile; NULL: not certified (stateless) */
     double bound_sq;  /* out: of this op's runs */
     bool all_absent;  /* out: on every rank */
+    bool kept;        /* out: some residual stayed as it was (absent here, NaN, Inf): there is still something to drain */
 } tw_exec_layer;
 
 typedef struct tw_exec_piece {
@@ -100,6 +101,7 @@ float *tw_tile_target(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, boo
 void tw_owner_encode(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *sum, float scale, void *dst,
                      tw_tile_stat *stat);
 float tw_norm_up(double sum_sq); /* sqrt, rounded up to fp32, over the 2^-16 that sums of squares are exact to */
+float tw_float_up(double v); /* v >= 0; unchanged if it is a float */
 /* Certificate ledger (cert.c): what the tiles [first, first+n) had before. */
 void tw_cert_read(const tw_cert *c, uint64_t first, uint32_t n, double *acc, double *bound);
 void tw_cert_write(tw_cert *c, uint64_t first, uint32_t n, float acc, float bound);

@@ -23,13 +23,6 @@ double tw_slow_sum_sq(const float *x, uint32_t n) {
     return tw_ref_all_finite(x, n) ? tw_ref_finite_sum_sq(x, n) : (double)tw_float_of(TW_QUIET_NAN_BITS);
 }
 
-bool tw_slow_all_zero(const float *x, uint32_t n) {
-    uint32_t any = 0;
-    for (uint32_t i = 0; i < n; i++)
-        any |= tw_bits_of(x[i]) & 0x7fffffffu;
-    return any == 0;
-}
-
 static void tw_ref_f16_to_f32(float *dst, const uint16_t *src, uint32_t n) {
     for (uint32_t i = 0; i < n; i++)
         dst[i] = tw_f16_to_f32(src[i]);

@@ -148,8 +148,8 @@ static tw_trailer2 certify(const tw_exec *x, const tw_tiles *run, const run_sum 
         tw_cert_read(l->cert, run->first, run->n, &acc, &before);
     if (!s->any) {
         if (l->cert)
-            tw_cert_write(l->cert_new, run->first, run->n, tw_norm_up(acc * acc), tw_norm_up(before * before));
-        return (tw_trailer2){.code = TW_CODE_ABSENT, .bound = tw_norm_up(before * before)};
+            tw_cert_write(l->cert_new, run->first, run->n, tw_float_up(acc), tw_float_up(before));
+        return (tw_trailer2){.code = TW_CODE_ABSENT, .bound = tw_float_up(before)};
     }
     bool held = l->e && !l->drain; /* what was dropped is in a residual, and will be sent */
     acc += rounding_bound(x, s, weight, (uint64_t)run->n * x->plan->tile) + (held ? 0 : dropped);
@@ -163,6 +163,7 @@ static tw_trailer2 certify(const tw_exec *x, const tw_tiles *run, const run_sum 
 }
 
 static void keep_own_residual(const tw_exec *x, tw_exec_layer *l, const tw_tiles *run) {
+    l->kept = l->kept || l->e;
     for (uint64_t tile = run->first; l->e && tile < run->first + run->n; tile++) {
         uint64_t at = tile * x->plan->tile;
         memcpy(l->e_new + at, l->e + at, tw_tile_len(l->count, x->plan->tile, tile) * sizeof(float));

@@ -259,6 +259,7 @@ static tw_status fill(const tw_op_args *a, tw_op *op) {
         bool held = a->comm->size > 1 && (l->spec.feedback != TW_FEEDBACK_NONE || l->drain);
         e->absent = x->piece0[i + 1] > x->piece0[i] && !x->piece[x->piece0[i]].in;
         e->drain = held && l->drain;
+        e->kept = false;
         e->e = held ? l->e : NULL;
         e->e_new = held ? l->e_new : NULL;
         e->cert = l->cert;

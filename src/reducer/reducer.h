@@ -28,7 +28,8 @@ typedef struct tw_layer_state {
     void *out;
     bool pushed;
     bool sra;    /* wrote the other copies */
-    bool absent; /* here */
+    bool kept;   /* part of the residual could not be sent */
+    bool summed; /* natively */
     uint64_t posted; /* values */
     uint64_t wire;
     double bound_sq_new;
@@ -58,6 +59,7 @@ struct tw_reducer {
     tw_mode mode;
     uint64_t step;
     float input_scale;
+    bool refused; /* an op of this step was: `end` must not commit the others */
     uint32_t next_bucket;
     uint8_t epoch;
     uint64_t last_step;

@@ -96,10 +96,11 @@ tw_status tw_reducer_begin(tw_reducer *r, uint64_t step, const tw_step_args *arg
     r->input_scale = scale;
     r->next_bucket = 0;
     r->nflying = 0;
+    r->refused = false;
     r->wait_s = 0;
     for (uint32_t i = 0; i < r->nlayer; i++) {
         tw_layer_state *l = &r->layer[i];
-        l->pushed = l->sra = l->absent = false;
+        l->pushed = l->sra = l->kept = l->summed = false;
         l->in = l->out = NULL;
         l->posted = l->wire = 0;
         l->bound_sq_new = 0;
@@ -129,6 +130,7 @@ static tw_status launch(tw_reducer *r, const tw_op_args *a, tw_op **out) {
     tw_op *op = NULL;
     tw_comm_lock(r->comm);
     tw_status s = tw_comm_refuses(r->comm);
+    r->refused = r->refused || s < 0;
     if (s >= 0)
         s = room_for_one_more(r);
     if (s >= 0)
@@ -316,9 +318,9 @@ static void collect(tw_reducer *r, const tw_op *op) {
     for (uint32_t i = 0; i < op->x.nlayer; i++) {
         const tw_exec_layer *x = &op->x.layer[i];
         tw_layer_state *l = &r->layer[op->layer_of[i]];
-        l->absent = x->absent;
         l->wire += x->absent && !native ? 0 : op->layer_wire[i];
-        l->native = l->native || native;
+        l->kept = l->kept || x->kept;
+        l->summed = l->summed || native;
         l->sra = l->sra || !native;
         l->bound_sq_new += x->bound_sq;
     }
@@ -337,11 +339,12 @@ static void commit(tw_reducer *r) {
     for (uint32_t i = 0; i < r->nlayer; i++) {
         tw_layer_state *l = &r->layer[i];
         bool ef = r->view[i].spec.feedback != TW_FEEDBACK_NONE;
+        l->native = l->native || l->summed;
         if (!l->sra)
             continue;
         if (l->slot[0] && (ef || r->view[i].drain)) {
             l->now = 1 - l->now;
-            l->held = ef || l->absent;
+            l->held = ef || l->kept;
         }
         l->used = l->used || ef;
         l->cert_now = 1 - l->cert_now;
@@ -401,6 +404,8 @@ static void close_step(tw_reducer *r) {
 static tw_status end_step(tw_reducer *r, bool keep) {
     tw_status s = post_what_is_left(r), w = wait_for_all(r);
     s = s < 0 ? s : w;
+    if (s >= 0 && r->refused)
+        s = tw_comm_refuses(r->comm);
     if (s >= 0 && keep)
         s = check_whole_layers(r);
     begin_report(r);

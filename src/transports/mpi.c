@@ -3,10 +3,14 @@
  * Transport `mpi`, in libthinwire-mpi: sees of libthinwire only what that exports.
  *
  * What MPI cannot do, and so neither ABANDON nor DETECTS is claimed: a send cannot be cancelled, a dead peer is not
- * reported. close() takes back standing receives and frees the duplicated communicator only if nothing else was under
- * way; otherwise the requests are released and the communicator is leaked, and MPI goes on reading those buffers.
- * MPI_Finalize with a message above the eager limit (4 KiB in Open MPI's shared memory, 64 KiB over TCP, 16 KiB or so
- * in MPICH) that its peer never receives: see docs/design.md. */
+ * reported. close() takes back receives and frees the duplicated communicator if nothing else was under way; otherwise,
+ * after a fault, requests are released, the communicator is leaked, and MPI goes on reading those buffers.
+ *
+ * MPI_Finalize after a fault, measured: Open MPI 4.1 ends whatever is under way. MPICH 4.0 waits for each send above
+ * its eager limit (some KiB) until the peer has received it, and for ever where a sum is under way that a rank never
+ * joined. So a leaked communicator is drained: close() and MPI_Finalize (through an attribute of MPI_COMM_SELF) receive
+ * and throw away what peers had sent. A rank that never comes to either still holds up the others' MPI_Finalize under
+ * MPICH. */
 #include "transports/mpi_open.h"
 
 #include <limits.h>
@@ -17,9 +21,12 @@
 #include <time.h>
 #include <thinwire/mpi.h>
 
-#define WINDOW      256 /* requests that one poll looks at */
-#define FIRST_SLOTS 256u
-#define CLOSE_TRIES 200 /* polls of close() that let small sends go out */
+#define WINDOW           256 /* requests that one poll looks at */
+#define FIRST_SLOTS      256u
+#define ALARM_TAG        0    /* the communicator layer uses it only to tell of failures */
+#define CLOSE_TRIES      200  /* polls of close() that let small sends go out */
+#define CLOSE_QUIET_S    1e-4 /* close() and MPI_Finalize look so long for what peers sent in vain */
+#define FINALIZE_QUIET_S 0.2  /* the same after a fault */
 #ifndef TW_MPI_CHUNK
 #define TW_MPI_CHUNK (UINT64_C(1) << 30) /* values of one MPI_Iallreduce; tests make it small */
 #endif
@@ -30,6 +37,7 @@ typedef struct slot {
     uint64_t cookie;
     size_t room; /* of a receive; bytes of a native sum */
     kind kind;
+    bool alarm;
     tw_status status; /* SUM: of the chunks that are done already */
     uint64_t sum;     /* SUM: its number */
 } slot;
@@ -43,6 +51,7 @@ typedef struct transport {
     int rank, size;
     uint32_t tag_most;
     bool finalized, broken;        /* broken: a collective is stuck in comm */
+    bool alarm;                    /* something was said under ALARM_TAG */
     uint64_t pending, room, start; /* requests; where the next poll looks */
     MPI_Request *request;
     slot *slot;
@@ -105,11 +114,59 @@ static const char *mpi_error(void *p) {
     return ((transport *)p)->error;
 }
 
+/* ---- tests of requests ----
+ *
+ * A receive that is too short must become a status. MPICH gives errors that test calls find to MPI_COMM_WORLD's
+ * handler, whatever the request's communicator has, and that handler aborts by default: it is exchanged for the length
+ * of the call (0.2 us; an error of another thread's MPI call in that time is returned to it). */
+#ifdef MPICH_VERSION
+static MPI_Errhandler hush(void) {
+    MPI_Errhandler old;
+    MPI_Comm_get_errhandler(MPI_COMM_WORLD, &old);
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    return old;
+}
+
+static void unhush(MPI_Errhandler old) {
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, old);
+    MPI_Errhandler_free(&old);
+}
+#else
+static MPI_Errhandler hush(void) {
+    return MPI_ERRHANDLER_NULL;
+}
+
+static void unhush(MPI_Errhandler old) {
+    (void)old;
+}
+#endif
+
+static int test_one(MPI_Request *q, int *flag) {
+    MPI_Errhandler old = hush();
+    int code = MPI_Test(q, flag, MPI_STATUS_IGNORE);
+    unhush(old);
+    return code;
+}
+
+static int test_some(int n, MPI_Request *q, int *count, int *index, MPI_Status *status) {
+    MPI_Errhandler old = hush();
+    int code = MPI_Testsome(n, q, count, index, status);
+    unhush(old);
+    return code;
+}
+
 /* ---- MPI_Finalize: it deletes the attributes of MPI_COMM_SELF first, while MPI still works ---- */
 
 static pthread_mutex_t live_lock = PTHREAD_MUTEX_INITIALIZER;
 static transport *live;
 static int live_key = MPI_KEYVAL_INVALID;
+
+/* Communicators that were leaked, in MPI's memory: their contexts may be gone by MPI_Finalize. */
+typedef struct leak {
+    struct leak *next;
+    MPI_Comm comm;
+} leak;
+static leak *leaks;
 
 /* Takes back receives. True if something is left that MPI still works on. */
 static bool let_go(transport *t) {
@@ -121,7 +178,7 @@ static bool let_go(transport *t) {
         left = false;
         for (uint64_t i = 0; i < t->pending; i++) {
             int flag = 1;
-            if (t->request[i] != MPI_REQUEST_NULL && MPI_Test(&t->request[i], &flag, MPI_STATUS_IGNORE) != MPI_SUCCESS)
+            if (t->request[i] != MPI_REQUEST_NULL && test_one(&t->request[i], &flag) != MPI_SUCCESS)
                 flag = 1;
             left = left || !flag;
         }
@@ -135,15 +192,76 @@ static bool let_go(transport *t) {
     return left;
 }
 
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* Receives one message and forgets it; gives up after `limit` seconds and leaves it to MPI. False if there was none. */
+static bool drain_one(MPI_Comm comm, double limit) {
+    MPI_Message message;
+    MPI_Status status;
+    MPI_Request q;
+    void *scratch = NULL;
+    int found = 0, count = 0, done = 0;
+    if (MPI_Improbe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm, &found, &message, &status) != MPI_SUCCESS || !found)
+        return false;
+    MPI_Get_count(&status, MPI_BYTE, &count);
+    if (MPI_Alloc_mem(count > 0 ? count : 1, MPI_INFO_NULL, &scratch) != MPI_SUCCESS ||
+        MPI_Imrecv(scratch, count, MPI_BYTE, &message, &q) != MPI_SUCCESS)
+        return false;
+    double end = seconds() + limit;
+    while (!done && test_one(&q, &done) == MPI_SUCCESS && seconds() < end)
+        ;
+    if (done)
+        MPI_Free_mem(scratch);
+    else
+        MPI_Request_free(&q);
+    return true;
+}
+
+/* Until nothing has come for `quiet` seconds, and for ten times that at most. True if there was anything. */
+static bool drain(MPI_Comm comm, double quiet) {
+    double start = seconds(), last = start, now = start;
+    bool any = false;
+    do {
+        bool got = drain_one(comm, quiet);
+        any = any || got;
+        now = seconds();
+        last = got ? now : last;
+    } while (now - last < quiet && now - start < 10 * quiet);
+    return any;
+}
+
+/* For MPI_Finalize to drain. */
+static void keep_leak(MPI_Comm comm) {
+    leak *x = NULL;
+    if (MPI_Alloc_mem((MPI_Aint)sizeof *x, MPI_INFO_NULL, &x) != MPI_SUCCESS)
+        return;
+    pthread_mutex_lock(&live_lock);
+    x->comm = comm;
+    x->next = leaks;
+    leaks = x;
+    pthread_mutex_unlock(&live_lock);
+}
+
 static int at_finalize(MPI_Comm self, int key, void *value, void *extra) {
     (void)self, (void)value, (void)extra;
     pthread_mutex_lock(&live_lock);
     bool current = key == live_key; /* else it is unset because the last transport was closed */
     for (transport *t = current ? live : NULL; t != NULL; t = t->next) {
         pthread_mutex_lock(&t->lock);
-        let_go(t);
+        bool left = let_go(t);
+        drain(t->comm, left || t->alarm ? FINALIZE_QUIET_S : CLOSE_QUIET_S);
         t->finalized = true;
         pthread_mutex_unlock(&t->lock);
+    }
+    while (current && leaks != NULL) {
+        leak *x = leaks;
+        leaks = x->next;
+        drain(x->comm, FINALIZE_QUIET_S);
+        MPI_Free_mem(x);
     }
     if (current) {
         live = NULL;
@@ -171,14 +289,15 @@ static bool enlist(transport *t) {
     return ok;
 }
 
-/* Without a live transport the attribute goes too, or unloading this library would leave a dangling callback. */
+/* Without live or leaked communicators the attribute goes too, or unloading this library would leave a dangling
+ * callback. */
 static void delist(transport *t) {
     int unused = MPI_KEYVAL_INVALID;
     pthread_mutex_lock(&live_lock);
     for (transport **at = &live; *at != NULL; at = &(*at)->next)
         if (*at == t) {
             *at = t->next;
-            if (live == NULL) {
+            if (live == NULL && leaks == NULL) {
                 unused = live_key;
                 live_key = MPI_KEYVAL_INVALID;
             }
@@ -218,10 +337,11 @@ static tw_status reserve(transport *t, uint64_t more) {
     return TW_OK;
 }
 
-/* Tag 0 stays itself; the others share what MPI has. Two transfers that are open at a time must not be tag_most apart.
+/* ALARM_TAG stays itself; the others share what MPI has. Two transfers that are open at a time must not be tag_most
+ * apart.
  */
 static int tag_of(const transport *t, uint32_t tag) {
-    return tag == 0 ? 0 : (int)(1 + (tag - 1) % t->tag_most);
+    return tag == ALARM_TAG ? 0 : (int)(1 + (tag - 1) % t->tag_most);
 }
 
 static tw_status check_post(transport *t, const tw_xfer *x) {
@@ -248,8 +368,10 @@ static tw_status mpi_post(void *p, const tw_xfer *x) {
             code = MPI_Issend(x->buf, len, MPI_BYTE, x->peer, tag, t->comm, q);
         else
             code = MPI_Isend(x->buf, len, MPI_BYTE, x->peer, tag, t->comm, q);
+        t->alarm = t->alarm || (x->is_send && x->tag == ALARM_TAG);
         if (code == MPI_SUCCESS)
-            t->slot[t->pending++] = (slot){x->cookie, x->len, x->is_send ? SEND : RECEIVE, TW_OK, 0};
+            t->slot[t->pending++] =
+                (slot){x->cookie, x->len, x->is_send ? SEND : RECEIVE, x->tag == ALARM_TAG, TW_OK, 0};
         else
             s = say_mpi(t, x->is_send ? "MPI_Isend" : "MPI_Irecv", code);
     }
@@ -277,7 +399,7 @@ static tw_status mpi_native_sum(void *p, float *buf, uint64_t count, uint64_t co
         int code =
             MPI_Iallreduce(MPI_IN_PLACE, buf + first, (int)n, MPI_FLOAT, MPI_SUM, t->comm, &t->request[t->pending]);
         if (code == MPI_SUCCESS)
-            t->slot[t->pending++] = (slot){cookie, (size_t)count * sizeof(float), SUM, TW_OK, t->sums};
+            t->slot[t->pending++] = (slot){cookie, (size_t)count * sizeof(float), SUM, false, TW_OK, t->sums};
         else
             s = say_mpi(t, "MPI_Iallreduce", code);
         t->broken = s != TW_OK;
@@ -311,7 +433,9 @@ static tw_done completion(transport *t, const slot *x, const MPI_Status *st, int
     }
     if (class == MPI_ERR_TRUNCATE && x->kind == RECEIVE) {
         d.status = TW_ERR_CORRUPT;
-        d.len = d.len > x->room ? d.len : x->room + 1; /* some MPIs do not tell the true length */
+#ifdef MPICH_VERSION
+        d.len = x->room + 1; /* its count is meaningless here */
+#endif
         say(t, d.status, "rank %d received more than the %zu bytes that it had room for", t->rank, x->room);
     } else if (class != MPI_SUCCESS) {
         d.status = say_mpi(t, x->kind == SUM ? "MPI_Iallreduce" : x->kind == SEND ? "MPI_Isend" : "MPI_Irecv", code);
@@ -325,7 +449,7 @@ static tw_status test_window(transport *t) {
         t->start = 0;
     uint64_t first = t->start, n = t->pending - first < WINDOW ? t->pending - first : WINDOW;
     int count = 0;
-    int code = MPI_Testsome((int)n, t->request + first, &count, t->index, t->status);
+    int code = test_some((int)n, t->request + first, &count, t->index, t->status);
     if (code != MPI_SUCCESS && (count == MPI_UNDEFINED || count <= 0))
         return say_mpi(t, "MPI_Testsome", code);
     t->start += n;
@@ -335,6 +459,7 @@ static tw_status test_window(transport *t) {
         slot *x = &t->slot[at];
         tw_done d = completion(t, x, &t->status[i], code == MPI_SUCCESS ? MPI_SUCCESS : t->status[i].MPI_ERROR);
         bool last = true;
+        t->alarm = t->alarm || x->alarm;
         if (x->kind == SUM) {
             x->status = d.status;
             last = !pass_on(t, x);
@@ -371,12 +496,6 @@ static int mpi_poll(void *p, tw_done *done, int cap) {
 
 /* ---- allgather ---- */
 
-static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 /* With a deadline: a rank that failed before it came here must not hang the others. What MPI works on is ours, because
  * it cannot be taken back: after a deadline it is leaked. */
 static tw_status allgather_copy(transport *t, char *copy, void *all, size_t bytes) {
@@ -385,7 +504,7 @@ static tw_status allgather_copy(transport *t, char *copy, void *all, size_t byte
     int code = MPI_Iallgather(copy + total, (int)bytes, MPI_BYTE, copy, (int)bytes, MPI_BYTE, t->comm, &q);
     double end = seconds() + t->timeout_s;
     for (int flag = 0; code == MPI_SUCCESS && !flag;) {
-        code = MPI_Test(&q, &flag, MPI_STATUS_IGNORE);
+        code = test_one(&q, &flag);
         if (flag || code != MPI_SUCCESS)
             break;
         if (seconds() > end) {
@@ -434,9 +553,14 @@ static void release(transport *t) {
 
 static void mpi_close(void *p) {
     transport *t = p;
+    if (!t->finalized) {
+        bool left = let_go(t), fault = drain(t->comm, CLOSE_QUIET_S);
+        if (left || fault || t->alarm || t->broken)
+            keep_leak(t->comm);
+        else
+            MPI_Comm_free(&t->comm);
+    }
     delist(t);
-    if (!t->finalized && !let_go(t) && !t->broken)
-        MPI_Comm_free(&t->comm);
     release(t);
 }
 

@@ -3,6 +3,7 @@
  * Transport `mpi`, driven through its table by all ranks. */
 #include "mpi_unit.h"
 #include "transports/mpi_open.h"
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -35,6 +36,8 @@ static int wait_for(void *t, tw_done *d, int n) {
         if (got < 0)
             return 0;
         have += got;
+        if (got == 0)
+            sched_yield();
     }
     return have == n;
 }
@@ -155,6 +158,7 @@ static void test_truncation(void) {
             else
                 bad += d[i].cookie != 2 || d[i].status != TW_OK;
         MPI_CHECK(bad == 0 && in[len / 2] == 0xee && strstr(ops->error(end), "room") != NULL);
+        MPI_Barrier(MPI_COMM_WORLD);
         MPI_OK(post(end, 1, next, 4, out, 1, 4)); /* and it goes on working */
         MPI_CHECK(wait_for(end, d, 2) && d[0].status == TW_OK && d[1].status == TW_OK);
         ops->close(end);
@@ -235,6 +239,38 @@ static void test_allgather(void) {
     free(all);
 }
 
+/* One rank without memory: all fail, and the others say which rank it was. */
+static int allocations_left;
+static void *failing_alloc(void *arg, size_t bytes, size_t align) {
+    (void)arg;
+    return allocations_left-- > 0 ? aligned_alloc(align, bytes) : NULL;
+}
+static void plain_release(void *arg, void *p) {
+    (void)arg;
+    free(p);
+}
+
+static void test_no_memory_on_one_rank(void) {
+    tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
+    tw_ctx *ctx = NULL;
+    cfg.alloc = failing_alloc;
+    cfg.release = plain_release;
+    allocations_left = 1;
+    MPI_OK(tw_ctx_create(&cfg, &ctx));
+    for (int n = 0; n < 3; n++) {
+        MPI_Comm world = MPI_COMM_WORLD;
+        const tw_transport_ops *o = NULL;
+        int rank, size;
+        allocations_left = mpi_rank == 1 ? n : 1000;
+        MPI_CHECK(tw_mpi_open(ctx, &world, &o, &end, &rank, &size) == TW_ERR_NOMEM);
+        MPI_CHECK(mpi_rank == 1 || strstr(tw_last_error(), "rank 1 could not") != NULL);
+    }
+    allocations_left = 1000;
+    open_world(ctx);
+    ops->close(end);
+    MPI_OK(tw_ctx_destroy(ctx));
+}
+
 /* Two communicators with different groups at once, and the given one freed early. */
 static void test_sub_communicators(void) {
     MPI_Comm half;
@@ -300,6 +336,7 @@ int main(int argc, char **argv) {
         {"synchronous send", test_sync},
         {"native sum", test_native_sum},
         {"allgather and its deadline", test_allgather},
+        {"no memory on one rank", test_no_memory_on_one_rank},
         {"sub-communicators", test_sub_communicators},
         {"close with transfers under way", test_close_with_pending},
     };

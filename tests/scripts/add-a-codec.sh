@@ -78,12 +78,10 @@ done
 
 cd "$tmp/tree" || exit 1
 flags="-std=c11 -D_GNU_SOURCE -O1 -Wall -Wextra -Wno-missing-field-initializers -ffp-contract=off -pthread -Iinclude -Isrc ${XXHASH_CFLAGS:-}"
-# shellcheck disable=SC2086 # CC and flags are lists
-find src -name '*.c' ! -path 'src/transports/mpi*' | sort | {
-    while read -r f; do
-        ${CC:-cc} $flags -Werror -c "$f" -o "$tmp/o/$(echo "$f" | tr / _).o" 2>>"$tmp/log" || exit 1
-    done
-}
+export flags
+# shellcheck disable=SC2016 # for the inner shell
+find src -name '*.c' ! -path 'src/transports/mpi*' | sort |
+    xargs -P 2 -n 1 sh -c '${CC:-cc} $flags -Werror -c "$1" -o "$0/$(echo "$1" | tr / _).o"' "$tmp/o" 2>"$tmp/log"
 say $? "the library builds with it" "$tmp/log"
 # shellcheck disable=SC2086
 [ $bad = 0 ] && { ${CC:-cc} $flags test_int8.c "$tmp"/o/*.o -lm -o "$tmp/test_int8" 2>"$tmp/log"; say $? "the test program builds" "$tmp/log"; }

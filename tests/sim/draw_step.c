@@ -224,7 +224,8 @@ bool trial_draw_step(trial *t, uint32_t index) {
     memset(s, 0, sizeof *s);
     s->index = index;
     s->number = t->next_number;
-    t->next_number += rng_range(&t->rng, 1, 3);
+    s->first_to_end = (int)rng_below(&t->rng, (unsigned)t->ranks);
+    t->next_number += rng_range(&t->rng, 1, 3) + (t->kind == KIND_ODD_STEP); /* a rank may be one ahead */
     for (uint32_t l = 0; l < t->nlayer; l++) {
         s->g[l] = malloc((t->layer[l].count * (unsigned)t->ranks + 1) * sizeof(float));
         if (!s->g[l])

@@ -61,6 +61,32 @@ void model_reset(trial *t) {
     }
 }
 
+void model_reset_rank(trial *t, int rank) {
+    for (uint32_t l = 0; l < t->nlayer; l++) {
+        uint64_t n = t->layer[l].count;
+        memset(t->m.e[l] + (uint64_t)rank * n, 0, n * sizeof(float));
+    }
+}
+
+bool model_save(const trial *t, float *e[]) {
+    bool ok = true;
+    for (uint32_t l = 0; l < t->nlayer; l++) {
+        uint64_t n = t->layer[l].count * (unsigned)t->ranks;
+        e[l] = malloc((n + 1) * sizeof(float));
+        if (e[l])
+            memcpy(e[l], t->m.e[l], n * sizeof(float));
+        ok = ok && e[l];
+    }
+    return ok;
+}
+
+void model_restore_rank(trial *t, int rank, float *const e[]) {
+    for (uint32_t l = 0; l < t->nlayer; l++) {
+        uint64_t n = t->layer[l].count, at = (uint64_t)rank * n;
+        memcpy(t->m.e[l] + at, e[l] + at, n * sizeof(float));
+    }
+}
+
 bool model_has_residual(const trial *t, uint32_t l, int rank) {
     return t->ranks > 1 && (t->step.spec[l].feedback == TW_FEEDBACK_EF || t->m.held[l][rank]);
 }

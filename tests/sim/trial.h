@@ -116,6 +116,7 @@ typedef struct step_plan {
     tw_spec spec[MOST_LAYERS];
     op_plan op[MOST_OPS];
     uint32_t nop, nan;
+    int first_to_end;
     float *g[MOST_LAYERS]; /* inputs as fp32: [rank * count + i] */
 } step_plan;
 
@@ -130,6 +131,9 @@ typedef struct model {
     bool held[MOST_LAYERS][MOST_RANKS], kept[MOST_LAYERS][MOST_RANKS];
     bool used[MOST_LAYERS], native[MOST_LAYERS], lossy[MOST_LAYERS];
     double rho[MOST_LAYERS], rho_step[MOST_LAYERS]; /* of the ledger */
+    double bound[MOST_LAYERS];                      /* certificate after the last step */
+    tw_spec last_spec[MOST_LAYERS];
+    bool last_same; /* no step since had other frames */
     uint64_t bad_ranks[MOST_LAYERS];                /* this step: who had NaN or Inf */
     bool op_bad[MOST_OPS];
     float *scratch; /* 4 tiles */
@@ -161,7 +165,7 @@ typedef struct trial {
     tw_reducer_config rc;
     tw_sim_config net;
     double deadline;
-    bool post, verbose;
+    bool post, verbose, others_committed;
     uint64_t next_number;
     /* library */
     uint64_t allocations;
@@ -169,7 +173,8 @@ typedef struct trial {
     tw_sim *sim;
     tw_comm *comm[MOST_RANKS];
     tw_reducer *red[MOST_RANKS];
-    uint64_t reported_wire, native_wire;
+    uint64_t reported_wire[MOST_RANKS];
+    bool discarded; /* some step's report was never made */
     /* user memory, and what it must look like */
     uint8_t *memory, *shadow;
     size_t memory_bytes;
@@ -203,6 +208,10 @@ void model_free(trial *t);
 void model_step(trial *t);   /* computes; nothing is committed */
 void model_commit(trial *t); /* what all ranks know; and every rank's residuals */
 void model_reset(trial *t);
+void model_reset_rank(trial *t, int rank); /* its residuals */
+/* Copies of all residuals as they are now; e[l] NULL where there is no memory. */
+bool model_save(const trial *t, float *e[]);
+void model_restore_rank(trial *t, int rank, float *const e[]);
 bool model_has_residual(const trial *t, uint32_t l, int rank); /* its residual takes part in this step */
 bool model_step_is_bad(const trial *t);
 void model_tile(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
@@ -218,14 +227,15 @@ void drive_step(trial *t);
 /* check.c, check_numbers.c */
 bool check_memory(trial *t, int rank, tw_status how); /* how: what the rank's step returned */
 bool check_canaries(trial *t);
-bool check_residuals(trial *t, int rank);
+bool check_residuals(trial *t, int rank, float *const e[]);
 bool check_replicas(trial *t);
 bool check_ledger(trial *t);
-bool check_reports(trial *t);
+bool check_reports(trial *t, bool committed);
 bool check_wire(trial *t);
 
 /* trial.c */
 bool trial_run(trial *t);
+bool trial_deviates(const trial *t, int rank); /* in this step */
 /* tally.c: the distribution of what was tried */
 void tally_trial(const trial *t);
 void tally_step(const trial *t);

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Status, contexts, memory, log and topology. */
+#ifdef HAVE_CONFIG_H
+#include "config.h"
+#endif
 #include "transports/topo.h"
 #include "unit.h"
 

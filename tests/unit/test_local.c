@@ -396,14 +396,17 @@ static void test_leaving_in_traffic(void) {
 
 /* ---- no allocation once the pools are warm ---- */
 
-static atomic_int allocations;
+static atomic_int allocations, allocations_most = 1 << 30, held;
 static void *counting_alloc(void *arg, size_t bytes, size_t align) {
     (void)arg;
-    atomic_fetch_add(&allocations, 1);
+    if (atomic_fetch_add(&allocations, 1) >= atomic_load(&allocations_most))
+        return NULL;
+    atomic_fetch_add(&held, 1);
     return aligned_alloc(align, tw_round_up(bytes, align));
 }
 static void plain_release(void *arg, void *p) {
     (void)arg;
+    atomic_fetch_sub(&held, 1);
     free(p);
 }
 
@@ -437,12 +440,58 @@ static void test_steady_state(void) {
     CU_ASSERT_EQUAL(tw_ctx_destroy(c), TW_OK);
 }
 
+/* Every allocation made to fail in turn. */
+static bool small_run(tw_ctx *c) {
+    static char a[300], b[300];
+    static float s[2][3];
+    if (tw_local_create(c, 2, &ops, ep) != TW_OK)
+        return false;
+    bool ok = true;
+    for (uint32_t i = 0; i < 300; i++) {
+        ok = post(0, true, 1, i, &a[i], 1, 0) == TW_OK && ok;
+        ok = post(1, false, 0, i, &b[i], 1, 0) == TW_OK && ok;
+    }
+    for (int r = 0; r < 2; r++)
+        ok = ops->native_sum(ep[r], s[r], 3, 0) == TW_OK && ok;
+    tw_done d;
+    for (int r = 0; r < 2; r++)
+        while (ops->poll(ep[r], &d, 1) == 1)
+            ok = ok && d.status == TW_OK;
+    close_ranks(2);
+    return ok;
+}
+
+static void test_allocation_failures(void) {
+    tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
+    cfg.alloc = counting_alloc;
+    cfg.release = plain_release;
+    tw_ctx *c;
+    CU_ASSERT_EQUAL_FATAL(tw_ctx_create(&cfg, &c), TW_OK);
+    int base = atomic_load(&held), n = 0;
+    for (bool ok = false; !ok && n < 100; n++) {
+        atomic_store(&allocations, 0);
+        atomic_store(&allocations_most, n);
+        ok = small_run(c);
+        CU_ASSERT_EQUAL(atomic_load(&held), base);
+    }
+    atomic_store(&allocations_most, 1 << 30);
+    CU_ASSERT(n > 6 && n < 100);
+    CU_ASSERT_EQUAL(tw_ctx_destroy(c), TW_OK);
+}
+
 int main(void) {
     static const unit_test tests[] = {
-        UNIT_TEST(test_arguments),    UNIT_TEST(test_order_within_tag), UNIT_TEST(test_truncation),
-        UNIT_TEST(test_closed_peer),  UNIT_TEST(test_abandon),          UNIT_TEST(test_allgather),
-        UNIT_TEST(test_traffic),      UNIT_TEST(test_native_sum),       UNIT_TEST(test_leaving_in_traffic),
+        UNIT_TEST(test_arguments),
+        UNIT_TEST(test_order_within_tag),
+        UNIT_TEST(test_truncation),
+        UNIT_TEST(test_closed_peer),
+        UNIT_TEST(test_abandon),
+        UNIT_TEST(test_allgather),
+        UNIT_TEST(test_traffic),
+        UNIT_TEST(test_native_sum),
+        UNIT_TEST(test_leaving_in_traffic),
         UNIT_TEST(test_steady_state),
+        UNIT_TEST(test_allocation_failures),
     };
     return unit_main("local", tests, UNIT_COUNT(tests));
 }

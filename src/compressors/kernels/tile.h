@@ -40,6 +40,5 @@ void tw_slow_none(const tw_spec *s, const tw_enc *a, const float *x, int out, tw
 void tw_slow_cast(const tw_spec *s, const tw_enc *a, const float *x, int out, tw_tile_stat *stat);
 void tw_slow_onebit(const tw_spec *s, const tw_enc *a, const float *x, int out, tw_tile_stat *stat);
 double tw_slow_sum_sq(const float *x, uint32_t n); /* NaN if not finite */
-bool tw_slow_all_zero(const float *x, uint32_t n); /* +0 or -0 everywhere */
 
 #endif

@@ -1,0 +1,206 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# thinwire-netlab: what it promises about set-up, exit status, counting and, above all, cleaning up.
+set -u
+srcdir=${srcdir:-$(cd "$(dirname "$0")/../.." && pwd)}
+netlab=${NETLAB:-${builddir:-$srcdir}/tools/thinwire-netlab}
+[ -x "$netlab" ] || netlab=$srcdir/tools/thinwire-netlab.in
+tmp=$(mktemp -d)
+a=t$$a b=t$$b
+n=0 bad=0
+mark=$((900000 + $$)) # a sleep of this many seconds is one of ours
+
+clean() {
+    "$netlab" down --name $a
+    "$netlab" down --name $b
+    rm -rf "$tmp"
+} >/dev/null 2>&1
+trap clean EXIT
+trap 'exit 130' INT TERM
+
+result() { # result STATUS NAME
+    n=$((n + 1))
+    if [ "$1" = 0 ]; then
+        echo "ok $n - $2"
+    else
+        echo "not ok $n - $2"
+        sed 's/^/# /' "$tmp/log"
+        bad=$((bad + 1))
+    fi
+}
+
+skip() { # skip NAME REASON
+    n=$((n + 1))
+    echo "ok $n - $1 # SKIP $2"
+}
+
+lab() { timeout -k 5 25 "$netlab" "$@" >"$tmp/log" 2>&1; }
+
+gives() { # gives STATUS NAME ARGUMENT...: thinwire-netlab ends with this status
+    local want=$1 name=$2 status
+    shift 2
+    lab "$@"
+    status=$?
+    [ $status = "$want" ] || echo "status $status, not $want" >>"$tmp/log"
+    [ $status = "$want" ]
+    result $? "$name"
+}
+
+value() { tr -d ' ,"' <"$1" | sed -n "s/^$2://p"; }
+sleepers() { pgrep -f "^sleep $mark" 2>/dev/null | wc -l; }
+machine() {
+    ip -o link | sed 's/qlen.*//'
+    ip -o -4 addr | sed 's/valid.*//'
+    ip route
+    ip netns list
+}
+
+soon() { # soon COMMAND...: true within 10 seconds
+    local i
+    for ((i = 0; i < 100; i++)); do
+        "$@" && return 0
+        sleep 0.1
+    done
+    return 1
+}
+all_started() { [ "$(sleepers)" -ge 2 ]; }
+none_asleep() { [ "$(sleepers)" = 0 ]; }
+gone() { ! kill -0 "$1" 2>/dev/null || grep -q '^State:.Z' "/proc/$1/status"; }
+none_left() { none_asleep && [ -z "$(find /tmp/thinwire-netlab-"$(id -u)" -mindepth 1 -maxdepth 1 -name "$a*" 2>/dev/null)" ]; }
+
+begin_sleep() { # a run of two sleeping ranks in the background, as $job
+    setsid "$netlab" run --name $a --hosts 2 --rate none "${mpi[@]}" -- sleep $mark >"$tmp/log" 2>&1 &
+    job=$!
+    soon all_started || echo "the ranks did not start" >>"$tmp/log"
+}
+
+ends() { # ends STATUS NAME: the job ended with this status and left nothing
+    local status
+    wait $job
+    status=$?
+    soon none_left
+    result $((status != $1 || $(sleepers) > 0)) "$2"
+}
+
+# ---- can it run here? ----
+before=$(machine 2>/dev/null)
+lab up --name $a --hosts 3 --rate 1gbit
+status=$?
+if [ $status = 77 ] || [ $status = 69 ]; then
+    echo "1..0 # SKIP $(cat "$tmp/log")"
+    exit 77
+fi
+result $status "up"
+mpi=()
+for kind in openmpi mpich; do
+    command -v mpirun.$kind >/dev/null && mpi=(--mpi "$kind") && break
+done
+have_mpi=0
+[ ${#mpi[@]} -gt 0 ] || command -v mpirun >/dev/null && have_mpi=1
+
+gives 0 "help" --help
+gives 0 "version" --version
+gives 2 "an unknown verb" sideways
+gives 2 "a rate that is none" up --name $b --rate fast
+gives 1 "up twice" up --name $a
+gives 1 "another rate than that of the lab" limit --name $a --rate 10gbit
+gives 0 "a second lab beside the first" up --name $b --hosts 2 --rate 100mbit
+[ "$before" = "$(machine)" ]
+result $? "the machine's own network is untouched"
+gives 0 "limit" limit --name $b --json "$tmp/limit"
+goodput=$(value "$tmp/limit" goodput)
+[ "${goodput:-0}" -gt 9000000 ] && [ "$goodput" -lt 12500000 ]
+result $? "goodput of the second lab: $goodput bytes/s of 12500000"
+gives 0 "down" down --name $b
+gives 0 "down twice" down --name $b
+
+if [ $have_mpi = 1 ]; then
+    # ---- in the lab that is up ----
+    # shellcheck disable=SC2016 # for the ranks
+    lab run --name $a "${mpi[@]}" -- sh -c 'echo "$(hostname) $HOME $THINWIRE_NETLAB_HOSTS $THINWIRE_NETLAB_RATE $THINWIRE_NETLAB_BURST"'
+    [ "$(grep -c "^$a-h[0-2] $HOME 3 1000000000 62500$" "$tmp/log")" = 3 ] && [ "$(grep "^$a-h" "$tmp/log" | sort -u | wc -l)" = 3 ]
+    result $? "run: each rank has its host, HOME and the facts of the lab"
+    gives 76 "run: traffic that is not there is noticed" run --name $a "${mpi[@]}" --expect-bytes 5000000 -- true
+    setsid "$netlab" run --name $a "${mpi[@]}" -- sleep $mark >"$tmp/log" 2>&1 &
+    job=$!
+    soon all_started
+    lab down --name $a
+    ends 143 "down ends what runs in the lab"
+
+    # ---- a lab that lasts as long as the command ----
+    gives 7 "run: the command's exit status" run --name $a --hosts 1 --rate none "${mpi[@]}" -- sh -c 'exit 7'
+    begin_sleep
+    kill -INT $job
+    ends 130 "Ctrl-C leaves nothing"
+    begin_sleep
+    kill -TERM $job
+    ends 143 "SIGTERM leaves nothing"
+    begin_sleep
+    kill -KILL $job
+    wait $job 2>/dev/null
+    soon none_asleep
+    result $? "kill -9 leaves no process"
+    lab down --name $a
+    none_left
+    result $? "kill -9, then down, leaves nothing"
+else
+    skip "run" "no mpirun"
+fi
+
+lab up --name $a --hosts 2
+pid=$(value "/tmp/thinwire-netlab-$(id -u)/$a/lab.json" pid)
+kill -KILL "$pid"
+soon gone "$pid"
+lab down --name $a && none_left
+result $? "a lab killed with -9, then down, leaves nothing"
+
+# ---- a real allreduce crosses the wire, under each MPI that is here ----
+for kind in openmpi mpich; do
+    name="$kind: counters match what an allreduce must send"
+    if ! command -v mpicc.$kind >/dev/null || ! command -v mpirun.$kind >/dev/null; then
+        skip "$name" "no mpicc.$kind"
+        continue
+    fi
+    cat >"$tmp/ring.c" <<'C'
+#include <mpi.h>
+static float in[2000000], out[2000000];
+int main(int argc, char **argv)
+{
+    MPI_Init(&argc, &argv);
+    MPI_Allreduce(in, out, 2000000, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
+    return MPI_Finalize();
+}
+C
+    mpicc.$kind -o "$tmp/ring" "$tmp/ring.c" >"$tmp/log" 2>&1 &&
+        lab run --name $a --hosts 2 --rate 1gbit --mpi $kind --expect-bytes 8000000 --counters "$tmp/count" -- "$tmp/ring"
+    result $? "$name ($(value "$tmp/count" max_tx_payload) of 8000000)"
+done
+
+# ---- an ordinary user ----
+name="an ordinary user"
+cp "$netlab" "$tmp/netlab" && chmod 755 "$tmp" "$tmp/netlab"
+if [ "$(id -u)" != 0 ] || ! command -v setpriv >/dev/null || ! command -v ip >/dev/null; then
+    skip "$name" "not root, so all of the above was that"
+else
+    plain() { timeout -k 5 25 setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=/tmp "$tmp/netlab" "$@" >"$tmp/log" 2>&1; }
+    cd /
+    plain limit --name $b --hosts 2 --rate 100mbit
+    status=$?
+    if [ $status = 77 ]; then
+        skip "$name" "$(cat "$tmp/log")"
+    else
+        result $status "$name: limit"
+        plain up --name $b --hosts 2 && plain down --name $b
+        result $? "$name: up and down"
+        if [ $have_mpi = 1 ]; then
+            plain run --name $b --hosts 2 --rate 1gbit "${mpi[@]}" -- hostname &&
+                [ "$(grep -c "^$b-h[01]$" "$tmp/log")" = 2 ]
+            result $? "$name: run"
+        fi
+    fi
+fi
+[ "$before" = "$(machine)" ]
+result $? "in the end the machine's own network is as before"
+echo "1..$n"
+echo "# $bad failed"
+[ $bad = 0 ]

@@ -1,0 +1,450 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""Recomputes all frames of a run from its inputs, after docs/wire-format.md alone.
+
+usage: wire_format.py DUMP        (DUMP: what tests/unit/test_wire writes; see write_dump there)
+Ends with "N frames agree" and status 0, or names the first difference."""
+import math
+import struct
+import sys
+from collections import defaultdict
+
+sys.dont_write_bytecode = True  # the source folder may be read-only
+from xxh import xxh3, xxh64
+
+FP32, FP16, BF16 = 1, 2, 3
+MAGIC, VERSION, SRA, ABSENT = 0x57495754, 1, 3, 0x80000000
+SLACK = 1 + 2.0 ** -14  # how far a norm may lie above the true one
+
+
+class Difference(Exception):
+    pass
+
+
+def expect(good, *what):
+    if not good:
+        raise Difference(" ".join(str(w) for w in what))
+
+
+# ---- numbers: fp32 by rounding doubles, which is exact for one operation at a time ----
+def f32(x):
+    try:
+        return struct.unpack("<f", struct.pack("<f", x))[0]
+    except OverflowError:
+        return math.copysign(math.inf, x)
+
+
+def bits(x):
+    return 0x7FC00000 if x != x else struct.unpack("<I", struct.pack("<f", x))[0]
+
+
+def to_half(x, dtype):
+    if dtype == BF16:
+        b = bits(x)
+        return 0x7FC0 if x != x else (b + 0x7FFF + (b >> 16 & 1)) >> 16
+    if x != x:
+        return 0x7E00
+    try:
+        return struct.unpack("<H", struct.pack("<e", x))[0]
+    except OverflowError:
+        return 0xFC00 if x < 0 else 0x7C00
+
+
+def from_half(h, dtype):
+    raw = struct.pack("<I", h << 16) if dtype == BF16 else struct.pack("<H", h)
+    return struct.unpack("<f" if dtype == BF16 else "<e", raw)[0]
+
+
+def stored(x, dtype):
+    return x if dtype == FP32 else from_half(to_half(x, dtype), dtype)
+
+
+def pack(values, dtype):
+    if dtype == FP32:
+        return struct.pack("<%dI" % len(values), *map(bits, values))
+    return struct.pack("<%dH" % len(values), *(to_half(x, dtype) for x in values))
+
+
+def unpack(raw, n, dtype):
+    if dtype == FP32:
+        return list(struct.unpack_from("<%df" % n, raw))
+    return [from_half(h, dtype) for h in struct.unpack_from("<%dH" % n, raw)]
+
+
+def finite(values):
+    return all(map(math.isfinite, values))
+
+
+def norm(values):
+    return math.sqrt(math.fsum(x * x for x in values))
+
+
+# ---- codecs ----
+class Spec:
+    """codec, feedback, type, scale, group: the numbers that are hashed."""
+
+    def __init__(self, text):
+        text, _, feedback = text.partition("+")
+        name, _, options = text.partition(":")
+        given = dict(o.split("=") for o in options.split(",") if o)
+        self.codec = {"none": 1, "cast": 2, "onebit": 3}[name]
+        self.ef = feedback == "ef"
+        self.type = {"fp16": FP16, "bf16": BF16}[given.get("type", "bf16")] if name == "cast" else 0
+        self.scale = {"mean": 1, "rms": 2}[given.get("scale", "mean")] if name == "onebit" else 0
+        self.group = int(given.get("group", 4096)) if name == "onebit" else 0
+
+    def words(self):
+        return struct.pack("<6I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, 1)
+
+    def half(self, dtype):
+        return self.type if self.codec == 2 else dtype
+
+    def bytes(self, n, dtype):
+        if self.codec == 3:
+            return 4 * -(-n // self.group) + -(-n // 32) * 4
+        return -(-n * (4 if self.half(dtype) == FP32 else 2) // 4) * 4
+
+    def encode(self, x, dtype):
+        raw = self.onebit(x) if self.codec == 3 else pack(x, self.half(dtype))
+        return raw + bytes(-len(raw) % 4)
+
+    def onebit(self, x):
+        signs = bytearray(-(-len(x) // 8))
+        for i, v in enumerate(x):
+            signs[i // 8] |= (math.copysign(1, v) < 0 and v == v) << i % 8
+        scales = [self.scale_of(x[i:i + self.group]) for i in range(0, len(x), self.group)]
+        return pack(scales, FP32) + bytes(signs)
+
+    def scale_of(self, x):
+        if not finite(x):
+            return math.nan
+        lane = [[0.0] * 32 for _ in range(4)]
+        for i, v in enumerate(x):
+            part = lane[i // 1024]
+            part[i % 32] = f32(part[i % 32] + (abs(v) if self.scale == 1 else f32(v * v)))
+        total = [f32(f32(a + b) + f32(c + d)) for a, b, c, d in zip(*lane)]
+        while len(total) > 1:
+            n = len(total) // 2
+            total = [f32(total[i] + total[i + n]) for i in range(n)]
+        mean = f32(total[0] / len(x))
+        return mean if self.scale == 1 else f32(math.sqrt(mean))
+
+    def decode(self, raw, n, dtype):
+        if self.codec != 3:
+            return unpack(raw, n, self.half(dtype))
+        groups = -(-n // self.group)
+        scales = unpack(raw, groups, FP32)
+        signs = raw[4 * groups:]
+        return [-scales[i // self.group] if signs[i // 8] >> i % 8 & 1 else scales[i // self.group] for i in range(n)]
+
+
+# ---- the run, as dumped ----
+class Layer:
+    def __init__(self, name, dtype, count, tile):
+        self.name, self.dtype, self.count, self.tile = name.encode(), int(dtype), int(count), tile
+        self.tiles = -(-self.count // tile)
+        self.spec, self.held = None, False  # held: the last step had feedback
+
+    @property
+    def reads_e(self):
+        return self.spec.ef or self.held
+
+    def at(self, t):
+        return slice(t * self.tile, min(self.count, (t + 1) * self.tile))
+
+    def length(self, t):
+        return min(self.count, (t + 1) * self.tile) - t * self.tile
+
+
+class Step:
+    def __init__(self, number, scale):
+        self.number, self.scale, self.inputs, self.outputs, self.specs = int(number), float(scale), {}, {}, []
+
+
+class Run:
+    def __init__(self, path):
+        self.layers, self.steps, self.streams, number = [], [], defaultdict(list), {}
+        for line in open(path):
+            w = line.split()
+            raw = bytes.fromhex(w[-1]) if w[0] in ("input", "output", "frame") and w[-1] != "-" else b""
+            if w[0] == "layer":
+                self.layers.append(Layer(w[1], w[2], w[3], number["tile"]))
+            elif w[0] == "step":
+                self.steps.append(Step(w[1], w[2]))
+            elif w[0] == "uses":
+                self.steps[-1].specs.append(Spec(w[2]))
+            elif w[0] == "frame":
+                self.streams[int(w[1]), int(w[2]), int(w[3])].append(raw)
+            elif w[0] == "input":
+                layer = self.layers[int(w[2])]
+                self.steps[-1].inputs[int(w[1]), int(w[2])] = unpack(raw, layer.count, layer.dtype)
+            elif w[0] == "output":
+                self.steps[-1].outputs[int(w[1]), int(w[2])] = raw
+            elif w[0] != "absent":
+                number[w[0]] = int(w[1])
+        self.ranks, self.tile, self.redop = number["ranks"], number["tile"], number["redop"]
+        self.frame_bytes, self.bucket_bytes, self.in_flight = number["frame_bytes"], number["bucket_bytes"], number["in_flight"]
+
+
+# ---- plan ----
+def buckets(run):
+    """Layers of each op, from the last to the first."""
+    ops, used = [], 0
+    for i in reversed(range(len(run.layers))):
+        size = run.layers[i].count * (4 if run.layers[i].dtype == FP32 else 2)
+        if not ops or used + size > run.bucket_bytes:
+            ops.append([])
+            used = 0
+        ops[-1].append(i)
+        used += size
+    return ops
+
+
+def owner(layer, t, ranks):
+    return (xxh64(layer.name) + t * ranks // layer.tiles) % ranks
+
+
+def plan_hash(run, op):
+    h = xxh64(struct.pack("<8I", VERSION, run.ranks, len(op), SRA, run.redop, run.tile, run.frame_bytes, run.in_flight))
+    for i in op:
+        layer = run.layers[i]
+        h = xxh64(layer.name, h)
+        h = xxh64(struct.pack("<4Q", layer.count, 0, layer.tiles, layer.dtype), h)
+        h = xxh64(layer.spec.words(), h)
+    return h
+
+
+def frame_bytes_of(run, op):
+    total = sum(run.layers[i].spec.bytes(run.layers[i].length(t), run.layers[i].dtype)
+                for i in op for t in range(run.layers[i].tiles))
+    return run.frame_bytes or (16384 if total // run.ranks < 1 << 20 else 32768)
+
+
+def frames_of(run, op, who):
+    """The owner's frames: lists of runs (layer, first tile, tiles)."""
+    def size(i, t):
+        return run.layers[i].spec.bytes(run.layers[i].length(t), run.layers[i].dtype)
+
+    own = {i: [t for t in range(run.layers[i].tiles) if owner(run.layers[i], t, run.ranks) == who] for i in op}
+    total = sum(size(i, t) for i in op for t in own[i])
+    if total == 0:
+        return []
+    target = -(-total // -(-total // frame_bytes_of(run, op)))
+    frames, used, is_open = [], 0, False
+    for i in op:
+        left, full = own[i], run.layers[i].spec.bytes(run.tile, run.layers[i].dtype)
+        while left:
+            if not is_open:
+                frames.append([])
+                used, is_open = 0, True
+            n = min((target - used + full // 2) // full if used < target else 0, len(left))
+            if n == 0 and used == 0:
+                n = 1
+            if n == 0:
+                is_open = False
+                continue
+            frames[-1].append((i, left[0], n))
+            used += sum(size(i, t) for t in left[:n])
+            left = left[n:]
+    return frames
+
+
+# ---- what a step computes ----
+class State:
+    """Residuals of each rank, and for the certificate what was applied and what would have been exact."""
+
+    def __init__(self, run):
+        self.e = {(r, i): [0.0] * l.count for r in range(run.ranks) for i, l in enumerate(run.layers)}
+        self.applied = [[0.0] * l.count for l in run.layers]
+        self.exact = [[0.0] * l.count for l in run.layers]
+        self.epoch = 0
+
+
+def prepared(values, scale, e, ef):
+    scaled = [f32(v * scale) for v in values]
+    return [f32(a + b) for a, b in zip(scaled, e)] if ef else scaled
+
+
+def hop1_run(run, state, fresh, step, rank, part):
+    """Payload and trailer values of a run on its way to the owner."""
+    i, first, n = part
+    layer, payload, parts, lost, flags = run.layers[i], b"", [], [], 0
+    g = step.inputs.get((rank, i))
+    for t in range(first, first + n):
+        at = layer.at(t)
+        if g is None:
+            lost += state.e[rank, i][at]
+            continue
+        x = prepared(g[at], step.scale, state.e[rank, i][at], layer.reads_e)
+        raw = layer.spec.encode(x, layer.dtype)
+        decoded = layer.spec.decode(raw, len(x), layer.dtype)
+        payload += raw
+        if not finite(x + decoded):
+            flags |= 1
+            continue
+        e = [f32(a - b) for a, b in zip(x, decoded)]
+        parts += x
+        lost += e
+        fresh[rank, i][at] = e if layer.spec.ef else [0.0] * len(e)
+    return payload, flags | (2 if g is None else 0), norm(parts), norm(lost)
+
+
+def hop2_run(run, state, fresh, step, who, part, sent):
+    """Payload and code of the owner's answer. sent: rank -> (payload, flags) of hop 1."""
+    i, first, n = part
+    layer, payload, used = run.layers[i], b"", defaultdict(int)
+    here = [r for r in range(run.ranks) if (r, i) in step.inputs]
+    bad = [r for r in here if r != who and sent[r][1] & 1]
+    if not here:
+        return b"", ABSENT
+    for t in range(first, first + n):
+        at, length, total = layer.at(t), layer.length(t), None
+        for r in here:
+            if r == who:
+                values = [f32(v * step.scale) for v in step.inputs[r, i][at]]
+                bad += [] if finite(values) else [r]
+            else:
+                values = layer.spec.decode(sent[r][0][used[r]:], length, layer.dtype)
+                used[r] += layer.spec.bytes(length, layer.dtype)
+            total = values if total is None else [f32(a + b) for a, b in zip(total, values)]
+        x = prepared(total, f32(1 / run.ranks) if run.redop == 2 else 1.0, state.e[who, i][at], layer.reads_e)
+        raw = layer.spec.encode(x, layer.dtype)
+        kept = [stored(v, layer.dtype) for v in layer.spec.decode(raw, length, layer.dtype)]
+        if not finite(x + kept):
+            bad += [] if bad else [who]
+            if layer.reads_e:
+                raw = layer.spec.encode([math.nan] * length, layer.dtype)
+        else:
+            fresh[who, i][at] = [f32(a - b) if layer.spec.ef else 0.0 for a, b in zip(x, kept)]
+        payload += raw
+    return payload, 1 + min(bad) if bad else 0
+
+
+def receive(run, state, fresh, step, part, payload, code):
+    """All ranks decode the answer; returns the values of the run, None where nothing is written."""
+    i, first, n = part
+    layer, place = run.layers[i], 0
+    if code == ABSENT:
+        return
+    for t in range(first, first + n):
+        at, length = layer.at(t), layer.length(t)
+        decoded = layer.spec.decode(payload[place:], length, layer.dtype)
+        place += layer.spec.bytes(length, layer.dtype)
+        values = [stored(v, layer.dtype) for v in decoded]
+        width = 4 if layer.dtype == FP32 else 2
+        for r in range(run.ranks):
+            got = step.outputs[r, i][width * at.start:width * at.stop]
+            expect(got == pack(values, layer.dtype), "step", step.number, "layer", layer.name, "tile", t, "output of rank", r)
+            if not finite(decoded):
+                fresh[r, i][at] = state.e[r, i][at]
+        if not finite(values):
+            continue  # the certificate leaves this step out here
+        for k, v in zip(range(at.start, at.stop), values):
+            weight = step.scale / (run.ranks if run.redop == 2 else 1)
+            state.applied[i][k] += v
+            state.exact[i][k] += weight * math.fsum(step.inputs[r, i][k] for r in range(run.ranks) if (r, i) in step.inputs)
+
+
+# ---- frames ----
+def seal(run, step, state, plan, hop, index, body):
+    head = struct.pack("<IBBBBQIII", MAGIC, VERSION, 0, hop, state.epoch, plan, step.number, index, 32 + len(body))
+    return head + struct.pack("<I", xxh3(body, xxh3(head) & 0xFFFFFFFF) & 0xFFFFFFFF) + body
+
+
+def take(run, source, to, tag, build, what):
+    """The next frame of a stream, compared with build(its trailers' bytes)."""
+    stream = run.streams[source, to, tag]
+    expect(stream, "no frame is left:", what)
+    got = stream.pop(0)
+    want = build(got)
+    if got != want:
+        at = next((k for k, (a, b) in enumerate(zip(got, want)) if a != b), min(len(got), len(want)))
+        raise Difference("%s: %d bytes, expected %d; first difference at byte %d" % (what, len(got), len(want), at))
+
+
+def check_hop1(run, state, fresh, step, tag, plan, who, index, parts):
+    sent = defaultdict(dict)
+    for r in range(run.ranks):
+        if r == who:
+            continue
+        made = [hop1_run(run, state, fresh, step, r, p) for p in parts]
+
+        def build(got):
+            trailers = b""
+            for k, (_, flags, x, e) in enumerate(made):
+                given = struct.unpack_from("<ff", got, len(got) - 12 * (len(made) - k) + 4)
+                expect(all(true * (1 - 1e-12) <= v <= true * SLACK + 1e-30 for v, true in zip(given, (x, e))), what, "norms of run", k, given, (x, e))
+                trailers += struct.pack("<Iff", flags, *given)
+            return seal(run, step, state, plan, 1, index, b"".join(m[0] for m in made) + trailers)
+
+        what = "step %d, hop 1, rank %d to %d, frame %d" % (step.number, r, who, index)
+        take(run, r, who, tag, build, what)
+        for k, m in enumerate(made):
+            sent[k][r] = m[:2]
+    return sent
+
+
+def check_hop2(run, state, fresh, step, tag, plan, who, index, parts, sent):
+    made = [hop2_run(run, state, fresh, step, who, p, sent[k]) for k, p in enumerate(parts)]
+    for part, (payload, code) in zip(parts, made):
+        receive(run, state, fresh, step, part, payload, code)
+    for r in range(run.ranks):
+        if r == who:
+            continue
+
+        def build(got):
+            trailers = b""
+            for k, (i, first, n) in enumerate(parts):
+                bound = struct.unpack_from("<f", got, len(got) - 8 * (len(made) - k) + 4)[0]
+                at = slice(run.layers[i].at(first).start, run.layers[i].at(first + n - 1).stop)
+                error = norm(a - b for a, b in zip(state.applied[i][at], state.exact[i][at]))
+                expect(error <= bound, what, "run", k, "is off by", error, "and certified", bound)
+                trailers += struct.pack("<If", made[k][1], bound)
+            return seal(run, step, state, plan, 2, index, b"".join(m[0] for m in made) + trailers)
+
+        what = "step %d, hop 2, rank %d to %d, frame %d" % (step.number, who, r, index)
+        take(run, who, r, tag, build, what)
+
+
+def check_poison(raw):
+    magic, version, flags, hop, epoch, plan, step, index, length, check = struct.unpack_from("<IBBBBQIIII", raw)
+    expect((magic, version, flags, hop, epoch, plan, step, index, length) == (MAGIC, VERSION, 1, 0, 0, 0, 0, 0, len(raw)), "poison header")
+    expect(check == xxh3(raw[32:], xxh3(raw[:28]) & 0xFFFFFFFF) & 0xFFFFFFFF, "poison check word")
+    expect(struct.unpack_from("<i", raw, 32)[0] < 0 and 0 in raw[36:], "poison status and sentence")
+
+
+def main(path):
+    run = Run(path)
+    total = sum(map(len, run.streams.values()))
+    state, ops, begun = State(run), buckets(run), 0
+    for step in run.steps:
+        fresh = {key: list(e) for key, e in state.e.items()}
+        for layer, spec in zip(run.layers, step.specs):
+            layer.spec = spec
+        for op in ops:
+            tag, plan = 1 + 2 * begun % 2 ** 30, plan_hash(run, op)
+            begun += 1
+            for who in range(run.ranks):
+                for index, parts in enumerate(frames_of(run, op, who)):
+                    sent = check_hop1(run, state, fresh, step, tag, plan, who, index, parts)
+                    check_hop2(run, state, fresh, step, tag + 1, plan, who, index, parts, sent)
+        state.e = fresh
+        for layer in run.layers:
+            layer.held = layer.spec.ef
+        state.epoch = (state.epoch + 1) % 256
+    left = 0
+    for (source, to, tag), frames in run.streams.items():
+        for raw in frames:  # the last step, which a rank breaks off
+            left += tag != 0
+            expect(tag == 0 or tag > 2 * begun, "a frame too many from", source, "to", to)
+            if tag == 0:
+                check_poison(raw)
+    print("%d frames agree, %d of a broken step were left out" % (total - left, left))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1])
+    except Difference as difference:
+        print("wire_format.py:", difference)
+        sys.exit(1)
