@@ -7,7 +7,9 @@ one process, which shows loss and bytes but nothing about a network. The plot go
 """
 import argparse
 import json
+import math
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -25,6 +27,9 @@ def options():
     p.add_argument("--charlm", default="./charlm", help="the program")
     p.add_argument("--netlab", default="thinwire-netlab", help="the program")
     p.add_argument("--out", default=".", help="folder for the JSON files and the plot")
+    p.add_argument("--longer", type=float, default=1.25, metavar="X", help="a codec that ends above the base's last value, and "
+                   "is at least twice as fast, runs once more with X times the steps; 0: never (default %(default)s)")
+    p.add_argument("--eval-chars", type=int, default=8192, help="held-out characters an evaluation predicts")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--charlm-options", default="", help="more options for charlm, as one word")
     o = p.parse_args()
@@ -37,27 +42,42 @@ def rules_for(codec):
     return "*=none" if codec == "none" else f"*.bias=none; *={codec}"
 
 
-def train(o, codec, path):
-    """Runs charlm; returns what it wrote to its JSON file, or None after saying what failed."""
-    command = [o.charlm, "--rules", rules_for(codec), "--label", codec, "--steps", o.steps, "--seed", o.seed]
-    command += ["--eval-every", max(1, o.steps // 16), "--json", path]
+class Failed(Exception):
+    pass
+
+
+def train(o, codec, steps):
+    """Runs charlm; returns what it wrote to its JSON file, and under "path" where that is."""
+    label = codec if steps == o.steps else f"{codec}, {steps} steps"
+    path = os.path.join(o.out, "charlm-" + re.sub(r"[^a-z0-9]+", "-", label) + ".json")
+    command = [o.charlm, "--rules", rules_for(codec), "--label", label, "--steps", steps, "--seed", o.seed]
+    command += ["--eval-every", max(1, o.steps // 16), "--eval-chars", o.eval_chars, "--json", path]
     if o.local:
         command += ["--transport", "local", "--ranks", o.hosts]
     else:
         lab = [o.netlab, "run", "--hosts", o.hosts, "--rate", o.rate, "--"]
         command = lab + command + ["--transport", "mpi"]
     command = [str(word) for word in command] + shlex.split(o.charlm_options)
-    print(f"\n== {codec} ==", file=sys.stderr, flush=True)
+    print(f"\n== {label} ==", file=sys.stderr, flush=True)
     try:
         status = subprocess.run(command, stdout=sys.stderr).returncode
     except OSError as e:
-        print(f"compare.py: cannot start {command[0]}: {e.strerror}", file=sys.stderr)
-        return None
+        raise Failed(f"cannot start {command[0]}: {e.strerror}") from e
     if status:
-        print(f"compare.py: status {status} from: {shlex.join(command)}", file=sys.stderr)
-        return None
+        raise Failed(f"status {status} from: {shlex.join(command)}")
     with open(path, encoding="utf-8") as f:
-        return json.load(f)
+        return {**json.load(f), "path": path}
+
+
+def train_all(o):
+    codecs = [c.strip() for c in o.codecs.split(";") if c.strip()]
+    runs = [train(o, codec, o.steps) for codec in codecs]
+    base = runs[0]
+    for codec, run in list(zip(codecs, runs))[1:]:
+        late = run["bits_per_char"] > base["bits_per_char"] and run["time_s"] * 2 <= base["time_s"]
+        if o.longer > 1 and late and not o.local:
+            runs.append(train(o, codec, math.ceil(o.longer * o.steps)))
+    return runs
 
 
 def time_to(run, bits):
@@ -107,13 +127,15 @@ def table(o, runs):
         print(f"\n  {goal:.3f} is where {name} ends. Time is training only; evaluations are left out.")
 
 
-def plot(o, paths):
+def plot(o, runs):
     out = os.path.join(o.out, "quickstart.svg")
     where = f"{o.hosts} local threads, no network" if o.local else f"{o.hosts} hosts at {o.rate}"
-    command = [o.charlm, "--plot-from", ",".join(paths), "--plot", out]
+    command = [o.charlm, "--plot-from", ",".join(run["path"] for run in runs), "--plot", out]
     command += ["--title", f"Character language model, {o.steps} steps of SGD, {where}"]
     command += ["--panels", "steps,bytes" if o.local else "time,bytes"]
-    return out if subprocess.run(command).returncode == 0 else None
+    if subprocess.run(command).returncode:
+        raise Failed("the plot could not be drawn")
+    return out
 
 
 def next_steps(o, picture):
@@ -128,20 +150,15 @@ def next_steps(o, picture):
 def main():
     o = options()
     os.makedirs(o.out, exist_ok=True)
-    runs, paths = [], []
-    for codec in [c.strip() for c in o.codecs.split(";") if c.strip()]:
-        name = "".join(c if c.isalnum() else "-" for c in codec)
-        path = os.path.join(o.out, f"charlm-{name}.json")
-        run = train(o, codec, path)
-        if run is None:
-            return 1
-        runs.append(run)
-        paths.append(path)
-    table(o, runs)
-    picture = plot(o, paths)
-    if picture is None:
+    try:
+        runs = train_all(o)
+        table(o, runs)
+        next_steps(o, plot(o, runs))
+    except (Failed, OSError, ValueError) as e:
+        print(f"compare.py: {e}", file=sys.stderr)
         return 1
-    next_steps(o, picture)
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -124,7 +124,7 @@ static void bytes_text(char *out, size_t room, double bytes) {
     int u = 0;
     for (; bytes >= 999.5 && u < 4; u++)
         bytes /= 1000;
-    snprintf(out, room, "%g %s", bytes, unit[u]);
+    snprintf(out, room, bytes >= 99.95 ? "%.0f %s" : "%.3g %s", bytes, unit[u]);
 }
 
 static void x_ticks(plot *p, const axis *a) {
@@ -200,40 +200,52 @@ static void panel(plot *p, int i) {
     fputs("</g>\n", p->f);
 }
 
-/* One row per label: its mean over seeds of the last values. */
+/* Means over the runs of a label: of their last values. Seconds only beside a panel of time. */
+static void figures(plot *p, int label, char *out, size_t room) {
+    double bits = 0, seconds = 0, bytes = 0;
+    int n = 0, timed = 0;
+    char sent[32], took[32] = "", seeds[32] = "";
+    for (int i = 0; i < p->count; i++) {
+        const point *last = &p->runs[i].points[p->runs[i].count - 1];
+        if (p->runs[i].colour == label)
+            n++, bits += last->heldout_bits, seconds += last->time_s, bytes += last->wire_bytes;
+    }
+    for (int i = 0; i < p->panel_count; i++)
+        timed |= *p->panels[i].name == 't';
+    bytes_text(sent, sizeof sent, bytes / n);
+    if (timed)
+        snprintf(took, sizeof took, ", %.1f s", seconds / n);
+    if (n > 1)
+        snprintf(seeds, sizeof seeds, " (mean of %d runs)", n);
+    snprintf(out, room, "%.3f bits/char%s, %s sent per worker%s", bits / n, took, sent, seeds);
+}
+
 static void legend(plot *p) {
-    for (int c = 0; c < p->labels; c++) {
-        const char *label = "";
-        double bits = 0, seconds = 0, bytes = 0;
-        int n = 0, y = TOP + PANEL_H + AXIS + 16 + c * LEGEND_ROW;
-        char sent[32], seeds[32] = "";
-        for (int i = 0; i < p->count; i++) {
-            const series *s = &p->runs[i];
-            const point *last = &s->points[s->count - 1];
-            if (s->colour != c)
-                continue;
-            label = s->label, n++;
-            bits += last->heldout_bits, seconds += last->time_s, bytes += last->wire_bytes;
-        }
-        bytes_text(sent, sizeof sent, round(bytes / n / 1e4) * 1e4);
-        if (n > 1)
-            snprintf(seeds, sizeof seeds, " (mean of %d seeds)", n);
+    char text[160];
+    int y = TOP + PANEL_H + AXIS + 16;
+    for (int c = 0; c < p->labels; c++, y += LEGEND_ROW) {
+        const series *s = p->runs;
+        while (s->colour != c)
+            s++;
+        figures(p, c, text, sizeof text);
         fprintf(p->f, "<path class='run' stroke='%s' d='M%d %dh34'/><circle cx='%d' cy='%d' r='4' fill='%s'/>",
                 colour[c % COLOURS], LEFT, y - 4, LEFT + 34, y - 4, colour[c % COLOURS]);
         fprintf(p->f, "<text class='label' x='%d' y='%d'>", LEFT + 48, y);
-        escaped(p->f, label);
-        fprintf(p->f, "<tspan class='figures'>   %.3f bits/char, %.1f s, %s sent per worker%s</tspan></text>\n",
-                bits / n, seconds / n, sent, seeds);
+        escaped(p->f, s->label);
+        fprintf(p->f, "<tspan class='figures' dx='12'>%s</tspan></text>\n", text);
     }
+    fprintf(p->f, "<path class='goal' d='M%d %dh34'/><text x='%d' y='%d'>where ", LEFT, y - 4, LEFT + 48, y);
+    escaped(p->f, p->runs[0].label);
+    fprintf(p->f, " ends</text>\n");
 }
 
 static void draw(plot *p) {
     int width = LEFT + p->panel_count * PANEL_W + (p->panel_count - 1) * GAP + RIGHT;
-    int height = TOP + PANEL_H + AXIS + 16 + p->labels * LEGEND_ROW + 8;
+    int height = TOP + PANEL_H + AXIS + 16 + (p->labels + 1) * LEGEND_ROW;
     fprintf(p->f,
             "<svg xmlns='http://www.w3.org/2000/svg' width='%d' height='%d' viewBox='0 0 %d %d'>\n"
             "<style>text{font:13px system-ui,'DejaVu Sans',sans-serif;fill:#444}.title{font-size:18px;font-weight:600;"
-            "fill:#111}.name{font-size:14px;fill:#222}.label{font-weight:600;fill:#111;white-space:pre}"
+            "fill:#111}.name{font-size:14px;fill:#222}.label{font-weight:600;fill:#111}"
             ".figures{font-weight:400;fill:#444}.grid{stroke:#e6e6e6;fill:none}.axis{stroke:#333;fill:none}"
             ".run{fill:none;stroke-width:2.2;stroke-linejoin:round;stroke-opacity:.9}"
             ".goal{stroke:#555;stroke-dasharray:2 4;fill:none}</style>\n"

@@ -8,7 +8,7 @@ typedef struct cutter {
     tw_builder *b;
     uint32_t cap_run, cap_frame;
     int owner;
-    uint32_t target; /* payload bytes of a frame */
+    uint32_t target, limit; /* payload bytes of a frame: about, and at most (but a tile is never cut) */
     bool open;
 } cutter;
 
@@ -56,6 +56,8 @@ static void cut_layer(cutter *c, uint32_t layer) {
             return;
         uint32_t used = c->b->p->frame[c->b->p->nframe - 1].payload;
         uint64_t n = used < c->target ? (c->target - used + per / 2) / per : 0;
+        uint64_t most = used < c->limit ? (c->limit - used) / per : 0;
+        n = n > most ? most : n;
         n = n > left ? left : n;
         if (n == 0 && used == 0)
             n = 1;
@@ -91,7 +93,7 @@ static tw_status count_frames(const tw_plan_in *in, uint32_t frame_bytes) {
 }
 
 uint32_t *tw_build_frames(tw_builder *b, uint32_t frame_bytes) {
-    cutter c = {.b = b};
+    cutter c = {.b = b, .limit = frame_bytes};
     b->status = count_frames(b->in, frame_bytes);
     if (b->status < 0)
         return NULL;

@@ -12,13 +12,20 @@ struct tw_run {
     const tw_plan *plan;
     uint32_t *left; /* dependencies not done */
     uint8_t *state;
-    fifo ready[TW_LANES];
+    fifo ready[TW_LANE_COUNT];
     uint32_t ndone, nout, natives_left;
     bool stopped;
 };
 
 static tw_lane lane_of(const tw_action *a) {
-    return a->act == TW_A_COMPUTE ? TW_LANE_COMPUTE : a->act == TW_A_NATIVE ? TW_LANE_NATIVE : TW_LANE_TRANSFER;
+    switch ((tw_act)a->act) {
+    case TW_A_COMPUTE:
+        return a->kernel == TW_K_REDUCE ? TW_LANE_REDUCE : TW_LANE_COMPUTE;
+    case TW_A_NATIVE:
+        return TW_LANE_NATIVE;
+    default:
+        return TW_LANE_TRANSFER;
+    }
 }
 
 tw_status tw_run_create(const tw_plan *p, tw_run **out) {
@@ -27,14 +34,14 @@ tw_status tw_run_create(const tw_plan *p, tw_run **out) {
         return TW_ERR_NOMEM;
     uint64_t n = p->naction + 1;
     r->plan = p;
-    r->left = tw_alloc(p->ctx, n * (1 + TW_LANES) * sizeof(uint32_t) + n);
+    r->left = tw_alloc(p->ctx, n * (1 + TW_LANE_COUNT) * sizeof(uint32_t) + n);
     if (!r->left) {
         tw_free(p->ctx, r);
         return TW_ERR_NOMEM;
     }
-    for (int l = 0; l < TW_LANES; l++)
+    for (int l = 0; l < TW_LANE_COUNT; l++)
         r->ready[l].item = r->left + n * (unsigned)(1 + l);
-    r->state = (uint8_t *)(r->left + n * (1 + TW_LANES));
+    r->state = (uint8_t *)(r->left + n * (1 + TW_LANE_COUNT));
     *out = r;
     return TW_OK;
 }
@@ -55,7 +62,7 @@ static void push(tw_run *r, uint32_t action) {
 void tw_run_start(tw_run *r) {
     r->ndone = r->nout = r->natives_left = 0;
     r->stopped = false;
-    for (int l = 0; l < TW_LANES; l++)
+    for (int l = 0; l < TW_LANE_COUNT; l++)
         r->ready[l].head = r->ready[l].tail = 0;
     for (uint32_t i = 0; i < r->plan->naction; i++) {
         const tw_action *a = &r->plan->action[i];

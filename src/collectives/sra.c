@@ -34,7 +34,7 @@ static uint64_t bytes_per_peer(const tw_plan_in *in) {
 static uint32_t choose_frame_bytes(const tw_plan_in *in) {
     if (in->frame_bytes)
         return in->frame_bytes;
-    return bytes_per_peer(in) < (1u << 20) ? 16384 : 32768;
+    return bytes_per_peer(in) < (1u << 20) ? 16384 : 57344;
 }
 
 static uint32_t frame_count(const sra *s, int owner) { return s->first[owner + 1] - s->first[owner]; }

@@ -260,7 +260,7 @@ static int pump_op(tw_comm *c, tw_op *op, bool native_turn) {
         s = post_native(c, op, action);
         moved++;
     }
-    if (s >= 0 && tw_run_next(op->run, TW_LANE_COMPUTE, &action)) {
+    if (s >= 0 && (tw_run_next(op->run, TW_LANE_REDUCE, &action) || tw_run_next(op->run, TW_LANE_COMPUTE, &action))) {
         s = compute(c, op, action);
         moved++;
     }

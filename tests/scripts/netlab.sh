@@ -34,7 +34,7 @@ skip() { # skip NAME REASON
     echo "ok $n - $1 # SKIP $2"
 }
 
-lab() { timeout -k 5 25 "$netlab" "$@" >"$tmp/log" 2>&1; }
+lab() { timeout -k 5 60 "$netlab" "$@" >"$tmp/log" 2>&1; }
 
 gives() { # gives STATUS NAME ARGUMENT...: thinwire-netlab ends with this status
     local want=$1 name=$2 status
@@ -130,7 +130,7 @@ if [ $have_mpi = 1 ]; then
     # ---- a lab that lasts as long as the command ----
     gives 7 "run: the command's exit status" run --name $a --hosts 1 --rate none "${mpi[@]}" -- sh -c 'exit 7'
     begin_sleep
-    kill -INT $job
+    kill -INT -- -$job # the whole group, as a terminal does
     ends 130 "Ctrl-C leaves nothing"
     begin_sleep
     kill -TERM $job
@@ -182,7 +182,7 @@ cp "$netlab" "$tmp/netlab" && chmod 755 "$tmp" "$tmp/netlab"
 if [ "$(id -u)" != 0 ] || ! command -v setpriv >/dev/null || ! command -v ip >/dev/null; then
     skip "$name" "not root, so all of the above was that"
 else
-    plain() { timeout -k 5 25 setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=/tmp "$tmp/netlab" "$@" >"$tmp/log" 2>&1; }
+    plain() { timeout -k 5 60 setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=/tmp "$tmp/netlab" "$@" >"$tmp/log" 2>&1; }
     cd /
     plain limit --name $b --hosts 2 --rate 100mbit
     status=$?

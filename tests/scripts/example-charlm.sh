@@ -1,0 +1,36 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+# charlm, built by its Makefile against an installed Thinwire (THINWIRE_PREFIX): a few steps over MPI and over local give the
+# same losses; compare.py makes its table and plot.
+set -eu
+: "${THINWIRE_PREFIX:?}" "${MPIRUN:=mpirun}"
+examples=$THINWIRE_PREFIX/share/doc/thinwire/examples
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+cd "$tmp"
+
+if ! pkg-config --exists openblas; then
+    echo "OpenBLAS is not here"
+    exit 77
+fi
+make -f "$examples/charlm/Makefile" PKG_CONFIG_PATH="$THINWIRE_PREFIX/lib/pkgconfig" ${MPICC:+MPICC="$MPICC"}
+set -- -n 2
+case $($MPIRUN --version 2>&1) in *"Open MPI"*) set -- --oversubscribe --bind-to none "$@" ;; esac
+export OPENBLAS_NUM_THREADS=1
+train="./charlm --rules *.bias=none;*=onebit+ef --steps 4 --seed 1 --eval-every 2"
+set -f
+# shellcheck disable=SC2086 # words
+timeout 300 "$MPIRUN" "$@" $train --transport mpi --json mpi.json
+# shellcheck disable=SC2086
+timeout 300 $train --transport local --ranks 2 --json local.json
+set +f
+python3 - <<'END'
+import json
+mpi, local = (json.load(open(f + ".json")) for f in ("mpi", "local"))
+losses = [[(point[0], point[-1]) for point in run["curve"]] for run in (mpi, local)]
+print("mpi", losses[0], "local", losses[1])
+assert losses[0] == losses[1], "the transports do not give the same losses"
+END
+python3 "$examples/charlm/compare.py" --local --steps 3 --hosts 2 --charlm ./charlm --out out
+ls -l out
+grep -q '<svg' out/*.svg
