@@ -35,6 +35,7 @@ typedef struct ba_config {
     int ranks; /* local, sim; 0: 4 */
     double latency_s, jitter_s, compute;
     double goodput_bits, burst_bytes; /* 0, and < 0: not given */
+    double nominal_bits;              /* of the lab's links, 0: not known */
     double timeout_s;
     tw_progress progress;
     tw_reducer_config reducer;

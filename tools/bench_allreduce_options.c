@@ -293,9 +293,10 @@ static bool launched(int *rank) {
     return false;
 }
 
-/* What thinwire-netlab says about its links: goodput in bytes a second, burst in bytes. */
+/* What thinwire-netlab says about its links: goodput in bytes a second, rate in bits a second, burst in bytes. */
 static bool from_environment(const bc_args *a, ba_config *c) {
-    const char *goodput = getenv("THINWIRE_NETLAB_GOODPUT"), *burst = getenv("THINWIRE_NETLAB_BURST");
+    const char *goodput = getenv("THINWIRE_NETLAB_GOODPUT"), *nominal = getenv("THINWIRE_NETLAB_RATE");
+    const char *burst = getenv("THINWIRE_NETLAB_BURST");
     uint64_t bytes;
     double v;
     if (c->transport != BA_MPI)
@@ -304,6 +305,8 @@ static bool from_environment(const bc_args *a, ba_config *c) {
         if (!real(a, "THINWIRE_NETLAB_GOODPUT", goodput, &v))
             return false;
         c->goodput_bits = 8 * v;
+        if (nominal && *nominal && !real(a, "THINWIRE_NETLAB_RATE", nominal, &c->nominal_bits))
+            return false;
     }
     if (c->burst_bytes < 0 && burst && *burst) {
         if (!size(a, "THINWIRE_NETLAB_BURST", burst, 1u << 30, &bytes))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * thinwire-bench codec: speed of encode and decode-add on one core, each beside a skeleton with the same reads and writes,
- * alternated in the same process; the results are checked too. */
+ * thinwire-bench codec: speed of encode and decode-add on one core, each beside a skeleton with the same reads and
+ * writes, alternated in the same process; the results are checked too. */
 #include "bench_codec.h"
 
 #include <math.h>
@@ -10,10 +10,10 @@
 #include <thinwire/experimental.h>
 #include "bench_common.h"
 
-#define TILE 4096u
-#define LAYERS 64u
-#define SLICES 32u   /* codec and skeleton take turns slice by slice: a busy machine spoils few of the pairs */
-#define TABLE 65536u /* normal numbers that the inputs are cut from */
+#define TILE      4096u
+#define LAYERS    64u
+#define SLICES    32u    /* codec and skeleton take turns slice by slice: a busy machine spoils few of the pairs */
+#define TABLE     65536u /* normal numbers that the inputs are cut from */
 #define MAX_SPECS 32
 
 int tw_bench_codec_main(int argc, char **argv);
@@ -48,7 +48,9 @@ static uint64_t next_random(uint64_t *state) {
     return z ^ z >> 31;
 }
 
-static double uniform(uint64_t *state) { return (double)((next_random(state) >> 11) + 1) * 0x1p-53; }
+static double uniform(uint64_t *state) {
+    return (double)((next_random(state) >> 11) + 1) * 0x1p-53;
+}
 
 static void fill_table(arrays *m, uint64_t seed) {
     for (size_t i = 0; i < TABLE; i++)
@@ -101,7 +103,9 @@ static bool make_arrays(arrays *m, const config *c) {
 }
 
 /* ---- the codec, tile by tile, over values [at, end) ---- */
-static uint32_t tile_length(const arrays *m, size_t at) { return m->n - at < TILE ? (uint32_t)(m->n - at) : TILE; }
+static uint32_t tile_length(const arrays *m, size_t at) {
+    return m->n - at < TILE ? (uint32_t)(m->n - at) : TILE;
+}
 
 /* Reads e[from] and writes the other one if the spec has feedback. Sums up stat. */
 static bool encode_part(const config *c, const tw_spec *s, arrays *m, size_t at, size_t end, int from, bool feedback,
@@ -319,14 +323,16 @@ static bool run_row(const config *c, row *r, arrays *m) {
 }
 
 /* ---- text ---- */
-static const char *isa_name(const config *c) { return c->isa ? c->isa : tw_isa_chosen(NULL); }
+static const char *isa_name(const config *c) {
+    return c->isa ? c->isa : tw_isa_chosen(NULL);
+}
 
 static void print_head(const config *c, const arrays *m) {
     char size[32], cpu[128];
     bc_format_size(m->n * sizeof(float), size, sizeof size);
     bc_cpu_model(cpu, sizeof cpu);
-    printf("# one core of: %s; ISA %s; %s of fp32 in %u layers; medians of %llu pairs\n", cpu, isa_name(c), size, LAYERS,
-           (unsigned long long)c->iterations);
+    printf("# one core of: %s; ISA %s; %s of fp32 in %u layers; medians of %llu pairs\n", cpu, isa_name(c), size,
+           LAYERS, (unsigned long long)c->iterations);
     printf("# of bound: against a loop with the same reads and writes, alternated with it\n");
     printf("%-28s %11s %9s %11s %9s %9s %10s\n", "codec", "encode GB/s", "of bound", "+decode GB/s", "of bound",
            "bit/value", "nmse");
@@ -376,7 +382,8 @@ static const bc_opt options[] = {
 static void help(void) {
     puts("Usage: thinwire-bench codec [options]\n\n"
          "Speed of encode and of decode-add on one core, in GB/s of fp32 input, and as a part of what a loop with the\n"
-         "same reads and writes and next to no arithmetic reaches (the best of several, alternated in the same process).\n"
+         "same reads and writes and next to no arithmetic reaches (the best of several, alternated in the same "
+         "process).\n"
          "Inputs are normal numbers of 64 layers with scales 1e-4 to 1e-2, new for every encode.\n");
     bc_print_options(stdout, options);
     puts("\nExit status: 0 all good; 1 a decoded value, residual or payload was wrong; 2 the command line was wrong.");
@@ -478,7 +485,8 @@ int tw_bench_codec_main(int argc, char **argv) {
     if (make_arrays(&m, &c)) {
         status = run_all(&c, rows, &m, json);
     } else {
-        fprintf(stderr, "thinwire-bench codec: not enough memory for %llu bytes six times\n", (unsigned long long)c.bytes);
+        fprintf(stderr, "thinwire-bench codec: not enough memory for %llu bytes six times\n",
+                (unsigned long long)c.bytes);
         status = BC_EXIT_FAILED;
     }
     free_arrays(&m);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Skeletons of thinwire-bench codec: loops with the reads and writes of an encoder or of decode-add, and next to no
- * arithmetic. They are the bound that the codecs are measured against, so the best variant for the machine is chosen. */
+ * arithmetic. They are the bound that the codecs are measured against, so the best variant for the machine is chosen.
+ */
 #ifndef BENCH_CODEC_H
 #define BENCH_CODEC_H
 

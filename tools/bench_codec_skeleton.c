@@ -8,16 +8,26 @@
 #define ROW 32
 
 /* ---- plain C: what the compiler makes of it ---- */
-#define V float
-#define W 1
+#define V       float
+#define W       1
 #define NAME(x) plain_##x
 #define TARGET
 #define INLINE static inline __attribute__((always_inline))
-INLINE float plain_load(const float *p) { return *p; }
-INLINE void plain_store(float *p, float x) { *p = x; }
-INLINE void plain_stream(float *p, float x) { *p = x; }
-INLINE float plain_add(float a, float b) { return a + b; }
-INLINE uint32_t plain_signs(float x) { return x < 0.0f; }
+INLINE float plain_load(const float *p) {
+    return *p;
+}
+INLINE void plain_store(float *p, float x) {
+    *p = x;
+}
+INLINE void plain_stream(float *p, float x) {
+    *p = x;
+}
+INLINE float plain_add(float a, float b) {
+    return a + b;
+}
+INLINE uint32_t plain_signs(float x) {
+    return x < 0.0f;
+}
 INLINE void plain_store_halves(uint8_t *p, float a, float b, bool stream) {
     uint32_t bits[2];
     (void)stream;
@@ -26,8 +36,12 @@ INLINE void plain_store_halves(uint8_t *p, float a, float b, bool stream) {
     uint16_t half[2] = {(uint16_t)(bits[0] >> 16), (uint16_t)(bits[1] >> 16)};
     memcpy(p, half, sizeof half);
 }
-INLINE float plain_all(uint32_t word) { return (float)(word & 1); }
-INLINE float plain_load_halves(const uint8_t *p) { return (float)p[1]; }
+INLINE float plain_all(uint32_t word) {
+    return (float)(word & 1);
+}
+INLINE float plain_load_halves(const uint8_t *p) {
+    return (float)p[1];
+}
 #include "bench_codec_loops.h"
 
 #if defined(__x86_64__)
@@ -36,42 +50,66 @@ INLINE float plain_load_halves(const uint8_t *p) { return (float)p[1]; }
 /* Masks keep the values that are added between -1 and 1, whatever the payload holds. */
 #define MASK 0x3f7fffff
 
-#define V __m256
-#define W 8
+#define V       __m256
+#define W       8
 #define NAME(x) avx2_##x
-#define TARGET __attribute__((target("avx2")))
-#define INLINE static inline __attribute__((always_inline, target("avx2")))
-INLINE __m256 avx2_load(const float *p) { return _mm256_loadu_ps(p); }
-INLINE void avx2_store(float *p, __m256 x) { _mm256_storeu_ps(p, x); }
-INLINE void avx2_stream(float *p, __m256 x) { _mm256_stream_ps(p, x); }
-INLINE __m256 avx2_add(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
-INLINE uint32_t avx2_signs(__m256 x) { return (uint32_t)_mm256_movemask_ps(x); }
+#define TARGET  __attribute__((target("avx2")))
+#define INLINE  static inline __attribute__((always_inline, target("avx2")))
+INLINE __m256 avx2_load(const float *p) {
+    return _mm256_loadu_ps(p);
+}
+INLINE void avx2_store(float *p, __m256 x) {
+    _mm256_storeu_ps(p, x);
+}
+INLINE void avx2_stream(float *p, __m256 x) {
+    _mm256_stream_ps(p, x);
+}
+INLINE __m256 avx2_add(__m256 a, __m256 b) {
+    return _mm256_add_ps(a, b);
+}
+INLINE uint32_t avx2_signs(__m256 x) {
+    return (uint32_t)_mm256_movemask_ps(x);
+}
 INLINE void avx2_store_halves(uint8_t *p, __m256 a, __m256 b, bool stream) {
     __m256i h = _mm256_packs_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b));
     stream ? _mm256_stream_si256((void *)p, h) : _mm256_storeu_si256((void *)p, h);
 }
-INLINE __m256 avx2_all(uint32_t word) { return _mm256_castsi256_ps(_mm256_set1_epi32((int)(word & MASK))); }
+INLINE __m256 avx2_all(uint32_t word) {
+    return _mm256_castsi256_ps(_mm256_set1_epi32((int)(word & MASK)));
+}
 INLINE __m256 avx2_load_halves(const uint8_t *p) {
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p));
     return _mm256_castsi256_ps(_mm256_and_si256(_mm256_slli_epi32(wide, 16), _mm256_set1_epi32(MASK)));
 }
 #include "bench_codec_loops.h"
 
-#define V __m512
-#define W 16
+#define V       __m512
+#define W       16
 #define NAME(x) avx512_##x
-#define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl")))
-#define INLINE static inline __attribute__((always_inline, target("avx512f,avx512dq,avx512bw,avx512vl")))
-INLINE __m512 avx512_load(const float *p) { return _mm512_loadu_ps(p); }
-INLINE void avx512_store(float *p, __m512 x) { _mm512_storeu_ps(p, x); }
-INLINE void avx512_stream(float *p, __m512 x) { _mm512_stream_ps(p, x); }
-INLINE __m512 avx512_add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
-INLINE uint32_t avx512_signs(__m512 x) { return (uint32_t)_mm512_movepi32_mask(_mm512_castps_si512(x)); }
+#define TARGET  __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl")))
+#define INLINE  static inline __attribute__((always_inline, target("avx512f,avx512dq,avx512bw,avx512vl")))
+INLINE __m512 avx512_load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+INLINE void avx512_store(float *p, __m512 x) {
+    _mm512_storeu_ps(p, x);
+}
+INLINE void avx512_stream(float *p, __m512 x) {
+    _mm512_stream_ps(p, x);
+}
+INLINE __m512 avx512_add(__m512 a, __m512 b) {
+    return _mm512_add_ps(a, b);
+}
+INLINE uint32_t avx512_signs(__m512 x) {
+    return (uint32_t)_mm512_movepi32_mask(_mm512_castps_si512(x));
+}
 INLINE void avx512_store_halves(uint8_t *p, __m512 a, __m512 b, bool stream) {
     __m512i h = _mm512_packs_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b));
     stream ? _mm512_stream_si512((void *)p, h) : _mm512_storeu_si512((void *)p, h);
 }
-INLINE __m512 avx512_all(uint32_t word) { return _mm512_castsi512_ps(_mm512_set1_epi32((int)(word & MASK))); }
+INLINE __m512 avx512_all(uint32_t word) {
+    return _mm512_castsi512_ps(_mm512_set1_epi32((int)(word & MASK)));
+}
 INLINE __m512 avx512_load_halves(const uint8_t *p) {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p));
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_slli_epi32(wide, 16), _mm512_set1_epi32(MASK)));

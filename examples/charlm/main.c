@@ -9,9 +9,11 @@
 #include "train.h"
 
 #include <cblas.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <thinwire/mpi.h>
 
 typedef struct thread {
@@ -111,6 +113,15 @@ static int run_mpi(const options *o, const text *t, int *argc, char ***argv) {
     return status;
 }
 
+/* Better before the training than after it. */
+static void need_writable(const char *path) {
+    FILE *f = path ? fopen(path, "a") : NULL;
+    if (path && !f)
+        fail(1, "cannot write %s: %s", path, strerror(errno));
+    if (f)
+        fclose(f);
+}
+
 int main(int argc, char **argv) {
     options o;
     text t;
@@ -130,6 +141,9 @@ int main(int argc, char **argv) {
             plot_files(&o);
         return 0;
     }
+    train_check(&o);
+    if (rank0)
+        need_writable(o.json), need_writable(o.plot);
     openblas_set_num_threads(1); /* a worker is one core */
     text_load(&t, o.text, o.context);
     fail_silent = 0;

@@ -28,13 +28,19 @@ static void init_weights(model *m, uint64_t seed) {
             m->w[l][i] = rng_uniform(seed, (uint64_t)l, i, width[l]);
 }
 
-void model_create(model *m, int context, int embed, int hidden, int room, uint64_t seed) {
-    size_t in = (size_t)context * (size_t)embed, h = (size_t)hidden, n = (size_t)room;
-    *m = (model){.context = context, .embed = embed, .hidden = hidden, .room = room};
+void model_shape(model *m, int context, int embed, int hidden) {
+    size_t in = (size_t)context * (size_t)embed, h = (size_t)hidden;
+    *m = (model){.context = context, .embed = embed, .hidden = hidden};
     m->count[EMBED] = BYTES * (size_t)embed;
     m->count[H1_WEIGHT] = in * h, m->count[H1_BIAS] = h;
     m->count[H2_WEIGHT] = h * h, m->count[H2_BIAS] = h;
     m->count[OUT_WEIGHT] = h * BYTES, m->count[OUT_BIAS] = BYTES;
+}
+
+void model_create(model *m, int context, int embed, int hidden, int room, uint64_t seed) {
+    size_t in = (size_t)context * (size_t)embed, h = (size_t)hidden, n = (size_t)room;
+    model_shape(m, context, embed, hidden);
+    m->room = room;
     for (int l = 0; l < LAYERS; l++) {
         m->w[l] = need(m->count[l] * sizeof(float));
         m->grad[l] = need(m->count[l] * sizeof(float));

@@ -23,6 +23,7 @@ typedef struct model {
 
 extern const char *const layer_name[LAYERS];
 
+void model_shape(model *m, int context, int embed, int hidden); /* counts only */
 void model_create(model *m, int context, int embed, int hidden, int room, uint64_t seed);
 void model_free(model *m);
 size_t model_parameters(const model *m);

@@ -114,9 +114,9 @@ static void escaped(FILE *f, const char *s) {
             fputc(*s, f);
 }
 
-static void tick(plot *p, double x, const char *text) {
+static void tick(plot *p, double x, const char *said) {
     fprintf(p->f, "<path class='grid' d='M%.1f 0V%d'/><text x='%.1f' y='%d' text-anchor='middle'>%s</text>\n", x,
-            PANEL_H, x, PANEL_H + 18, text);
+            PANEL_H, x, PANEL_H + 18, said);
 }
 
 static void bytes_text(char *out, size_t room, double bytes) {
@@ -128,22 +128,22 @@ static void bytes_text(char *out, size_t room, double bytes) {
 }
 
 static void x_ticks(plot *p, const axis *a) {
-    char text[32];
+    char said[32];
     if (a->logarithmic) {
         int few = log10(a->high / a->low) < 2.5; /* few decades: 1, 2, 5 of each */
         static const double part[] = {1, 2, 5};
         for (double ten = pow(10, floor(log10(a->low))); ten <= a->high; ten *= 10)
             for (int i = 0; i < (few ? 3 : 1); i++)
                 if (ten * part[i] >= a->low && ten * part[i] <= a->high) {
-                    bytes_text(text, sizeof text, ten * part[i]);
-                    tick(p, map_x(a, ten * part[i]), text);
+                    bytes_text(said, sizeof said, ten * part[i]);
+                    tick(p, map_x(a, ten * part[i]), said);
                 }
         return;
     }
     double by = nice_step(a->high - a->low, 7);
     for (int i = 0; by * i <= a->high; i++) {
-        snprintf(text, sizeof text, "%g", by * i);
-        tick(p, map_x(a, by * i), text);
+        snprintf(said, sizeof said, "%g", by * i);
+        tick(p, map_x(a, by * i), said);
     }
 }
 
@@ -221,18 +221,18 @@ static void figures(plot *p, int label, char *out, size_t room) {
 }
 
 static void legend(plot *p) {
-    char text[160];
+    char said[160];
     int y = TOP + PANEL_H + AXIS + 16;
     for (int c = 0; c < p->labels; c++, y += LEGEND_ROW) {
         const series *s = p->runs;
         while (s->colour != c)
             s++;
-        figures(p, c, text, sizeof text);
+        figures(p, c, said, sizeof said);
         fprintf(p->f, "<path class='run' stroke='%s' d='M%d %dh34'/><circle cx='%d' cy='%d' r='4' fill='%s'/>",
                 colour[c % COLOURS], LEFT, y - 4, LEFT + 34, y - 4, colour[c % COLOURS]);
         fprintf(p->f, "<text class='label' x='%d' y='%d'>", LEFT + 48, y);
         escaped(p->f, s->label);
-        fprintf(p->f, "<tspan class='figures' dx='12'>%s</tspan></text>\n", text);
+        fprintf(p->f, "<tspan class='figures' dx='12'>%s</tspan></text>\n", said);
     }
     fprintf(p->f, "<path class='goal' d='M%d %dh34'/><text x='%d' y='%d'>where ", LEFT, y - 4, LEFT + 48, y);
     escaped(p->f, p->runs[0].label);

@@ -140,6 +140,21 @@ static double evaluate(worker *w) {
 
 /* ---- the run ---- */
 
+static void layers_of(const model *m, tw_layer *layers) {
+    for (int l = 0; l < LAYERS; l++)
+        layers[l] = (tw_layer)TW_LAYER(layer_name[l], m->count[l]);
+}
+
+void train_check(const options *o) {
+    tw_memory memory = TW_MEMORY_INIT;
+    tw_layer layers[LAYERS];
+    model m;
+    model_shape(&m, o->context, o->embed, o->hidden);
+    layers_of(&m, layers);
+    if (tw_reducer_estimate(0, 1, layers, LAYERS, o->rules, NULL, &memory) < 0)
+        fail(2, "--rules \"%s\": %s", o->rules, tw_last_error());
+}
+
 static void start(worker *w) {
     static const tw_algo algo[] = {TW_ALGO_SRA, TW_ALGO_NATIVE, TW_ALGO_AUTO};
     tw_reducer_config config = TW_REDUCER_CONFIG_INIT;
@@ -147,10 +162,10 @@ static void start(worker *w) {
     int room = w->o->batch > EVAL_BATCH ? w->o->batch : EVAL_BATCH;
     model_create(&w->m, w->o->context, w->o->embed, w->o->hidden, room, w->o->seed);
     for (int l = 0; l < LAYERS; l++) {
-        layers[l] = (tw_layer)TW_LAYER(layer_name[l], w->m.count[l]);
         w->momentum[l] = need(w->m.count[l] * sizeof(float));
         w->square[l] = w->o->optimizer == OPTIMIZER_ADAM ? need(w->m.count[l] * sizeof(float)) : NULL;
     }
+    layers_of(&w->m, layers);
     w->sample = need((size_t)room * sizeof *w->sample);
     config.algo = algo[w->o->algo];
     check(tw_reducer_create(w->comm, layers, LAYERS, w->o->rules, &config, &w->reducer), "the reducer");

@@ -31,7 +31,8 @@ const tw_codec *tw_codec_get(uint32_t id); /* NULL if unknown */
 typedef struct tw_enc {
     const float *g;    /* n values, any 4-byte alignment */
     const float *e;    /* residual, 64-byte aligned; NULL where the variant reads none */
-    float *out;        /* ef: the new residual x - decoded; recon: the decoded values; 64-byte aligned; none: unused */
+    float *out;        /* ef: the new residual x - decoded; recon: the decoded values; 64-byte aligned; none: unused.
+                        * Overlaps neither g nor e */
     float scale;
     uint32_t n;        /* 1 .. TW_MAX_TILE */
     tw_dtype dtype;    /* of the layer: what `none` packs */
@@ -51,7 +52,7 @@ typedef void (*tw_decode_fn)(const tw_spec *s, tw_dtype t, const void *src, floa
  * none    n values in the layer's dtype, padded with zeros to 4 bytes
  * cast    n halves of spec->type, padded with zeros to 4 bytes; NaN canonical
  * onebit  ceil(n/group) fp32 scales, then ceil(n/8) bytes, padded to 4: bit i%8 of byte i/8 is set where x[i]'s sign bit
- *         is set. decoded = -scale where the bit is set, else +scale.
+ *         is set (NaN: clear). decoded = -scale where the bit is set, else +scale.
  *         mean: scale = (sum |x|) / m over the group's m values; rms: sqrt((sum x*x) / m), IEEE division and sqrt.
  *         Sum order: segments of 1024 = 32 lanes x 32 rows (a group under 1024: one segment of 32 lanes x group/32 rows;
  *         tail padded with +0); lane l of segment g is serial over its rows; segments are added pairwise (1 segment: s0;

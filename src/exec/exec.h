@@ -11,7 +11,7 @@
 typedef struct tw_stamp { /* what all frames of one op share */
     uint64_t plan;
     uint32_t step;
-    uint8_t epoch; /* commits, discards and resets so far, modulo 256: tells a rank that discarded alone */
+    uint8_t epoch; /* commits and resets so far, modulo 256: tells a rank that discarded alone */
 } tw_stamp;
 enum { TW_FRAME_POISON = 1 }; /* header flags */
 #define TW_MAGIC 0x57495754u  /* "TWIW" */

@@ -17,7 +17,7 @@
 #endif
 
 #define TW_ISA_TAG avx2
-#define TW_ISA_ID TW_ISA_AVX2
+#define TW_ISA_ID  TW_ISA_AVX2
 #include "compressors/kernels/avx2/vec.inc"
 #include "exec/rows.inc"
 

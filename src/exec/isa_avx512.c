@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The loops for AVX-512 (F, BW, DQ, VL). The target is set here and not by a compiler flag, so that nothing else may use it. */
+ * The loops for AVX-512 (F, BW, DQ, VL). The target is set here and not by a compiler flag, so that nothing else may
+ * use it. */
 #include "exec/kernels.h"
 #include "compressors/kernels/tile.h"
 
@@ -8,7 +9,8 @@
 #include <immintrin.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c"))), \
+                             apply_to = function)
 #else
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized" /* gcc does not see that pass 1 fills what pass 2 reads */
@@ -17,7 +19,7 @@
 #endif
 
 #define TW_ISA_TAG avx512
-#define TW_ISA_ID TW_ISA_AVX512
+#define TW_ISA_ID  TW_ISA_AVX512
 #include "compressors/kernels/avx512/vec.inc"
 #include "exec/rows.inc"
 

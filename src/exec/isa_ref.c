@@ -5,17 +5,17 @@
 #include "compressors/kernels/ref/common.inc"
 
 #define TW_ISA_TAG ref
-#define TW_ISA_ID TW_ISA_REF
+#define TW_ISA_ID  TW_ISA_REF
 
-#define TW_CODEC_TAG none
+#define TW_CODEC_TAG  none
 #define TW_CODEC_FILE "compressors/kernels/ref/none.inc"
 #include "exec/instantiate.inc"
 
-#define TW_CODEC_TAG cast
+#define TW_CODEC_TAG  cast
 #define TW_CODEC_FILE "compressors/kernels/ref/cast.inc"
 #include "exec/instantiate.inc"
 
-#define TW_CODEC_TAG onebit
+#define TW_CODEC_TAG  onebit
 #define TW_CODEC_FILE "compressors/kernels/ref/onebit.inc"
 #include "exec/instantiate.inc"
 
@@ -53,6 +53,8 @@ static void tw_ref_add_scaled(float *y, const float *g, float scale, uint32_t n)
         y[i] = y[i] + g[i] * scale;
 }
 
-static double tw_ref_sum_sq(const float *x, uint32_t n) { return tw_slow_sum_sq(x, n); }
+static double tw_ref_sum_sq(const float *x, uint32_t n) {
+    return tw_slow_sum_sq(x, n);
+}
 
 #include "exec/table.inc"

@@ -3,7 +3,13 @@
  * One tile by hand (experimental.h): arguments checked, floating-point environment set, then the table's loop. */
 #include "exec/kernels.h"
 
-static bool aligned(const void *p, uintptr_t to) { return (uintptr_t)p % to == 0; }
+static bool aligned(const void *p, uintptr_t to) {
+    return (uintptr_t)p % to == 0;
+}
+
+static bool overlap(const float *a, const float *b, uint32_t n) {
+    return b && (uintptr_t)a < (uintptr_t)(b + n) && (uintptr_t)b < (uintptr_t)(a + n);
+}
 
 /* What both directions ask of their arguments. */
 static tw_status check(const char *what, const tw_spec *s, const void *values, const void *payload, uint32_t n) {
@@ -29,9 +35,11 @@ tw_status tw_tile_encode(const char *isa, const tw_spec *s, const float *in, con
     const tw_kernels *k = isa ? tw_kernels_named(isa) : tw_kernels_best();
     if (!k)
         return TW_ERR_UNSUPPORTED;
-    _Alignas(64) float no_residual[TW_MAX_TILE];
+    _Alignas(64) float no_residual[TW_MAX_TILE], aside[TW_MAX_TILE];
     tw_tile_stat unused;
     tw_enc a = {.g = in, .e = e, .out = e_out, .scale = scale, .n = n, .dtype = TW_F32, .dst = dst};
+    if (e_out && (overlap(e_out, in, n) || overlap(e_out, e, n))) /* a loop may read its input again */
+        a.out = aside;
     tw_variant v = e_out ? TW_V_EF : e ? TW_V_DRAIN : TW_V_PLAIN;
     tw_fpenv env = tw_fp_enter();
     if (v == TW_V_EF && !e) { /* -0 is what changes no value when added, not even -0 */
@@ -41,6 +49,8 @@ tw_status tw_tile_encode(const char *isa, const tw_spec *s, const float *in, con
     }
     k->encode[s->codec][v](s, &a, stat ? stat : &unused);
     tw_fp_leave(env);
+    if (a.out == aside)
+        memcpy(e_out, aside, n * sizeof *aside);
     return TW_OK;
 }
 

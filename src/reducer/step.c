@@ -403,7 +403,8 @@ static void close_step(tw_reducer *r) {
 
 static tw_status end_step(tw_reducer *r, bool keep) {
     tw_status s = post_what_is_left(r), w = wait_for_all(r);
-    s = s < 0 ? s : w;
+    if (s >= 0 || (s == TW_ERR_POISONED && w < 0)) /* the cause, not what followed from it */
+        s = w;
     if (s >= 0 && r->refused)
         s = tw_comm_refuses(r->comm);
     if (s >= 0 && keep)

@@ -91,8 +91,8 @@ static void write_file(void) {
     printf("# case, XXH64 of payload, residual, stat and decoded values, spec, values; made by test_golden --write\n");
     for (size_t i = 0; i < TW_ARRAY_LEN(golden_cases); i++) {
         golden_result r = golden_run(&golden_cases[i], &tw_kernels_ref);
-        printf("%zu %016" PRIx64 " %016" PRIx64 " %016" PRIx64 " %016" PRIx64 " %s %u\n", i, r.payload, r.residual, r.stat,
-               r.decoded, golden_cases[i].spec, golden_cases[i].n);
+        printf("%zu %016" PRIx64 " %016" PRIx64 " %016" PRIx64 " %016" PRIx64 " %s %u\n", i, r.payload, r.residual,
+               r.stat, r.decoded, golden_cases[i].spec, golden_cases[i].n);
     }
     tw_fp_leave(env);
 }
@@ -142,9 +142,15 @@ static void compare_named(const char *isa) {
         unit_skip(tw_last_error());
 }
 
-static void golden_ref(void) { compare_named("ref"); }
-static void golden_avx2(void) { compare_named("avx2"); }
-static void golden_avx512(void) { compare_named("avx512"); }
+static void golden_ref(void) {
+    compare_named("ref");
+}
+static void golden_avx2(void) {
+    compare_named("avx2");
+}
+static void golden_avx512(void) {
+    compare_named("avx512");
+}
 
 int main(int argc, char **argv) {
     static const unit_test tests[] = {UNIT_TEST(golden_ref), UNIT_TEST(golden_avx2), UNIT_TEST(golden_avx512)};

@@ -136,18 +136,23 @@ static bool any_failed(const trial *t) {
     return any;
 }
 
-/* After damage without loss somebody must have seen it, and a peer's failure must have a first one. */
+/* After damage without loss somebody must have seen it; a peer's failure must have a first one; and where all frames
+ * arrive, the first rank whose deadline passes tells the others. */
 static bool check_blame(trial *t) {
     bool corrupt = false, other = false;
+    int late = 0;
     for (int r = 0; r < t->ranks; r++) {
         tw_status s = outcome(&t->result[r]);
         corrupt = corrupt || s == TW_ERR_CORRUPT || s == TW_ERR_POISONED; /* poisoned: by what it saw before */
+        late += s == TW_ERR_TIMEOUT;
         other = other || outcome(&t->result[r]) != TW_ERR_PEER;
     }
     if (t->kind == KIND_FAULTY && (t->fault == FAULT_CORRUPTION || t->fault == FAULT_TRUNCATION) && !corrupt)
         return trial_fail(t, "frames were damaged, the step failed, and no rank says so");
     if (t->kind == KIND_FAULTY && t->fault != FAULT_DEAD_SEEN && !other)
         return trial_fail(t, "all ranks blame a peer");
+    if (t->kind == KIND_ODD_STEP && late > 1)
+        return trial_fail(t, "%d ranks ran into the deadline: the first of them told nobody", late);
     return true;
 }
 

@@ -13,8 +13,23 @@
 
 /* ---- inputs ---- */
 enum {
-    NORMAL, MIXED, DENORMAL, SMALL, HUGE_ONES, ALL_MAX, ALL_ZERO, ZERO_GROUPS, OUTLIER, EQUAL, HALVES, OVER_HALF, ALTERNATING,
-    SOME_NAN, SOME_INF, NAN_AND_INF, KINDS
+    NORMAL,
+    MIXED,
+    DENORMAL,
+    SMALL,
+    HUGE_ONES,
+    ALL_MAX,
+    ALL_ZERO,
+    ZERO_GROUPS,
+    OUTLIER,
+    EQUAL,
+    HALVES,
+    OVER_HALF,
+    ALTERNATING,
+    SOME_NAN,
+    SOME_INF,
+    NAN_AND_INF,
+    KINDS
 };
 
 static float normal(unit_rng *r) {
@@ -27,18 +42,30 @@ static float normal(unit_rng *r) {
 static float one_value(unit_rng *r, int kind, uint32_t i) {
     float x = normal(r);
     switch (kind) {
-    case MIXED: return ldexpf(x, (int)unit_below(r, 240) - 120);
-    case DENORMAL: return x * 1e-40f;
-    case SMALL: return x * 1e-20f;
-    case HUGE_ONES: return x * 7e37f;
-    case ALL_MAX: return x < 0 ? -3.40282347e38f : 3.40282347e38f;
-    case ALL_ZERO: return x < 0 ? -0.0f : 0.0f;
-    case ZERO_GROUPS: return i / 128 % 3 ? 0.0f : x;
-    case EQUAL: return x < 0 ? -0.25f : 0.25f;
-    case HALVES: return tw_bf16_to_f32(tw_f32_to_bf16(tw_f16_to_f32(tw_f32_to_f16(x))));
-    case OVER_HALF: return x * 40000.0f;
-    case ALTERNATING: return i % 2 ? -x : fabsf(x);
-    default: return x;
+    case MIXED:
+        return ldexpf(x, (int)unit_below(r, 240) - 120);
+    case DENORMAL:
+        return x * 1e-40f;
+    case SMALL:
+        return x * 1e-20f;
+    case HUGE_ONES:
+        return x * 7e37f;
+    case ALL_MAX:
+        return x < 0 ? -3.40282347e38f : 3.40282347e38f;
+    case ALL_ZERO:
+        return x < 0 ? -0.0f : 0.0f;
+    case ZERO_GROUPS:
+        return i / 128 % 3 ? 0.0f : x;
+    case EQUAL:
+        return x < 0 ? -0.25f : 0.25f;
+    case HALVES:
+        return tw_bf16_to_f32(tw_f32_to_bf16(tw_f16_to_f32(tw_f32_to_f16(x))));
+    case OVER_HALF:
+        return x * 40000.0f;
+    case ALTERNATING:
+        return i % 2 ? -x : fabsf(x);
+    default:
+        return x;
     }
 }
 
@@ -76,7 +103,9 @@ static bool untouched(const uint8_t *area, size_t used) {
     return ok;
 }
 
-static uint32_t payload_bytes(const tw_spec *s, uint32_t n, tw_dtype t) { return tw_codec_get(s->codec)->bytes(s, n, t); }
+static uint32_t payload_bytes(const tw_spec *s, uint32_t n, tw_dtype t) {
+    return tw_codec_get(s->codec)->bytes(s, n, t);
+}
 
 static void encode(const tw_kernels *k, const tw_spec *s, tw_variant v, tw_enc a, uint32_t shift, outcome *o) {
     memset(o, CANARY, sizeof *o);
@@ -114,8 +143,8 @@ typedef struct arrays {
     _Alignas(64) float y0[TW_MAX_TILE + 64], y1[TW_MAX_TILE + 64];
 } arrays;
 
-static void check_decode(unit_rng *r, const tw_kernels *k, const tw_spec *s, tw_dtype t, const void *payload, uint32_t n,
-                         arrays *m) {
+static void check_decode(unit_rng *r, const tw_kernels *k, const tw_spec *s, tw_dtype t, const void *payload,
+                         uint32_t n, arrays *m) {
     const tw_decode_fn *mine[] = {k->decode_set, k->decode_stream, k->decode_add};
     const tw_decode_fn *theirs[] = {tw_kernels_ref.decode_set, tw_kernels_ref.decode_set, tw_kernels_ref.decode_add};
     for (int way = 0; way < 3; way++) {
@@ -131,8 +160,8 @@ static void check_decode(unit_rng *r, const tw_kernels *k, const tw_spec *s, tw_
     }
 }
 
-static const uint32_t sizes[] = {1,   2,   7,    31,   32,   33,   63,   127,  128,  129,  255,  256,  500,
-                                 511, 512, 1023, 1024, 1025, 2047, 2048, 3000, 4000, 4095, 4096, 0,    0};
+static const uint32_t sizes[] = {1,   2,   7,    31,   32,   33,   63,   127,  128,  129,  255,  256, 500,
+                                 511, 512, 1023, 1024, 1025, 2047, 2048, 3000, 4000, 4095, 4096, 0,   0};
 
 /* One spec and dtype over sizes, kinds and variants. */
 static void check_spec(unit_rng *r, const tw_kernels *k, const tw_spec *s, tw_dtype t) {
@@ -187,8 +216,12 @@ static void check_isa(const char *isa) {
     tw_fp_leave(env);
 }
 
-static void avx2_equals_reference(void) { check_isa("avx2"); }
-static void avx512_equals_reference(void) { check_isa("avx512"); }
+static void avx2_equals_reference(void) {
+    check_isa("avx2");
+}
+static void avx512_equals_reference(void) {
+    check_isa("avx512");
+}
 
 /* ---- the reference against a model in double ---- */
 static double model_scale(const float *x, uint32_t m, bool rms) {
@@ -207,7 +240,9 @@ static void fill_finite(unit_rng *r, int kind, float *g, float *e, uint32_t n) {
             e[i] *= 0.5f;
 }
 
-static bool near(double a, double b, double tolerance) { return fabs(a - b) <= tolerance * fabs(b); }
+static bool near(double a, double b, double tolerance) {
+    return fabs(a - b) <= tolerance * fabs(b);
+}
 
 static void model_onebit(const tw_spec *s, const float *x, uint32_t n, const uint8_t *payload, float *decoded) {
     uint32_t groups = (n + s->group - 1) / s->group;
@@ -235,7 +270,8 @@ static void model_half(const float *x, uint32_t n, bool is_f16, const uint8_t *p
         uint16_t h;
         memcpy(&h, payload + 2 * i, 2);
         decoded[i] = is_f16 ? tw_f16_to_f32(h) : tw_bf16_to_f32(h);
-        double half_step = is_f16 ? fmax(fabs((double)x[i]) * 0x1p-11, 0x1p-25) : fmax(fabs((double)x[i]) * 0x1p-8, 0x1p-134);
+        double half_step =
+            is_f16 ? fmax(fabs((double)x[i]) * 0x1p-11, 0x1p-25) : fmax(fabs((double)x[i]) * 0x1p-8, 0x1p-134);
         CU_ASSERT(fabs((double)x[i] - (double)decoded[i]) <= half_step || isinf(decoded[i]));
     }
 }
@@ -290,7 +326,8 @@ static void reference_equals_model(void) {
 /* A tile with NaN or Inf says so, and decodes to NaN or Inf there. */
 static void nonfinite_is_told(void) {
     unit_rng r = unit_seeded("nonfinite");
-    static const char *const texts[] = {"none", "cast:type=bf16", "cast:type=fp16", "onebit", "onebit:group=128,scale=rms"};
+    static const char *const texts[] = {"none", "cast:type=bf16", "cast:type=fp16", "onebit",
+                                        "onebit:group=128,scale=rms"};
     static arrays m;
     static uint32_t payload[TW_MAX_TILE];
     for (int round = 0; round < 500; round++) {
@@ -311,7 +348,8 @@ static void nonfinite_is_told(void) {
 #if defined(__x86_64__)
 static void host_environment_is_ignored(void) {
     static const unsigned settings[] = {0x1f80u | 0x8040u, 0x1f80u | 0x2000u, 0x1f80u | 0x6000u, 0x1f80u | 0xe040u};
-    static const char *const texts[] = {"none", "cast:type=fp16", "cast:type=bf16", "onebit", "onebit:scale=rms,group=512"};
+    static const char *const texts[] = {"none", "cast:type=fp16", "cast:type=bf16", "onebit",
+                                        "onebit:scale=rms,group=512"};
     unit_rng r = unit_seeded("environment");
     static arrays m;
     static uint32_t payload[2][TW_MAX_TILE];
@@ -337,7 +375,9 @@ static void host_environment_is_ignored(void) {
         }
 }
 #else
-static void host_environment_is_ignored(void) { unit_skip("no MXCSR on this machine"); }
+static void host_environment_is_ignored(void) {
+    unit_skip("no MXCSR on this machine");
+}
 #endif
 
 /* ---- loops that belong to no codec ---- */
@@ -444,9 +484,15 @@ static void isa_is_named(void) {
 
 int main(void) {
     static const unit_test tests[] = {
-        UNIT_TEST(avx2_equals_reference),       UNIT_TEST(avx512_equals_reference), UNIT_TEST(reference_equals_model),
-        UNIT_TEST(nonfinite_is_told),           UNIT_TEST(plain_loops),             UNIT_TEST(tile_variants_agree),
-        UNIT_TEST(host_environment_is_ignored), UNIT_TEST(tile_arguments),          UNIT_TEST(isa_is_named),
+        UNIT_TEST(avx2_equals_reference),
+        UNIT_TEST(avx512_equals_reference),
+        UNIT_TEST(reference_equals_model),
+        UNIT_TEST(nonfinite_is_told),
+        UNIT_TEST(plain_loops),
+        UNIT_TEST(tile_variants_agree),
+        UNIT_TEST(host_environment_is_ignored),
+        UNIT_TEST(tile_arguments),
+        UNIT_TEST(isa_is_named),
     };
     return unit_main("kernels", tests, UNIT_COUNT(tests));
 }

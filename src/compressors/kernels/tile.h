@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * What the loops of all ISAs share: the out-of-line encoders that follow every rule of codec.h from a prepared x. They
- * are the reference's loops; the fast ones hand a tile over to them when a sum leaves the range in which fp32 is safe. */
+ * are the reference's loops; the fast ones hand a tile over to them when a sum leaves the range in which fp32 is safe.
+ */
 #ifndef TW_KERNELS_TILE_H
 #define TW_KERNELS_TILE_H
 
@@ -11,11 +12,11 @@
 #error "the codec loops need IEEE arithmetic: do not compile them with -ffast-math"
 #endif
 
-#define TW_INLINE static inline __attribute__((always_inline))
-#define TW_LANES 32u     /* values of one row */
-#define TW_SEGMENT 1024u /* values summed in fp32 before a tree or a double takes over */
-#define TW_SQ_MIN 0x1p-90
-#define TW_SQ_MAX 0x1p120
+#define TW_INLINE         static inline __attribute__((always_inline))
+#define TW_LANES          32u   /* values of one row */
+#define TW_SEGMENT        1024u /* values summed in fp32 before a tree or a double takes over */
+#define TW_SQ_MIN         0x1p-90
+#define TW_SQ_MAX         0x1p120
 #define TW_QUIET_NAN_BITS 0x7fc00000u
 
 /* What a variant stores beside the payload. */
@@ -23,7 +24,9 @@ enum { TW_OUT_NONE, TW_OUT_RESIDUAL, TW_OUT_DECODED };
 /* Where a decoder puts its values. */
 enum { TW_SINK_SET, TW_SINK_STREAM, TW_SINK_ADD };
 
-static inline bool tw_sq_in_range(double t) { return t >= TW_SQ_MIN && t <= TW_SQ_MAX; }
+static inline bool tw_sq_in_range(double t) {
+    return t >= TW_SQ_MIN && t <= TW_SQ_MAX;
+}
 static inline uint32_t tw_bits_of(float f) {
     uint32_t u;
     memcpy(&u, &f, sizeof u);
