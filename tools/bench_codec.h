@@ -23,8 +23,8 @@ typedef struct skeleton {
     uint8_t *payload;
 } skeleton;
 
-/* Variants differ in vector width, in how far ahead they prefetch, and in how they store the payload. */
-unsigned skeleton_variants(void);
+/* Variants differ in ISA (up to the one named), in how far ahead they prefetch, and in how they store the payload. */
+unsigned skeleton_variants(const char *most);
 void skeleton_run(const skeleton *s, unsigned variant);
 void skeleton_describe(unsigned variant, char *buf, size_t cap);
 

@@ -5,25 +5,24 @@
 
 INLINE void NAME(ask)(const float *p, size_t ahead) {
     if (ahead)
-        for (size_t line = 0; line < ROW; line += 16)
-            __builtin_prefetch((const char *)(p + line) + ahead, 0, 3);
+        UNROLL for (size_t line = 0; line < ROW; line += 16) __builtin_prefetch((const char *)(p + line) + ahead, 0, 2);
 }
 
 /* A row of x to the payload. */
 INLINE void NAME(pack)(uint8_t *payload, size_t i, const V x[ROW / W], unsigned bits, bool stream) {
     if (bits == 1) {
         uint32_t word = 0;
-        for (unsigned v = 0; v < ROW / W; v++)
-            word |= NAME(signs)(x[v]) << (v * W % 32);
+        EACH(v)
+        word |= NAME(signs)(x[v]) << (v * W % 32);
         memcpy(payload + i / 8, &word, sizeof word);
     }
     if (bits == 16)
-        for (unsigned v = 0; v + 1 < ROW / W; v += 2)
+        UNROLL for (unsigned v = 0; v + 1 < ROW / W; v += 2)
             NAME(store_halves)(payload + 2 * (i + v * W), x[v], x[v + 1], stream);
     if (bits == 32)
-        for (unsigned v = 0; v < ROW / W; v++)
-            stream ? NAME(stream)((float *)(void *)payload + i + v * W, x[v])
-                   : NAME(store)((float *)(void *)payload + i + v * W, x[v]);
+        EACH(v)
+    stream ? NAME(stream)((float *)(void *)payload + i + v * W, x[v])
+           : NAME(store)((float *)(void *)payload + i + v * W, x[v]);
 }
 
 INLINE void NAME(encode)(const skeleton *s, size_t ahead, unsigned bits, bool feedback, bool stream) {
@@ -32,7 +31,7 @@ INLINE void NAME(encode)(const skeleton *s, size_t ahead, unsigned bits, bool fe
         NAME(ask)(s->g + i, ahead);
         if (feedback)
             NAME(ask)(s->e + i, ahead);
-        for (unsigned v = 0; v < ROW / W; v++) {
+        EACH(v) {
             x[v] = NAME(load)(s->g + i + v * W);
             if (feedback) {
                 x[v] = NAME(add)(x[v], NAME(load)(s->e + i + v * W));
@@ -49,7 +48,7 @@ INLINE void NAME(decode)(const skeleton *s, size_t ahead, unsigned bits) {
         NAME(ask)(s->y + i, ahead);
         if (bits == 1)
             memcpy(&word, s->payload + i / 8, sizeof word);
-        for (unsigned v = 0; v < ROW / W; v++) {
+        EACH(v) {
             V d = bits == 1    ? NAME(all)(word)
                   : bits == 16 ? NAME(load_halves)(s->payload + 2 * (i + v * W))
                                : NAME(load)((const float *)(const void *)s->payload + i + v * W);

@@ -139,12 +139,16 @@ def plot(o, runs):
 
 
 def next_steps(o, picture):
+    again = [sys.argv[0], "--local" if o.local else "--lab", "--charlm", o.charlm, "--out", o.out]
+    again = shlex.join(again + ([] if o.local else ["--netlab", o.netlab]))
     print(f"\nplot: {picture}\n\nTry next:")
+    print("  what error feedback is worth:")
+    print(f"    {again} --codecs 'none;onebit+ef;onebit'")
     if not o.local:
-        print(f"  {sys.argv[0]} --lab --rate 1gbit --steps 300    a faster link: how much is left of the gain?")
-    print("  bits without feedback, the honest loss:   --codecs 'none;onebit+ef;onebit'")
-    print(f"  one long run on this machine:             {o.charlm} --steps 3000 --plot long.svg")
-    print("  your own text:                            --charlm-options '--text FOLDER'")
+        print("  how much of the gain a faster link leaves:")
+        print(f"    {again} --rate 1gbit --steps 300")
+    print("  a long run on this machine, where the losses meet:")
+    print(f"    {o.charlm} --steps 3000 --plot long.svg")
 
 
 def main():

@@ -56,6 +56,7 @@ struct tw_op {
     uint64_t sent;      /* bytes of this use */
     bool busy;          /* under way, or done and not yet taken */
     bool finished, leaked;
+    bool writing; /* its verdict was good: outputs are being written */
     tw_status status;
     char sentence[TW_SENTENCE];
     tw_req *req;

@@ -51,7 +51,17 @@ static void finish(tw_op *op) {
         pthread_cond_broadcast(&op->comm->moved);
 }
 
+/* All frames were good: a fault that comes between two of an op's decodes must not leave its outputs half written. */
+static void write_the_rest(tw_op *op) {
+    uint32_t action, len;
+    while (op->writing && tw_run_next(op->run, TW_LANE_COMPUTE, &action)) {
+        (void)tw_exec_run(&op->x, &op->plan->action[action], &len); /* only decodes are left, and they cannot fail */
+        tw_run_done(op->run, action);
+    }
+}
+
 static void fail_op(tw_op *op, tw_status s, const char *sentence) {
+    write_the_rest(op);
     if (op->status >= 0) {
         op->status = s;
         snprintf(op->sentence, sizeof op->sentence, "%s", sentence);
@@ -245,6 +255,7 @@ static tw_status compute(tw_comm *c, tw_op *op, uint32_t action) {
     }
     if (s >= 0)
         tw_run_done(op->run, action);
+    op->writing = op->writing || (a->kernel == TW_K_VERDICT && op->status >= 0 && s >= 0);
     return s;
 }
 
@@ -291,7 +302,7 @@ tw_status tw_op_start(tw_op *op) {
     tw_comm *c = op->comm;
     op->seq = c->seq++;
     op->sent = 0;
-    op->finished = false;
+    op->finished = op->writing = false;
     op->busy = true;
     op->status = TW_OK;
     op->sentence[0] = 0;

@@ -15,9 +15,11 @@ if ! pkg-config --exists openblas; then
 fi
 make -f "$examples/charlm/Makefile" PKG_CONFIG_PATH="$THINWIRE_PREFIX/lib/pkgconfig" ${MPICC:+MPICC="$MPICC"}
 set -- -n 2
-case $($MPIRUN --version 2>&1) in *"Open MPI"*) set -- --oversubscribe --bind-to none "$@" ;; esac
+case $($MPIRUN --version 2>&1) in *"Open MPI"* | *OpenRTE*) set -- --oversubscribe --bind-to none "$@" ;; esac
 export OPENBLAS_NUM_THREADS=1
-train="./charlm --rules *.bias=none;*=onebit+ef --steps 4 --seed 1 --eval-every 2"
+# mpirun changes PATH, and with it which Python's library would be the text
+text=$(python3 -c 'import sysconfig; print(sysconfig.get_paths()["stdlib"])')
+train="./charlm --text $text --eval-chars 1024 --rules *.bias=none;*=onebit+ef --steps 4 --seed 1 --eval-every 2"
 set -f
 # shellcheck disable=SC2086 # words
 timeout 300 "$MPIRUN" "$@" $train --transport mpi --json mpi.json
@@ -31,6 +33,6 @@ losses = [[(point[0], point[-1]) for point in run["curve"]] for run in (mpi, loc
 print("mpi", losses[0], "local", losses[1])
 assert losses[0] == losses[1], "the transports do not give the same losses"
 END
-python3 "$examples/charlm/compare.py" --local --steps 3 --hosts 2 --charlm ./charlm --out out
+python3 "$examples/charlm/compare.py" --local --steps 3 --hosts 2 --charlm ./charlm --out out --charlm-options '--eval-chars 1024'
 ls -l out
 grep -q '<svg' out/*.svg

@@ -15,6 +15,6 @@ lines=$(wc -l <"$examples/first.c")
 }
 make -f "$examples/Makefile" PKG_CONFIG_PATH="$THINWIRE_PREFIX/lib/pkgconfig"
 set -- -n 4
-case $($MPIRUN --version 2>&1) in *"Open MPI"*) set -- --oversubscribe --bind-to none "$@" ;; esac
+case $($MPIRUN --version 2>&1) in *"Open MPI"* | *OpenRTE*) set -- --oversubscribe --bind-to none "$@" ;; esac
 timeout 120 "$MPIRUN" "$@" ./first | tee said
 grep -Eq '^[0-9.]+x fewer bytes; sum of averages is within [-+.0-9e]+ of exact$' said

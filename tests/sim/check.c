@@ -79,9 +79,11 @@ static bool check_op(trial *t, int r, uint32_t i, fate f) {
     bool ok = f == FATE_ANY || (written && f != FATE_UNTOUCHED) || (untouched && f != FATE_WRITTEN);
     if (ok)
         return true;
-    return trial_fail(t, "rank %d, op %u: %llu values, %llu as the model says, %llu untouched, where they should be %s; "
-                         "first: layer %u value %llu is %08x, model %08x",
-                      r, i, (unsigned long long)s.values, (unsigned long long)s.written, (unsigned long long)s.untouched,
+    return trial_fail(t,
+                      "rank %d, op %u: %llu values, %llu as the model says, %llu untouched, where they should be %s; "
+                      "first: layer %u value %llu is %08x, model %08x",
+                      r, i, (unsigned long long)s.values, (unsigned long long)s.written,
+                      (unsigned long long)s.untouched,
                       f == FATE_WRITTEN     ? "written"
                       : f == FATE_UNTOUCHED ? "untouched"
                                             : "one or the other",

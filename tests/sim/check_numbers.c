@@ -42,7 +42,9 @@ static double true_error(const trial *t, uint32_t l) {
     return sqrt(sq);
 }
 
-static bool equal_double(double a, double b) { return memcmp(&a, &b, sizeof a) == 0; }
+static bool equal_double(double a, double b) {
+    return memcmp(&a, &b, sizeof a) == 0;
+}
 
 static double residual_norm(const trial *t, uint32_t l, int r) {
     const float *e = t->m.e[l] + (uint64_t)r * t->layer[l].count;
@@ -112,11 +114,12 @@ static bool check_bad(trial *t, const tw_report *p) {
     for (uint32_t l = 0; l < t->nlayer; l++)
         any |= t->m.bad_ranks[l];
     if (!any != (p->bad_layer < 0) || !any != (p->bad_rank < 0))
-        return trial_fail(t, "NaN or Inf on ranks %llx, report: layer %d, rank %d", (unsigned long long)any, p->bad_layer,
-                          p->bad_rank);
+        return trial_fail(t, "NaN or Inf on ranks %llx, report: layer %d, rank %d", (unsigned long long)any,
+                          p->bad_layer, p->bad_rank);
     if (any && ((uint32_t)p->bad_layer >= t->nlayer || p->bad_rank >= t->ranks ||
                 !(t->m.bad_ranks[p->bad_layer] >> p->bad_rank & 1)))
-        return trial_fail(t, "report: NaN or Inf in layer %d of rank %d, where there was none", p->bad_layer, p->bad_rank);
+        return trial_fail(t, "report: NaN or Inf in layer %d of rank %d, where there was none", p->bad_layer,
+                          p->bad_rank);
     return true;
 }
 
@@ -135,8 +138,8 @@ static bool check_same(trial *t, int r) {
     bool same = a->verdict == b->verdict && a->step == b->step && a->dense_bytes == b->dense_bytes &&
                 equal_double(a->error_bound, b->error_bound) && a->uncertified == b->uncertified &&
                 a->bad_layer == b->bad_layer && a->bad_rank == b->bad_rank;
-    return same || trial_fail(t, "the reports of ranks 0 and %d differ: bounds %.9g, %.9g; layers %d, %d; ranks %d, %d", r,
-                              a->error_bound, b->error_bound, a->bad_layer, b->bad_layer, a->bad_rank, b->bad_rank);
+    return same || trial_fail(t, "the reports of ranks 0 and %d differ: bounds %.9g, %.9g; layers %d, %d; ranks %d, %d",
+                              r, a->error_bound, b->error_bound, a->bad_layer, b->bad_layer, a->bad_rank, b->bad_rank);
 }
 
 /* One op over all layers, all there: the plan's bytes are what is sent. */
@@ -159,6 +162,7 @@ static bool check_plan(trial *t, int r) {
     if (tw_plan_compute(r, t->ranks, given, t->nlayer, rules, &c, &info) != TW_OK)
         return trial_fail(t, "no plan: %s", tw_last_error());
     uint64_t sent = t->result[r].report.wire_bytes;
+    tally_plan();
     if (sent != info.wire_bytes || payloads + 32 * info.sends != sent)
         return trial_fail(t, "rank %d sent %llu bytes, the plan says %llu, the layers' reports and headers %llu", r,
                           (unsigned long long)sent, (unsigned long long)info.wire_bytes,
@@ -200,8 +204,8 @@ bool check_wire(trial *t) {
         tw_comm_stats s = TW_COMM_STATS_INIT;
         tw_sim_counters(t->sim, r, &frames, &bytes);
         if (tw_comm_get_stats(t->comm[r], &s) != TW_OK || s.sent_bytes != bytes || s.sent_frames != frames)
-            return trial_fail(t, "rank %d: %llu bytes in %llu frames by its own count, %llu in %llu by the network's", r,
-                              (unsigned long long)s.sent_bytes, (unsigned long long)s.sent_frames,
+            return trial_fail(t, "rank %d: %llu bytes in %llu frames by its own count, %llu in %llu by the network's",
+                              r, (unsigned long long)s.sent_bytes, (unsigned long long)s.sent_frames,
                               (unsigned long long)bytes, (unsigned long long)frames);
         uint64_t native = 2 * s.native_bytes / (unsigned)t->ranks * (unsigned)(t->ranks - 1);
         uint64_t least = bytes + (native > 64u * (unsigned)t->ranks * MOST_PIECES ? 1 : 0);

@@ -58,7 +58,7 @@ static void draw_layers(trial *t) {
     static const char *const stem[] = {"blk", "l", "norm", "embed", "head"};
     static const char *const tail[] = {".w", ".bias", "", ".norm"};
     bool halves = rng_chance(&t->rng, 45), calm = rng_chance(&t->rng, 60);
-    uint64_t budget = (t->ranks > 16 ? 90000 : rng_chance(&t->rng, 5) ? 200000 : 30000) / (unsigned)t->ranks;
+    uint64_t budget = (t->ranks > 16 ? 200000 : rng_chance(&t->rng, 5) ? 400000 : 60000) / (unsigned)t->ranks;
     t->nlayer = (uint32_t)rng_range(&t->rng, 1, MOST_LAYERS);
     for (uint32_t i = 0; i < t->nlayer; i++) {
         layer *l = &t->layer[i];
@@ -189,8 +189,12 @@ void trial_draw(trial *t, uint64_t seed, int most_ranks) {
 
 /* ---- values ---- */
 
-static float largest(tw_dtype t) { return t == TW_F16 ? 65504.0f : t == TW_BF16 ? 0x1.fep127f : 0x1.fffffep127f; }
-static float smallest(tw_dtype t) { return t == TW_F16 ? 0x1p-24f : t == TW_BF16 ? 0x1p-133f : 0x1p-149f; }
+static float largest(tw_dtype t) {
+    return t == TW_F16 ? 65504.0f : t == TW_BF16 ? 0x1.fep127f : 0x1.fffffep127f;
+}
+static float smallest(tw_dtype t) {
+    return t == TW_F16 ? 0x1p-24f : t == TW_BF16 ? 0x1p-133f : 0x1p-149f;
+}
 
 static float plain(trial *t) {
     /* a sum of two uniforms: small values are common, as in gradients */
@@ -236,16 +240,17 @@ void trial_describe(const trial *t) {
     printf("seed %llu: %s, %d ranks, %u steps from %llu, %s, tile %u, redop %d, nonfinite %d, algo %d, frame_bytes %u, "
            "in_flight %u, no_overlap %u, bucket_bytes %llu\n  rules '%s'\n",
            (unsigned long long)t->seed, kind_names[t->kind], t->ranks, t->nstep, (unsigned long long)t->next_number,
-           t->post ? "post" : "push", c->tile, (int)c->redop, (int)c->nonfinite, (int)c->algo, c->frame_bytes, c->in_flight,
-           c->no_overlap, (unsigned long long)c->bucket_bytes, t->rules);
+           t->post ? "post" : "push", c->tile, (int)c->redop, (int)c->nonfinite, (int)c->algo, c->frame_bytes,
+           c->in_flight, c->no_overlap, (unsigned long long)c->bucket_bytes, t->rules);
     for (uint32_t i = 0; i < t->nlayer; i++)
         printf("  layer %u '%s': %llu %s, values %d\n", i, t->layer[i].name, (unsigned long long)t->layer[i].count,
                tw_dtype_name(t->layer[i].dtype), (int)t->layer[i].values);
     printf("  network: latency %g, jitter %g, bandwidth %g, reorder %g, compute %g", t->net.latency_s, t->net.jitter_s,
            t->net.bandwidth, t->net.reorder, t->net.compute_values_per_s);
     if (t->kind == KIND_FAULTY)
-        printf(", loss %g, corruption %g, truncation %g, rank %d dies after %llu frames (%s)", t->net.loss, t->net.corruption,
-               t->net.truncation, t->net.dead_rank, (unsigned long long)t->net.dead_after, t->net.detects ? "seen" : "unseen");
+        printf(", loss %g, corruption %g, truncation %g, rank %d dies after %llu frames (%s)", t->net.loss,
+               t->net.corruption, t->net.truncation, t->net.dead_rank, (unsigned long long)t->net.dead_after,
+               t->net.detects ? "seen" : "unseen");
     if (t->kind == KIND_ODD_STEP)
         printf(", odd way %d of rank %d in step %u", (int)t->odd, t->odd_rank, t->odd_step);
     printf("\n");

@@ -69,7 +69,8 @@ static void write_rule(trial *t, const rule *u) {
     for (uint32_t i = 0; i < u->nphase; i++) {
         write_spec(text, room, &u->phase[i].spec);
         if (i + 1 < u->nphase)
-            snprintf(text + strlen(text), room - strlen(text), " until %llu then ", (unsigned long long)u->phase[i].until);
+            snprintf(text + strlen(text), room - strlen(text), " until %llu then ",
+                     (unsigned long long)u->phase[i].until);
     }
 }
 

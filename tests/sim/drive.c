@@ -158,7 +158,8 @@ static void begin(trial *t, int r) {
     tw_step_args a = TW_STEP_ARGS_INIT;
     a.input_scale = t->step.scale[r];
     uint64_t number = t->step.number + is_odd(t, r, ODD_STEP);
-    note(q, &q->begin, tw_reducer_begin(t->red[r], number, a.input_scale == 1.0f && rng_chance(&t->rng, 50) ? NULL : &a));
+    note(q, &q->begin,
+         tw_reducer_begin(t->red[r], number, a.input_scale == 1.0f && rng_chance(&t->rng, 50) ? NULL : &a));
 }
 
 static void plan_calls(trial *t, session *s, int r) {
@@ -182,7 +183,9 @@ static void plan_calls(trial *t, session *s, int r) {
     s->total += k;
 }
 
-static void *address(const trial *t, bool there, size_t at) { return there ? t->memory + at : NULL; }
+static void *address(const trial *t, bool there, size_t at) {
+    return there ? t->memory + at : NULL;
+}
 
 static void post(trial *t, session *s, int r, uint32_t i) {
     const op_plan *op = &t->step.op[i];
@@ -212,10 +215,24 @@ static void push(trial *t, int r, uint32_t l) {
             if (t->step.op[i].piece[k].layer != l)
                 continue;
             q->posted[i] = true;
-            /* What was not pushed is posted by `end`, for which the others can wait only if it is the first to be called. */
-            if (p->has_in || p->has_out || r != t->step.first_to_end || rng_chance(&t->rng, 50))
-                note(q, &q->post, tw_reducer_push(t->red[r], l, address(t, p->has_in, p->in), address(t, p->has_out, p->out)));
+            if (p->has_in || p->has_out || rng_chance(&t->rng, 40))
+                note(q, &q->post,
+                     tw_reducer_push(t->red[r], l, address(t, p->has_in, p->in), address(t, p->has_out, p->out)));
+            else
+                q->unpushed = true;
         }
+}
+
+/* What was not pushed is posted by flush, or by `end`: the other ranks wait for that, so only the first to end may do
+ * so. */
+static void flush(trial *t) {
+    for (int r = 0; r < t->ranks; r++) {
+        rank_result *q = &t->result[r];
+        if (q->begin >= 0 && q->unpushed && (r != t->step.first_to_end || rng_chance(&t->rng, 50))) {
+            note(q, &q->post, tw_reducer_flush(t->red[r]));
+            q->flushed = true;
+        }
+    }
 }
 
 static void one_call(trial *t, session *s) {
@@ -307,6 +324,7 @@ void drive_step(trial *t) {
     }
     while (s.total > 0)
         one_call(t, &s);
+    flush(t);
     use_requests(t, &s);
     for (int i = 0; i < t->ranks; i++) {
         int k = i ? (int)rng_range(&t->rng, (unsigned)i, (unsigned)t->ranks - 1) : 0, x = order[i];

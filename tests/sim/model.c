@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The state beside the library's: residuals bit by bit, and in double what was applied and what would have been exact. */
+ * The state beside the library's: residuals bit by bit, and in double what was applied and what would have been exact.
+ */
 #include "trial.h"
 #include <math.h>
 #include <stdlib.h>

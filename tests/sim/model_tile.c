@@ -15,15 +15,22 @@ typedef struct tile_place {
 } tile_place;
 
 static tile_place place_of(const trial *t, uint32_t l, uint64_t tile) {
-    tile_place p = {.first = tile * t->rc.tile, .l = &t->layer[l], .spec = &t->step.spec[l], .owner = t->m.own[l][tile]};
+    tile_place p = {
+        .first = tile * t->rc.tile, .l = &t->layer[l], .spec = &t->step.spec[l], .owner = t->m.own[l][tile]};
     uint64_t left = p.l->count - p.first;
     p.n = left < t->rc.tile ? (uint32_t)left : t->rc.tile;
     return p;
 }
 
-static float inverse(const trial *t) { return t->rc.redop == TW_AVG ? 1.0f / (float)t->ranks : 1.0f; }
-static double weight(const trial *t) { return t->rc.redop == TW_AVG ? 1.0 / t->ranks : 1.0; }
-static bool has_feedback(const tile_place *p) { return p->spec->feedback == TW_FEEDBACK_EF; }
+static float inverse(const trial *t) {
+    return t->rc.redop == TW_AVG ? 1.0f / (float)t->ranks : 1.0f;
+}
+static double weight(const trial *t) {
+    return t->rc.redop == TW_AVG ? 1.0 / t->ranks : 1.0;
+}
+static bool has_feedback(const tile_place *p) {
+    return p->spec->feedback == TW_FEEDBACK_EF;
+}
 
 /* Squares of what went into the roundings of this tile, for the ledger's bound. */
 typedef struct squares {

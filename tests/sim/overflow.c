@@ -20,7 +20,9 @@ static void check(bool ok, const char *what, uint64_t got, uint64_t want) {
         printf("FAILED: %s: %llu, right is %llu\n", what, (unsigned long long)got, (unsigned long long)want);
 }
 
-static void equal(const char *what, uint64_t got, uint64_t want) { check(got == want, what, got, want); }
+static void equal(const char *what, uint64_t got, uint64_t want) {
+    check(got == want, what, got, want);
+}
 
 /* ---- owners: every tile has one, in P ranges of nearly equal length, whatever the size of the numbers ---- */
 
@@ -44,7 +46,8 @@ static void check_owners(const char *name, uint64_t tiles, int size) {
 }
 
 static void owners(void) {
-    const uint64_t tiles[] = {1, 7, UINT64_C(1) << 21, UINT64_C(1) << 32, (UINT64_C(1) << 50) + 12345, UINT64_C(1) << 57};
+    const uint64_t tiles[] = {
+        1, 7, UINT64_C(1) << 21, UINT64_C(1) << 32, (UINT64_C(1) << 50) + 12345, UINT64_C(1) << 57};
     const int sizes[] = {1, 2, 3, 7, 64, 1000};
     for (size_t t = 0; t < sizeof tiles / sizeof *tiles; t++)
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
@@ -55,7 +58,9 @@ static void owners(void) {
 
 /* ---- payloads ---- */
 
-static uint64_t onebit_tile(uint64_t n, uint64_t group) { return 4 * ((n + group - 1) / group) + (n + 31) / 32 * 4; }
+static uint64_t onebit_tile(uint64_t n, uint64_t group) {
+    return 4 * ((n + group - 1) / group) + (n + 31) / 32 * 4;
+}
 
 static uint64_t onebit_bytes(uint64_t first, uint64_t tiles, uint64_t count, uint64_t group) {
     uint64_t end = (first + tiles) * 4096, last = end > count ? count - (first + tiles - 1) * 4096 : 4096;
@@ -99,8 +104,9 @@ static void check_plan(uint64_t count, int size, uint32_t frame_bytes) {
         equal("sends", p.sends, p.frames - own + own * (unsigned)(size - 1));
         equal("headers and trailers", p.wire_bytes - p.payload_bytes,
               32 * p.sends + 12 * (p.frames - own) + 8 * own * (unsigned)(size - 1));
-        check(p.frames >= total / frame_bytes * 99 / 100 && p.frames <= total / frame_bytes * 11 / 10 + 2 * (unsigned)size, "frames",
-              p.frames, total / frame_bytes);
+        check(p.frames >= total / frame_bytes * 99 / 100 &&
+                  p.frames <= total / frame_bytes * 11 / 10 + 2 * (unsigned)size,
+              "frames", p.frames, total / frame_bytes);
         check(p.arena_bytes > total, "frame memory", p.arena_bytes, total);
         sent += p.payload_bytes;
     }
@@ -115,11 +121,12 @@ static void estimates(void) {
     tw_memory m = TW_MEMORY_INIT;
     c.frame_bytes = 1 << 20;
     equal("estimate", (uint64_t)tw_reducer_estimate(0, 4, &big, 1, "*=onebit:group=1024+ef", &c, &m), 0);
-    check(m.state_bytes >= 8 * count && m.state_bytes <= 8 * count + 64 * tiles, "residuals of 2^33 values", m.state_bytes,
-          8 * count);
+    check(m.state_bytes >= 8 * count && m.state_bytes <= 8 * count + 64 * tiles, "residuals of 2^33 values",
+          m.state_bytes, 8 * count);
     tw_spec s = TW_SPEC_INIT;
     tw_spec_parse("onebit:group=1024", &s);
-    equal("bound of 2^40 values", tw_spec_bound(&s, UINT64_C(1) << 40, TW_F32), (UINT64_C(1) << 28) * onebit_tile(4096, 1024));
+    equal("bound of 2^40 values", tw_spec_bound(&s, UINT64_C(1) << 40, TW_F32),
+          (UINT64_C(1) << 28) * onebit_tile(4096, 1024));
     s = (tw_spec)TW_SPEC_INIT;
     equal("bound of 2^63 values", tw_spec_bound(&s, UINT64_C(1) << 63, TW_F32), UINT64_MAX);
 }

@@ -10,8 +10,9 @@
 static uint64_t ranks[MOST_RANKS + 1], kinds[KIND_COUNT], faults[FAULT_COUNT], odds[ODD_COUNT], values[VALUES_COUNT];
 static uint64_t dtypes[4], codecs[4][3], redops[3], policies[4], algos[4], ops[MOST_OPS + 1], steps[MOST_STEPS + 1];
 static uint64_t tiles[4], verdicts[4], failures[16], pieces[8];
-static uint64_t posted, pushed, layers, no_overlap, phases, scaled, nan_steps, absent_somewhere, absent_everywhere, in_place,
-    unwanted, parts, odd_bytes, discards, incomplete, native_ops, all_steps, layer_steps, ops_sharing;
+static uint64_t posted, pushed, layers, no_overlap, phases, scaled, nan_steps, absent_somewhere, absent_everywhere,
+    in_place, unwanted, parts, odd_bytes, discards, incomplete, native_ops, all_steps, layer_steps, ops_sharing,
+    flushes, plans;
 
 void tally_trial(const trial *t) {
     ranks[t->ranks]++;
@@ -63,6 +64,10 @@ static void tally_ops(const trial *t) {
     }
 }
 
+void tally_plan(void) {
+    plans++;
+}
+
 void tally_step(const trial *t) {
     all_steps++;
     ops[t->step.nop]++;
@@ -87,6 +92,7 @@ void tally_step(const trial *t) {
         const rank_result *q = &t->result[r];
         tw_status s = q->begin < 0 ? q->begin : q->end < 0 ? q->end : q->post;
         verdicts[q->report.verdict]++;
+        flushes += q->flushed;
         failures[s < 0 ? -s : 0]++;
     }
 }
@@ -99,10 +105,10 @@ static void line(const char *what, const char *const name[], const uint64_t *n, 
     printf("\n");
 }
 
-#define LINE(what, array, ...)                                                                                         \
-    do {                                                                                                               \
-        static const char *const names[] = {__VA_ARGS__};                                                              \
-        line(what, names, array, COUNT_OF(names));                                                                     \
+#define LINE(what, array, ...)                            \
+    do {                                                  \
+        static const char *const names[] = {__VA_ARGS__}; \
+        line(what, names, array, COUNT_OF(names));        \
     } while (0)
 
 static void print_ranks(void) {
@@ -142,12 +148,15 @@ void tally_print(void) {
     printf("  trials: %llu push, %llu post, %llu without overlap; %llu layers, %llu with phases\n",
            (unsigned long long)pushed, (unsigned long long)posted, (unsigned long long)no_overlap,
            (unsigned long long)layers, (unsigned long long)phases);
-    printf("  steps: %llu; %llu discarded, %llu with a layer in part, %llu with NaN or Inf, %llu scaled; %llu native ops\n",
+    printf("  steps: %llu; %llu discarded, %llu with a layer in part, %llu with NaN or Inf, %llu scaled; %llu native "
+           "ops\n",
            (unsigned long long)all_steps, (unsigned long long)discards, (unsigned long long)incomplete,
            (unsigned long long)nan_steps, (unsigned long long)scaled, (unsigned long long)native_ops);
     printf("  layer-steps: %llu; absent on some ranks %llu, on all %llu; in several ops %llu\n",
            (unsigned long long)layer_steps, (unsigned long long)absent_somewhere, (unsigned long long)absent_everywhere,
            (unsigned long long)ops_sharing);
+    printf("  ranks that flushed what they had not pushed: %llu; plans compared with what was sent: %llu\n",
+           (unsigned long long)flushes, (unsigned long long)plans);
     printf("  buffers: %llu; %llu in place, %llu without output, %llu at odd addresses\n", (unsigned long long)parts,
            (unsigned long long)in_place, (unsigned long long)unwanted, (unsigned long long)odd_bytes);
 }

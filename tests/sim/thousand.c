@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A thousand ranks in one process, once: onebit+ef, tiles of 128, one layer with a tile for each rank and small ones; then
- * a step of the small ones alone, with the residuals that they have by then. Outputs and residuals are compared with a
- * plain model on every rank. Inputs are made again where they are needed, for they would fill half a gigabyte. */
+ * A thousand ranks in one process, once: onebit+ef, tiles of 128, one layer with a tile for each rank and small ones;
+ * then a step of the small ones alone, with the residuals that they have by then. Outputs and residuals are compared
+ * with a plain model on every rank. Inputs are made again where they are needed, for they would fill half a gigabyte.
+ */
 #include "trial.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -120,7 +121,9 @@ static bool make(tw_sim *sim) {
 }
 
 /* The first step has all layers, the others the small ones. */
-static uint32_t first_layer(uint64_t step) { return step == 0 ? 0 : 1; }
+static uint32_t first_layer(uint64_t step) {
+    return step == 0 ? 0 : 1;
+}
 
 static bool step(tw_sim *sim, uint64_t number) {
     for (int r = 0; r < RANKS; r++) {
@@ -167,7 +170,8 @@ static bool compare_answers(uint32_t l, uint64_t number) {
             return fail("residual");
         for (uint32_t t = 0; t * TILE < count; t++)
             if (owner[t] == r && memcmp(held + t * TILE, e_owner + t * TILE, tile_length(l, t) * sizeof(float)) != 0)
-                return printf("FAILED: step %llu, layer '%s', tile %u: its owner %d holds another residual than the model\n",
+                return printf("FAILED: step %llu, layer '%s', tile %u: its owner %d holds another residual than the "
+                              "model\n",
                               (unsigned long long)number, shape[l].name, t, r) < 0;
         if (e[l]) /* equal to the model's: the next step starts from it */
             memcpy(e[l] + (size_t)r * count, held, count * sizeof(float));

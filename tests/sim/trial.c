@@ -70,7 +70,8 @@ static bool after_clean_step(trial *t) {
 /* ---- a step with a fault, or with a rank that does something else ---- */
 
 static bool is_fault(tw_status s) {
-    return s == TW_ERR_TIMEOUT || s == TW_ERR_PEER || s == TW_ERR_CORRUPT || s == TW_ERR_MISMATCH || s == TW_ERR_POISONED;
+    return s == TW_ERR_TIMEOUT || s == TW_ERR_PEER || s == TW_ERR_CORRUPT || s == TW_ERR_MISMATCH ||
+           s == TW_ERR_POISONED;
 }
 
 bool trial_deviates(const trial *t, int r) {
@@ -82,7 +83,8 @@ static bool check_rank(trial *t, int r, float *const before[]) {
     const rank_result *q = &t->result[r];
     tw_status s = outcome(q);
     bool deviates = trial_deviates(t, r), discards = deviates && t->odd == ODD_DISCARD;
-    bool right = s == (discards ? TW_OK : expected_end(t)) || is_fault(s) || (deviates && (s == TW_OK || s == TW_ERR_ARG));
+    bool right =
+        s == (discards ? TW_OK : expected_end(t)) || is_fault(s) || (deviates && (s == TW_OK || s == TW_ERR_ARG));
     if (!right)
         return trial_fail(t, "rank %d: %s (%s)", r, tw_status_name(s), q->why);
     if (s < 0 && strlen(q->why) < 10)
@@ -211,8 +213,8 @@ static void maybe_reset(trial *t, uint32_t index) {
 static void describe_step(const trial *t) {
     const step_plan *s = &t->step;
     char spec[64];
-    printf("  step %llu:%s%s %u values are NaN or Inf\n", (unsigned long long)s->number, s->discard ? " discarded," : "",
-           s->incomplete ? " in part," : "", s->nan);
+    printf("  step %llu:%s%s %u values are NaN or Inf\n", (unsigned long long)s->number,
+           s->discard ? " discarded," : "", s->incomplete ? " in part," : "", s->nan);
     for (uint32_t i = 0; i < s->nop; i++) {
         printf("    op %u%s%s:", i, s->op[i].native ? ", native" : "", t->m.op_bad[i] ? ", bad" : "");
         for (uint32_t k = 0; k < s->op[i].npiece; k++)

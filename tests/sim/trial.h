@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The property test: one trial is one random configuration, a pure function of a 64-bit seed. It is drawn (draw*.c), run
- * through the library over sim (drive.c) and, beside that, through a plain model of the two-hop scheme (codec_model.c,
- * model.c); then both are compared bit by bit (check.c). */
+ * The property test: one trial is one random configuration, a pure function of a 64-bit seed. It is drawn (draw*.c),
+ * run through the library over sim (drive.c) and, beside that, through a plain model of the two-hop scheme
+ * (codec_model.c, model.c); then both are compared bit by bit (check.c). */
 #ifndef TRIAL_H
 #define TRIAL_H
 
@@ -34,39 +34,54 @@ static inline uint64_t rng_next(rng *r) {
     z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
     return z ^ z >> 31;
 }
-static inline uint64_t rng_below(rng *r, uint64_t n) { return n ? rng_next(r) % n : 0; }
-static inline bool rng_chance(rng *r, uint32_t percent) { return rng_below(r, 100) < percent; }
-static inline uint64_t rng_range(rng *r, uint64_t lo, uint64_t hi) { return lo + rng_below(r, hi - lo + 1); }
-static inline double rng_unit(rng *r) { return (double)(rng_next(r) >> 11) * 0x1p-53; }
+static inline uint64_t rng_below(rng *r, uint64_t n) {
+    return n ? rng_next(r) % n : 0;
+}
+static inline bool rng_chance(rng *r, uint32_t percent) {
+    return rng_below(r, 100) < percent;
+}
+static inline uint64_t rng_range(rng *r, uint64_t lo, uint64_t hi) {
+    return lo + rng_below(r, hi - lo + 1);
+}
+static inline double rng_unit(rng *r) {
+    return (double)(rng_next(r) >> 11) * 0x1p-53;
+}
 
 /* ---- what is drawn once ---- */
 typedef enum trial_kind {
-    KIND_CLEAN,       /* nothing goes wrong: everything must be exact */
-    KIND_FAULTY,      /* frames are lost, damaged, or a rank dies */
-    KIND_ODD_CREATE,  /* one rank gives other arguments at creation */
-    KIND_ODD_STEP,    /* one rank does something else in one step */
+    KIND_CLEAN,      /* nothing goes wrong: everything must be exact */
+    KIND_FAULTY,     /* frames are lost, damaged, or a rank dies */
+    KIND_ODD_CREATE, /* one rank gives other arguments at creation */
+    KIND_ODD_STEP,   /* one rank does something else in one step */
     KIND_COUNT
 } trial_kind;
 
-typedef enum fault_kind { FAULT_LOSS, FAULT_CORRUPTION, FAULT_TRUNCATION, FAULT_DEAD, FAULT_DEAD_SEEN, FAULT_COUNT } fault_kind;
+typedef enum fault_kind {
+    FAULT_LOSS,
+    FAULT_CORRUPTION,
+    FAULT_TRUNCATION,
+    FAULT_DEAD,
+    FAULT_DEAD_SEEN,
+    FAULT_COUNT
+} fault_kind;
 typedef enum odd_kind {
-    ODD_DISCARD,   /* discards alone; seen in the next step */
-    ODD_STEP,      /* is at another step */
-    ODD_PIECES,    /* leaves a layer out of an op */
-    ODD_MISSING,   /* posts one op less */
-    ODD_SWAPPED,   /* posts two ops in the other order */
-    ODD_RESET,     /* resets alone; seen in the next step */
+    ODD_DISCARD, /* discards alone; seen in the next step */
+    ODD_STEP,    /* is at another step */
+    ODD_PIECES,  /* leaves a layer out of an op */
+    ODD_MISSING, /* posts one op less */
+    ODD_SWAPPED, /* posts two ops in the other order */
+    ODD_RESET,   /* resets alone; seen in the next step */
     ODD_COUNT
 } odd_kind;
 
 typedef enum values_kind {
     VALUES_PLAIN,
-    VALUES_MIXED,    /* magnitudes of 2^-40 .. 2^40 side by side */
-    VALUES_SPARSE,   /* mostly +0 and -0 */
-    VALUES_TINY,     /* around the smallest numbers of the dtype */
-    VALUES_OUTLIER,  /* one value a million times larger */
-    VALUES_LARGE,    /* 1e30, or 1e3 in fp16 */
-    VALUES_HUGE,     /* near the largest: sums overflow */
+    VALUES_MIXED,   /* magnitudes of 2^-40 .. 2^40 side by side */
+    VALUES_SPARSE,  /* mostly +0 and -0 */
+    VALUES_TINY,    /* around the smallest numbers of the dtype */
+    VALUES_OUTLIER, /* one value a million times larger */
+    VALUES_LARGE,   /* 1e30, or 1e3 in fp16 */
+    VALUES_HUGE,    /* near the largest: sums overflow */
     VALUES_SAME,
     VALUES_COUNT
 } values_kind;
@@ -111,7 +126,7 @@ typedef struct step_plan {
     uint64_t number;
     uint32_t index;
     float scale[MOST_RANKS];
-    bool discard, incomplete; /* incomplete: a layer is posted in part, which is refused */
+    bool discard, incomplete;  /* incomplete: a layer is posted in part, which is refused */
     bool covered[MOST_LAYERS]; /* by some op */
     tw_spec spec[MOST_LAYERS];
     op_plan op[MOST_OPS];
@@ -125,7 +140,7 @@ typedef struct model {
     float *e[MOST_LAYERS], *e_new[MOST_LAYERS]; /* residuals [rank * count + i] */
     float *out[MOST_LAYERS];                    /* this step's result as stored [count] */
     double *applied[MOST_LAYERS], *exact[MOST_LAYERS];
-    uint8_t *bad[MOST_LAYERS]; /* tiles with NaN or Inf in this step */
+    uint8_t *bad[MOST_LAYERS];  /* tiles with NaN or Inf in this step */
     uint8_t *away[MOST_LAYERS]; /* tiles that no rank has, or no op covers */
     uint8_t *own[MOST_LAYERS];  /* owner of each tile */
     bool held[MOST_LAYERS][MOST_RANKS], kept[MOST_LAYERS][MOST_RANKS];
@@ -133,8 +148,8 @@ typedef struct model {
     double rho[MOST_LAYERS], rho_step[MOST_LAYERS]; /* of the ledger */
     double bound[MOST_LAYERS];                      /* certificate after the last step */
     tw_spec last_spec[MOST_LAYERS];
-    bool last_same; /* no step since had other frames */
-    uint64_t bad_ranks[MOST_LAYERS];                /* this step: who had NaN or Inf */
+    bool last_same;                  /* no step since had other frames */
+    uint64_t bad_ranks[MOST_LAYERS]; /* this step: who had NaN or Inf */
     bool op_bad[MOST_OPS];
     float *scratch; /* 4 tiles */
 } model;
@@ -144,6 +159,7 @@ typedef struct rank_result {
     tw_status begin, post, end;
     tw_status op[MOST_OPS]; /* of requests; TW_IN_PROGRESS: not asked */
     bool posted[MOST_OPS];
+    bool unpushed, flushed;
     tw_report report;
     double seconds; /* virtual, of the longest call */
     char why[256];
@@ -197,7 +213,7 @@ void trial_free_step(trial *t);
 float trial_value(trial *t, const layer *l, uint64_t i);
 
 /* codec_model.c: written from the public description, sharing nothing with the library */
-float model_to_dtype(float x, tw_dtype t); /* rounded to it, as fp32 */
+float model_to_dtype(float x, tw_dtype t);     /* rounded to it, as fp32 */
 uint16_t model_half_bits(float x, tw_dtype t); /* x is representable */
 /* What receivers decode of x; true if anything in it is not finite. */
 bool model_codec(const tw_spec *s, tw_dtype t, const float *x, uint32_t n, float *decoded);
@@ -217,7 +233,7 @@ bool model_step_is_bad(const trial *t);
 void model_tile(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
 void model_native(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
 bool model_op_is_native(const op_plan *op); /* and sums anything */
-bool model_crosses(const trial *t); /* some SRA frame goes over the wire in this step */
+bool model_crosses(const trial *t);         /* some SRA frame goes over the wire in this step */
 
 /* drive.c */
 bool drive_open(trial *t);
@@ -239,6 +255,7 @@ bool trial_deviates(const trial *t, int rank); /* in this step */
 /* tally.c: the distribution of what was tried */
 void tally_trial(const trial *t);
 void tally_step(const trial *t);
+void tally_plan(void);
 void tally_print(void);
 
 #endif
