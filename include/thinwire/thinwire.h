@@ -121,6 +121,7 @@ TW_API tw_progress tw_ctx_progress(const tw_ctx *c); /* NULL: the default contex
  * Buffers belong to the library and stay in place until the transfer's completion has been polled. Between two ranks,
  * transfers with equal tag match in the order of posting. All calls on one communicator come from one thread at a time. */
 #define TW_CAP_ABANDON 1u /* abandon() stops all transfers: no buffer is touched afterwards */
+#define TW_CAP_FAST_SUM 4u /* native_sum is no slower than SRA: algo AUTO takes it for plain fp32 */
 #define TW_CAP_DETECTS 2u /* reports TW_ERR_PEER when a peer dies; without it only TW_ERR_TIMEOUT is possible */
 
 typedef struct tw_xfer {
@@ -197,7 +198,8 @@ typedef struct tw_layer {
 typedef enum tw_nonfinite { TW_NONFINITE_PROPAGATE = 1, TW_NONFINITE_SKIP = 2, TW_NONFINITE_ERROR = 3 } tw_nonfinite;
 /* NATIVE: the transport's own sum (fp32 layers under `none` only; writes user memory while in flight).
  * SRA: split, reduce at the owner, allgather; two roundings for any number of ranks.
- * AUTO: NATIVE where all of an op is fp32 `none` and non-finite values propagate, else SRA. */
+ * AUTO: NATIVE where all of an op is fp32 `none`, non-finite values propagate, and the transport says that its sum is fast
+ * (local and sim do; MPI's non-blocking sum was 1.6 times slower than SRA and the ring where it was measured); else SRA. */
 typedef enum tw_algo { TW_ALGO_AUTO = 1, TW_ALGO_NATIVE = 2, TW_ALGO_SRA = 3 } tw_algo;
 
 typedef struct tw_reducer_config {
@@ -228,7 +230,8 @@ typedef struct tw_memory {
     uint64_t frame_bytes; /* frames and plans of the push buckets */
 } tw_memory;
 #define TW_MEMORY_INIT {sizeof(tw_memory), 0, 0, 0}
-/* Before creation: what a reducer of these arguments will hold on rank `rank` of `size`. Local; touches nothing. */
+/* Before creation: what a reducer of these arguments will hold on rank `rank` of `size`. Local; touches nothing.
+ * Algo AUTO is taken as SRA here, which needs the more. */
 TW_API tw_status tw_reducer_estimate(int rank, int size, const tw_layer *layers, uint32_t n, const char *rules,
                                      const tw_reducer_config *cfg, tw_memory *out);
 /* What it holds now. */

@@ -88,7 +88,8 @@ static tw_status count_frames(const tw_plan_in *in, uint32_t frame_bytes) {
         frames += (owner_payload(in, o) + frame_bytes - 1) / frame_bytes;
     if (frames <= TW_MOST_FRAMES)
         return TW_OK;
-    return tw_fail(TW_ERR_ARG, "the op of layer '%s' makes over 2^24 frames of %u bytes: raise frame_bytes or split the op",
+    return tw_fail(TW_ERR_ARG,
+                   "the op of layer '%s' makes over 2^24 frames of %u bytes: raise frame_bytes or split the op",
                    in->nlayer ? in->layer[0].name : "", frame_bytes);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The transport's own sum, piece by piece: out = in*scale, sum in place, out *= 1/P. No frames, no header, no roundings of
- * ours; user memory is in flight, so a fault may leave outputs undefined. */
+ * The transport's own sum, piece by piece: out = in*scale, sum in place, out *= 1/P. No frames, no header, no roundings
+ * of ours; user memory is in flight, so a fault may leave outputs undefined. */
 #include "collectives/plan.h"
 
 void tw_build_native(tw_builder *b) {

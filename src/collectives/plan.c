@@ -8,7 +8,9 @@ int tw_owner_of(uint64_t name_hash, uint64_t tile, uint64_t tiles, int size) {
     return (int)((name_hash % (unsigned)size + part) % (unsigned)size);
 }
 
-uint64_t tw_layer_tiles(uint64_t count, uint32_t tile) { return tw_ceil_div(count, tile); }
+uint64_t tw_layer_tiles(uint64_t count, uint32_t tile) {
+    return tw_ceil_div(count, tile);
+}
 
 uint64_t tw_tiles_bytes(const tw_plan_layer *l, uint32_t tile, uint64_t first, uint64_t n) {
     const tw_codec *c = tw_codec_get(l->spec.codec);
@@ -26,8 +28,9 @@ void *tw_build_grow(tw_builder *b, void *old, uint32_t *cap, uint32_t need, size
         room *= 2;
     void *p = room > UINT32_MAX ? NULL : tw_alloc(b->ctx, room * item);
     if (!p) {
-        b->status = room > UINT32_MAX ? tw_fail(TW_ERR_ARG, "a plan of over 2^32 frames: raise frame_bytes or split the op")
-                                      : TW_ERR_NOMEM;
+        b->status = room > UINT32_MAX
+                        ? tw_fail(TW_ERR_ARG, "a plan of over 2^32 frames: raise frame_bytes or split the op")
+                        : TW_ERR_NOMEM;
         return old;
     }
     if (old)
@@ -92,17 +95,19 @@ static void link_actions(tw_builder *b) {
     }
 }
 
-static uint64_t mix(uint64_t h, const void *p, size_t n) { return tw_hash64(p, n, h); }
+static uint64_t mix(uint64_t h, const void *p, size_t n) {
+    return tw_hash64(p, n, h);
+}
 
 static uint64_t agreement_hash(const tw_plan_in *in, uint32_t frame_bytes) {
-    uint32_t head[] = {TW_WIRE_VERSION, (uint32_t)in->size, in->nlayer, (uint32_t)in->algo, (uint32_t)in->redop,
-                       in->tile,        frame_bytes,        in->in_flight};
+    uint32_t head[] = {TW_WIRE_VERSION,     (uint32_t)in->size, in->nlayer,  (uint32_t)in->algo,
+                       (uint32_t)in->redop, in->tile,           frame_bytes, in->in_flight};
     uint64_t h = mix(0, head, sizeof head);
     for (uint32_t i = 0; i < in->nlayer; i++) {
         const tw_plan_layer *l = &in->layer[i];
         uint64_t num[] = {l->count, l->first, l->tiles, (uint64_t)l->dtype};
-        uint32_t spec[] = {l->spec.codec, l->spec.feedback, l->spec.type, l->spec.scale, l->spec.group,
-                           tw_codec_get(l->spec.codec)->wire_version};
+        uint32_t spec[] = {l->spec.codec, l->spec.feedback, l->spec.type,
+                           l->spec.scale, l->spec.group,    tw_codec_get(l->spec.codec)->wire_version};
         h = mix(h, l->name, strlen(l->name));
         h = mix(h, num, sizeof num);
         h = mix(h, spec, sizeof spec);

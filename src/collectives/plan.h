@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A collective is data: a plan is a list of actions with dependencies over frames. Builders (sra.c, native.c) make plans;
- * one runner (run.h) executes every one of them. A plan depends on layers, specs, rank, number of ranks and options only,
- * never on addresses, time or what arrives. */
+ * A collective is data: a plan is a list of actions with dependencies over frames. Builders (sra.c, native.c) make
+ * plans; one runner (run.h) executes every one of them. A plan depends on layers, specs, rank, number of ranks and
+ * options only, never on addresses, time or what arrives. */
 #ifndef TW_PLAN_H
 #define TW_PLAN_H
 
@@ -11,8 +11,8 @@
 __extension__ typedef unsigned __int128 tw_u128; /* products of 64-bit positions and rank counts */
 
 /* ---- on the wire (docs/wire-format.md) ---- */
-#define TW_WIRE_VERSION 1u
-#define TW_HEADER_BYTES 32u
+#define TW_WIRE_VERSION   1u
+#define TW_HEADER_BYTES   32u
 #define TW_TRAILER1_BYTES 12u /* per run behind a hop-1 payload: flags, ||x||, ||e|| */
 #define TW_TRAILER2_BYTES 8u  /* per run behind a hop-2 payload: code, bound */
 
@@ -20,21 +20,21 @@ __extension__ typedef unsigned __int128 tw_u128; /* products of 64-bit positions
 
 /* Consecutive tiles of one layer inside one frame. */
 typedef struct tw_tiles {
-    uint32_t layer;  /* index in the op */
-    uint32_t n;      /* tiles */
-    uint64_t first;  /* tile */
-    uint32_t bytes;  /* payload if the layer is there */
+    uint32_t layer; /* index in the op */
+    uint32_t n;     /* tiles */
+    uint64_t first; /* tile */
+    uint32_t bytes; /* payload if the layer is there */
     uint32_t reserved;
 } tw_tiles;
 
 typedef struct tw_frame {
     uint32_t run0, nrun;
     int32_t owner;
-    uint32_t payload;  /* bytes, all runs present */
-    uint64_t hop1_at;  /* arena: where this rank encodes it, or (owner) the first peer's arrival */
-    uint64_t hop2_at;  /* arena: the owner's answer */
+    uint32_t payload; /* bytes, all runs present */
+    uint64_t hop1_at; /* arena: where this rank encodes it, or (owner) the first peer's arrival */
+    uint64_t hop2_at; /* arena: the owner's answer */
     uint32_t hop1_cap, hop2_cap;
-    uint32_t index;    /* among its owner's frames */
+    uint32_t index;       /* among its owner's frames */
     uint32_t hop1_stride; /* owner: distance between the peers' arrivals */
 } tw_frame;
 
@@ -53,17 +53,17 @@ typedef enum tw_kernel {
 typedef struct tw_action {
     uint8_t act, kernel, hop;
     int32_t peer;
-    uint32_t frame;      /* or piece */
-    uint32_t ndep;       /* actions that must be done first */
+    uint32_t frame;       /* or piece */
+    uint32_t ndep;        /* actions that must be done first */
     uint32_t succ, nsucc; /* into plan.succ */
-    uint32_t then;       /* may be handed out once this one was: order of frames between two ranks; 0: none */
-    uint32_t cap;        /* transfer: room */
-    uint64_t at;         /* transfer: arena offset */
+    uint32_t then;        /* may be handed out once this one was: order of frames between two ranks; 0: none */
+    uint32_t cap;         /* transfer: room */
+    uint64_t at;          /* transfer: arena offset */
 } tw_action;
 
 typedef struct tw_plan_layer {
     const char *name;
-    uint64_t count;       /* of the whole layer */
+    uint64_t count;        /* of the whole layer */
     uint64_t first, tiles; /* tiles that the op covers */
     tw_dtype dtype;
     tw_spec spec;

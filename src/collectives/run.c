@@ -100,10 +100,18 @@ void tw_run_done(tw_run *r, uint32_t action) {
     }
 }
 
-void tw_run_stop(tw_run *r) { r->stopped = true; }
-bool tw_run_finished(const tw_run *r) { return r->ndone == r->plan->naction; }
-uint32_t tw_run_under_way(const tw_run *r) { return r->nout; }
-uint32_t tw_run_natives_left(const tw_run *r) { return r->natives_left; }
+void tw_run_stop(tw_run *r) {
+    r->stopped = true;
+}
+bool tw_run_finished(const tw_run *r) {
+    return r->ndone == r->plan->naction;
+}
+uint32_t tw_run_under_way(const tw_run *r) {
+    return r->nout;
+}
+uint32_t tw_run_natives_left(const tw_run *r) {
+    return r->natives_left;
+}
 
 const tw_action *tw_run_waits_for(const tw_run *r) {
     const tw_action *found = NULL;

@@ -13,13 +13,13 @@ typedef enum tw_lane { TW_LANE_TRANSFER, TW_LANE_NATIVE, TW_LANE_REDUCE, TW_LANE
 
 tw_status tw_run_create(const tw_plan *p, tw_run **out);
 void tw_run_free(tw_run *r);
-void tw_run_start(tw_run *r);                      /* again from the beginning */
+void tw_run_start(tw_run *r);                                /* again from the beginning */
 bool tw_run_next(tw_run *r, tw_lane lane, uint32_t *action); /* false: none is ready */
-void tw_run_done(tw_run *r, uint32_t action);      /* completed well; makes its successors ready */
-void tw_run_stop(tw_run *r);                       /* after a failure: hands out nothing more */
+void tw_run_done(tw_run *r, uint32_t action);                /* completed well; makes its successors ready */
+void tw_run_stop(tw_run *r);                                 /* after a failure: hands out nothing more */
 bool tw_run_finished(const tw_run *r);
-uint32_t tw_run_under_way(const tw_run *r);        /* handed out, not done */
-uint32_t tw_run_natives_left(const tw_run *r);     /* native sums not handed out yet */
+uint32_t tw_run_under_way(const tw_run *r);    /* handed out, not done */
+uint32_t tw_run_natives_left(const tw_run *r); /* native sums not handed out yet */
 /* An action that was handed out and is not done, for sentences about deadlines: a receive if there is one. */
 const tw_action *tw_run_waits_for(const tw_run *r);
 #endif

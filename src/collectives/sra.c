@@ -5,8 +5,8 @@
  * same bytes to everybody and decodes them itself, so all ranks hold the same values. Two roundings for any P
  * (Scatter-Reduce-Allgather as in CGX, arXiv 2111.08617; residuals at both hops as in 1-bit SGD, Seide et al. 2014).
  *
- * Against incast, ranks are staggered (rank r begins with r+1) and what is under way is bounded by window edges: the k-th
- * transfer of a stage waits for the (k-window)-th. All ranks use the same order (frame, distance), so the earliest
+ * Against incast, ranks are staggered (rank r begins with r+1) and what is under way is bounded by window edges: the
+ * k-th transfer of a stage waits for the (k-window)-th. All ranks use the same order (frame, distance), so the earliest
  * unfinished transfer is never blocked: no deadlock. */
 #include "collectives/plan.h"
 
@@ -29,15 +29,18 @@ static uint64_t bytes_per_peer(const tw_plan_in *in) {
     return total / (unsigned)in->size;
 }
 
-/* Small frames overlap codec and wire; bulky payloads want fewer. Above 63 KiB an MPI over TCP changes to a rendezvous for
- * every frame (Open MPI's eager limit is 64 KiB), which cost 15-30 % of the wire where it was measured (docs/design.md). */
+/* Small frames overlap codec and wire; bulky payloads want fewer. Above 63 KiB an MPI over TCP changes to a rendezvous
+ * for every frame (Open MPI's eager limit is 64 KiB), which cost 15-30 % of the wire where it was measured
+ * (docs/design.md). */
 static uint32_t choose_frame_bytes(const tw_plan_in *in) {
     if (in->frame_bytes)
         return in->frame_bytes;
     return bytes_per_peer(in) < (1u << 20) ? 16384 : 57344;
 }
 
-static uint32_t frame_count(const sra *s, int owner) { return s->first[owner + 1] - s->first[owner]; }
+static uint32_t frame_count(const sra *s, int owner) {
+    return s->first[owner + 1] - s->first[owner];
+}
 static uint32_t most_frames(const sra *s) {
     uint32_t most = 0;
     for (int o = 0; o < s->b->in->size; o++)
@@ -79,20 +82,24 @@ static void place_frames(sra *s) {
     p->arena_bytes = at;
 }
 
-/* All (frame index, distance) pairs in the order that every rank uses: peers take turns frame by frame. (Several frames to
- * one peer before the next one's turn were 30 % slower at 1 Gbit/s.) */
+/* All (frame index, distance) pairs in the order that every rank uses: peers take turns frame by frame. (Several frames
+ * to one peer before the next one's turn were 30 % slower at 1 Gbit/s.) */
 typedef struct walk {
     uint32_t i, most;
     int k, size;
 } walk;
-static bool walk_ok(const walk *w) { return w->size > 1 && w->i < w->most; }
+static bool walk_ok(const walk *w) {
+    return w->size > 1 && w->i < w->most;
+}
 static void walk_next(walk *w) {
     if (++w->k == w->size) {
         w->k = 1;
         w->i++;
     }
 }
-static walk walk_all(const sra *s) { return (walk){.most = most_frames(s), .k = 1, .size = s->b->in->size}; }
+static walk walk_all(const sra *s) {
+    return (walk){.most = most_frames(s), .k = 1, .size = s->b->in->size};
+}
 
 /* The n-th transfer of a stage waits for the one that is `window` frames to each peer before it. */
 static void bound_in_flight(sra *s, int peer, uint32_t action) {
@@ -114,8 +121,12 @@ static uint32_t compute(sra *s, tw_kernel k, uint32_t frame) {
 
 static uint32_t transfer(sra *s, tw_act act, uint32_t frame, uint32_t hop, int peer, uint64_t at) {
     const tw_frame *f = &s->b->p->frame[frame];
-    return tw_build_action(s->b, (tw_action){.act = (uint8_t)act, .hop = (uint8_t)hop, .peer = peer, .frame = frame,
-                                             .at = at, .cap = hop == 1 ? f->hop1_cap : f->hop2_cap});
+    return tw_build_action(s->b, (tw_action){.act = (uint8_t)act,
+                                             .hop = (uint8_t)hop,
+                                             .peer = peer,
+                                             .frame = frame,
+                                             .at = at,
+                                             .cap = hop == 1 ? f->hop1_cap : f->hop2_cap});
 }
 
 static void count_bytes(tw_plan *p, const tw_frame *f, uint32_t trailer) {

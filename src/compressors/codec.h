@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The tile contract. A codec is one file (bounds and traits) and one row of the table; its loops are in
- * kernels/{ref,avx2,avx512}/NAME.inc, instantiated by exec once per feedback (template inclusion).
+ * kernels/ref/NAME.inc (the rules, in plain C) and kernels/rows/NAME.inc (for all vector ISAs, in the steps of
+ * kernels/ISA/vec.inc), instantiated by exec once per feedback (template inclusion).
  *
  * A tile is up to 4096 consecutive values of one layer, anchored to the layer. Payload bytes depend on the values, the
  * spec and nothing else: every ISA writes the same ones. */
@@ -29,36 +30,35 @@ const tw_codec *tw_codec_get(uint32_t id); /* NULL if unknown */
 
 /* One tile on its way out: x[i] = g[i] * scale + e[i] (two roundings, never fused). */
 typedef struct tw_enc {
-    const float *g;    /* n values, any 4-byte alignment */
-    const float *e;    /* residual, 64-byte aligned; NULL where the variant reads none */
-    float *out;        /* ef: the new residual x - decoded; recon: the decoded values; 64-byte aligned; none: unused.
-                        * Overlaps neither g nor e */
+    const float *g; /* n values, any 4-byte alignment */
+    const float *e; /* residual, 64-byte aligned; NULL where the variant reads none */
+    float *out;     /* ef: the new residual x - decoded; recon: the decoded values; 64-byte aligned; none: unused.
+                     * Overlaps neither g nor e */
     float scale;
-    uint32_t n;        /* 1 .. TW_MAX_TILE */
-    tw_dtype dtype;    /* of the layer: what `none` packs */
-    void *dst;         /* payload, 4-byte aligned; exactly codec->bytes() are written, padding as zeros */
+    uint32_t n;     /* 1 .. TW_MAX_TILE */
+    tw_dtype dtype; /* of the layer: what `none` packs */
+    void *dst;      /* payload, 4-byte aligned; exactly codec->bytes() are written, padding as zeros */
 } tw_enc;
 
-/* Encode. ALWAYS fills stat: x_sq and e_sq are the sums of squares of x and of x - decoded; nonfinite = 1 when any x or any
- * decoded value is NaN or Inf: then x_sq and e_sq are 0, and the payload decodes to NaN or Inf for at least those values
- * (out is then unspecified: the caller restores it).
- * Order of every sum of squares: per 1024 values 32 lanes x 32 rows in fp32 (lane l, row r = value 32r+l; short tail padded
- * with +0), lanes halved 16,8,4,2,1; these segment sums are added up in double, in order. If that total is not within
- * [2^-90, 2^120], it is computed again in double: serial over the values, each squared in double. */
+/* Encode. ALWAYS fills stat: x_sq and e_sq are the sums of squares of x and of x - decoded; nonfinite = 1 when any x or
+ * any decoded value is NaN or Inf: then x_sq and e_sq are 0, and the payload decodes to NaN or Inf for at least those
+ * values (out is then unspecified: the caller restores it). Order of every sum of squares: per 1024 values 32 lanes x
+ * 32 rows in fp32 (lane l, row r = value 32r+l; short tail padded with +0), lanes halved 16,8,4,2,1; these segment sums
+ * are added up in double, in order. If that total is not within [2^-90, 2^120], it is computed again in double: serial
+ * over the values, each squared in double. */
 typedef void (*tw_encode_fn)(const tw_spec *s, const tw_enc *a, tw_tile_stat *stat);
 typedef void (*tw_decode_fn)(const tw_spec *s, tw_dtype t, const void *src, float *y, uint32_t n);
 
 /* ---- payloads, version 1 ----
  * none    n values in the layer's dtype, padded with zeros to 4 bytes
  * cast    n halves of spec->type, padded with zeros to 4 bytes; NaN canonical
- * onebit  ceil(n/group) fp32 scales, then ceil(n/8) bytes, padded to 4: bit i%8 of byte i/8 is set where x[i]'s sign bit
- *         is set (NaN: clear). decoded = -scale where the bit is set, else +scale.
- *         mean: scale = (sum |x|) / m over the group's m values; rms: sqrt((sum x*x) / m), IEEE division and sqrt.
- *         Sum order: segments of 1024 = 32 lanes x 32 rows (a group under 1024: one segment of 32 lanes x group/32 rows;
- *         tail padded with +0); lane l of segment g is serial over its rows; segments are added pairwise (1 segment: s0;
- *         2: s0+s1; 4: (s0+s1)+(s2+s3)) lane by lane; then lanes are halved 16, 8, 4, 2, 1.
- *         Where that sum is not finite although all x are, or (rms) is below 2^-90 although some x is not zero, the sum is
- *         taken again over x * 2^k, k chosen from the group's largest |x| (see kernels/ref/onebit.inc), and undone after.
- *         A group with NaN or Inf in x gets the scale 0x7fc00000 (all of it decodes to NaN). */
+ * onebit  ceil(n/group) fp32 scales, then ceil(n/8) bytes, padded to 4: bit i%8 of byte i/8 is set where x[i]'s sign
+ * bit is set (NaN: clear). decoded = -scale where the bit is set, else +scale. mean: scale = (sum |x|) / m over the
+ * group's m values; rms: sqrt((sum x*x) / m), IEEE division and sqrt. Sum order: segments of 1024 = 32 lanes x 32 rows
+ * (a group under 1024: one segment of 32 lanes x group/32 rows; tail padded with +0); lane l of segment g is serial
+ * over its rows; segments are added pairwise (1 segment: s0; 2: s0+s1; 4: (s0+s1)+(s2+s3)) lane by lane; then lanes are
+ * halved 16, 8, 4, 2, 1. Where that sum is not finite although all x are, or (rms) is below 2^-90 although some x is
+ * not zero, the sum is taken again over x * 2^k, k chosen from the group's largest |x| (see kernels/ref/onebit.inc),
+ * and undone after. A group with NaN or Inf in x gets the scale 0x7fc00000 (all of it decodes to NaN). */
 
 #endif

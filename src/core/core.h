@@ -20,16 +20,20 @@
 #define TW_MIN_TILE 128u
 /* All codecs: id and word, in the order of the ids, which have no gap. Every table of codecs is made from this list. */
 #define TW_CODEC_LIST(X) \
-    X(NONE, none) \
-    X(CAST, cast) \
+    X(NONE, none)        \
+    X(CAST, cast)        \
     X(ONEBIT, onebit)
 #define TW_COUNT_ONE(id, word) +1
 #define TW_CODECS              (1 TW_CODEC_LIST(TW_COUNT_ONE)) /* 1 + largest codec id */
 #define TW_FEEDBACKS           3                               /* 1 + largest feedback id */
-#define TW_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define TW_ARRAY_LEN(a)        (sizeof(a) / sizeof((a)[0]))
 
-static inline uint64_t tw_ceil_div(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
-static inline uint64_t tw_round_up(uint64_t a, uint64_t b) { return tw_ceil_div(a, b) * b; }
+static inline uint64_t tw_ceil_div(uint64_t a, uint64_t b) {
+    return a / b + (a % b != 0);
+}
+static inline uint64_t tw_round_up(uint64_t a, uint64_t b) {
+    return tw_ceil_div(a, b) * b;
+}
 
 /* ---- status.c: sentences. The function that detects an error says it; the others pass it on ---- */
 #if defined(__GNUC__)
@@ -37,14 +41,14 @@ static inline uint64_t tw_round_up(uint64_t a, uint64_t b) { return tw_ceil_div(
 #else
 #define TW_PRINTF(f, a)
 #endif
-#define TW_SENTENCE 512 /* room for one */
+#define TW_SENTENCE 512                                                  /* room for one */
 tw_status tw_fail(tw_status s, const char *format, ...) TW_PRINTF(2, 3); /* sets tw_last_error, returns s */
 void tw_set_error(const char *sentence);
 
 /* ---- ctx.c ---- */
 #define TW_TIMEOUT_MAX 1e9 /* seconds; keeps deadlines within any clock type */
 struct tw_ctx {
-    tw_ctx_config cfg; /* no NULLs, no zeros left */
+    tw_ctx_config cfg;      /* no NULLs, no zeros left */
     _Atomic uint32_t users; /* communicators and sims alive */
     bool is_default;
 };
@@ -59,10 +63,10 @@ void tw_log(tw_ctx *c, int level, const char *format, ...) TW_PRINTF(3, 4);
 
 /* ---- env.c: one table of all variables; read once per process ---- */
 typedef struct tw_env {
-    int log_level;      /* THINWIRE_LOG: error|warn|info|debug; 0: silent */
-    double timeout_s;   /* THINWIRE_TIMEOUT: seconds; 0: not given */
-    const char *isa;    /* THINWIRE_ISA: ref|avx2|avx512|neon; NULL: best */
-    const char *fault;  /* THINWIRE_FAULT: fault plan, see reducer/fault.c; NULL: none */
+    int log_level;             /* THINWIRE_LOG: error|warn|info|debug; 0: silent */
+    double timeout_s;          /* THINWIRE_TIMEOUT: seconds; 0: not given */
+    const char *isa;           /* THINWIRE_ISA: ref|avx2|avx512|neon; NULL: best */
+    const char *fault;         /* THINWIRE_FAULT: fault plan, see reducer/fault.c; NULL: none */
     char problem[TW_SENTENCE]; /* a bad value, said when the first context is made; "" if none */
 } tw_env;
 const tw_env *tw_env_get(void);
@@ -71,12 +75,14 @@ const tw_env *tw_env_get(void);
 typedef enum tw_isa { TW_ISA_REF = 0, TW_ISA_AVX2, TW_ISA_AVX512, TW_ISA_COUNT } tw_isa;
 bool tw_cpu_has(tw_isa isa); /* cpuid and xgetbv */
 /* Round to nearest, no flush to zero, whatever the host program set; restored by leave. Around every codec entry. */
-typedef struct tw_fpenv { uint64_t saved; } tw_fpenv;
+typedef struct tw_fpenv {
+    uint64_t saved;
+} tw_fpenv;
 tw_fpenv tw_fp_enter(void);
 void tw_fp_leave(tw_fpenv e);
 
 /* ---- hash.c (xxHash) ---- */
-uint64_t tw_hash64(const void *p, size_t bytes, uint64_t seed); /* XXH64 */
+uint64_t tw_hash64(const void *p, size_t bytes, uint64_t seed);  /* XXH64 */
 uint32_t tw_check32(const void *p, size_t bytes, uint32_t seed); /* low half of XXH3-64: frame check */
 
 /* ---- rng.c: Philox4x32-10 by counter (Salmon et al., SC'11) ---- */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The certificate's ledger. A bound belongs to a run of tiles; runs may be cut differently next time. A part of a run is
- * no longer than the run, so every part inherits the whole bound; pieces of different runs add as squares. */
+ * The certificate's ledger. A bound belongs to a run of tiles; runs may be cut differently next time. A part of a run
+ * is no longer than the run, so every part inherits the whole bound; pieces of different runs add as squares. */
 #include "exec/exec.h"
 #include <math.h>
 
@@ -21,7 +21,9 @@ void tw_cert_write(tw_cert *c, uint64_t first, uint32_t n, float acc, float boun
         c[first + i] = (tw_cert){.back = i, .acc = acc, .bound = bound};
 }
 
-float tw_norm_up(double sum_sq) { return tw_float_up(sqrt(sum_sq * (1.0 + 0x1p-15))); }
+float tw_norm_up(double sum_sq) {
+    return tw_float_up(sqrt(sum_sq * (1.0 + 0x1p-15)));
+}
 
 float tw_float_up(double v) {
     float f = (float)v;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The table from kernel numbers to CPU code, inside a floating-point environment that the host program cannot change. */
+ * The table from kernel numbers to CPU code, inside a floating-point environment that the host program cannot change.
+ */
 #include "exec/stages.h"
 
 static tw_status run_kernel(tw_exec *x, const tw_action *a, uint32_t *len) {

@@ -107,11 +107,13 @@ static tw_status accept_hop1(const tw_exec *x, const tw_frame *f, const uint8_t 
         const tw_tiles *run = &x->plan->run[f->run0 + i];
         memcpy(&t, frame + len - (f->nrun - i) * TW_TRAILER1_BYTES, sizeof t);
         if ((t.flags & ~(TW_RUN_NONFINITE | TW_RUN_ABSENT)) || !(t.x_norm >= 0) || !(t.e_norm >= 0))
-            return tw_fail(TW_ERR_CORRUPT, "rank %d: layer '%s' has an impossible trailer", who, x->layer[run->layer].name);
+            return tw_fail(TW_ERR_CORRUPT, "rank %d: layer '%s' has an impossible trailer", who,
+                           x->layer[run->layer].name);
         want += t.flags & TW_RUN_ABSENT ? 0 : run->bytes;
     }
-    return len == want ? TW_OK : tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has %llu bytes instead of %llu", who, f->index,
-                                         (unsigned long long)len, (unsigned long long)want);
+    return len == want ? TW_OK
+                       : tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has %llu bytes instead of %llu", who, f->index,
+                                 (unsigned long long)len, (unsigned long long)want);
 }
 
 static tw_status accept_hop2(const tw_exec *x, const tw_frame *f, const uint8_t *frame, uint64_t len, int who) {
@@ -123,11 +125,13 @@ static tw_status accept_hop2(const tw_exec *x, const tw_frame *f, const uint8_t 
         const tw_tiles *run = &x->plan->run[f->run0 + i];
         memcpy(&t, frame + len - (f->nrun - i) * TW_TRAILER2_BYTES, sizeof t);
         if ((t.code != TW_CODE_ABSENT && t.code > (uint32_t)x->plan->size) || !(t.bound >= 0))
-            return tw_fail(TW_ERR_CORRUPT, "rank %d: layer '%s' has an impossible trailer", who, x->layer[run->layer].name);
+            return tw_fail(TW_ERR_CORRUPT, "rank %d: layer '%s' has an impossible trailer", who,
+                           x->layer[run->layer].name);
         want += t.code == TW_CODE_ABSENT ? 0 : run->bytes;
     }
-    return len == want ? TW_OK : tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has %llu bytes instead of %llu", who, f->index,
-                                         (unsigned long long)len, (unsigned long long)want);
+    return len == want ? TW_OK
+                       : tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has %llu bytes instead of %llu", who, f->index,
+                                 (unsigned long long)len, (unsigned long long)want);
 }
 
 tw_status tw_exec_accept(tw_exec *x, const tw_action *a, uint64_t len) {

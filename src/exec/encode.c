@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * ENCODE: one frame of a foreign owner's tiles. Prepare, encode, reconstruct and residual update of a tile happen in one
- * call while it is in L1; the new residual goes to the other buffer. */
+ * ENCODE: one frame of a foreign owner's tiles. Prepare, encode, reconstruct and residual update of a tile happen in
+ * one call while it is in L1; the new residual goes to the other buffer. */
 #include "exec/stages.h"
 
 static uint32_t tile_bytes(const tw_exec *x, const tw_exec_layer *l, uint32_t n) {
@@ -21,8 +21,8 @@ static double keep_residual(const tw_exec *x, tw_exec_layer *l, uint64_t at, uin
 static void encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, uint8_t *dst, tw_tile_stat *st) {
     tw_exec_layer *l = &x->layer[layer];
     uint64_t at = tile * x->plan->tile;
-    tw_enc a = {.g = tw_tile_load(x, layer, tile, n, x->tile), .scale = x->input_scale, .n = n, .dtype = l->dtype,
-                .dst = dst};
+    tw_enc a = {
+        .g = tw_tile_load(x, layer, tile, n, x->tile), .scale = x->input_scale, .n = n, .dtype = l->dtype, .dst = dst};
     tw_variant v = TW_V_PLAIN;
     if (l->e) {
         v = l->drain ? TW_V_DRAIN : TW_V_EF;

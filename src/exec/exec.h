@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Where arithmetic runs: the CPU versions of the kernels that a plan names. Works on the arena that the plan laid out. */
+ * Where arithmetic runs: the CPU versions of the kernels that a plan names. Works on the arena that the plan laid out.
+ */
 #ifndef TW_EXEC_H
 #define TW_EXEC_H
 
@@ -46,13 +47,13 @@ typedef struct tw_exec_layer {
     uint64_t count;
     tw_dtype dtype;
     tw_spec spec;
-    bool absent;      /* on this rank, in this step */
-    bool drain;       /* feedback was switched off: send the residual once more and drop it */
-    float *e, *e_new; /* residuals, this step's and the next's; NULL without error feedback */
+    bool absent;              /* on this rank, in this step */
+    bool drain;               /* feedback was switched off: send the residual once more and drop it */
+    float *e, *e_new;         /* residuals, this step's and the next's; NULL without error feedback */
     tw_cert *cert, *cert_new; /* per tile; NULL: not certified (stateless) */
-    double bound_sq;  /* out: of this op's runs */
-    bool all_absent;  /* out: on every rank */
-    bool kept;        /* out: some residual stayed as it was (absent here, NaN, Inf): there is still something to drain */
+    double bound_sq;          /* out: of this op's runs */
+    bool all_absent;          /* out: on every rank */
+    bool kept; /* out: some residual stayed as it was (absent here, NaN, Inf): there is still something to drain */
 } tw_exec_layer;
 
 typedef struct tw_exec_piece {
@@ -66,19 +67,19 @@ typedef struct tw_exec {
     tw_ctx *ctx;
     const tw_plan *plan;
     const tw_kernels *k;
-    tw_exec_layer *layer; /* [nlayer of the op] */
-    tw_exec_piece *piece; /* sorted by layer, then position */
+    tw_exec_layer *layer;   /* [nlayer of the op] */
+    tw_exec_piece *piece;   /* sorted by layer, then position */
     const uint32_t *piece0; /* first piece of each layer [nlayer + 1] */
     uint32_t nlayer, npiece;
     uint8_t *arena;
-    float **scratch;      /* native: per piece, work area where no output was given; made when needed */
-    uint32_t *cursor;     /* [size]: position in each peer's payload */
-    float *tile;          /* 4 tiles of scratch, 64-byte aligned */
+    float **scratch;  /* native: per piece, work area where no output was given; made when needed */
+    uint32_t *cursor; /* [size]: position in each peer's payload */
+    float *tile;      /* 4 tiles of scratch, 64-byte aligned */
     tw_stamp stamp;
     float input_scale;
     tw_redop redop;
     tw_nonfinite nonfinite;
-    int32_t nan_layer;    /* fault plan: this layer's first value becomes NaN; -1 */
+    int32_t nan_layer;           /* fault plan: this layer's first value becomes NaN; -1 */
     int32_t bad_layer, bad_rank; /* out: first NaN or Inf of the op, -1 */
 } tw_exec;
 
@@ -95,13 +96,14 @@ tw_status tw_exec_native(tw_exec *x, const tw_action *a, float **buf, uint64_t *
 /* Values of a tile, as fp32: the user's memory itself where it can be, else gathered into buf. */
 const float *tw_tile_load(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, float *buf);
 void tw_tile_store(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const float *y);
-/* Where decoded fp32 values may go straight to: the output, if it is one aligned fp32 run; else NULL. wanted: any output. */
+/* Where decoded fp32 values may go straight to: the output, if it is one aligned fp32 run; else NULL. wanted: any
+ * output. */
 float *tw_tile_target(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool *wanted);
 /* Encodes for hop 2 with the residual taken against what receivers will store. */
 void tw_owner_encode(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *sum, float scale, void *dst,
                      tw_tile_stat *stat);
 float tw_norm_up(double sum_sq); /* sqrt, rounded up to fp32, over the 2^-16 that sums of squares are exact to */
-float tw_float_up(double v); /* v >= 0; unchanged if it is a float */
+float tw_float_up(double v);     /* v >= 0; unchanged if it is a float */
 /* Certificate ledger (cert.c): what the tiles [first, first+n) had before. */
 void tw_cert_read(const tw_cert *c, uint64_t first, uint32_t n, double *acc, double *bound);
 void tw_cert_write(tw_cert *c, uint64_t first, uint32_t n, float acc, float bound);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * REDUCE: the owner's part. For each tile: decode the ranks' payloads in rank order (own part raw) into an L1 sum, times
- * 1/P, plus the owner's residual, encode; those bytes go to everybody and are what the owner decodes itself. */
+ * REDUCE: the owner's part. For each tile: decode the ranks' payloads in rank order (own part raw) into an L1 sum,
+ * times 1/P, plus the owner's residual, encode; those bytes go to everybody and are what the owner decodes itself. */
 #include "exec/stages.h"
 #include <math.h>
 
@@ -78,8 +78,8 @@ static bool all_finite(const float *y, uint32_t n) {
 }
 
 /* Half-precision layers: receivers store the decoded value rounded, so the residual is taken against that. */
-static void encode_as_stored(tw_exec *x, tw_exec_layer *l, uint64_t at, uint32_t n, const float *sum, float scale, void *dst,
-                             tw_tile_stat *st) {
+static void encode_as_stored(tw_exec *x, tw_exec_layer *l, uint64_t at, uint32_t n, const float *sum, float scale,
+                             void *dst, tw_tile_stat *st) {
     float *value = x->tile + 2 * TW_MAX_TILE, *stored = x->tile + 3 * TW_MAX_TILE;
     uint16_t *half = (uint16_t *)(void *)(x->tile + TW_MAX_TILE);
     x->k->set_scaled(value, sum, scale, n);

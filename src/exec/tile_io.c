@@ -16,7 +16,9 @@ static const tw_exec_piece *piece_at(const tw_exec *x, uint32_t layer, uint64_t 
     return &x->piece[lo];
 }
 
-static bool aligned(const void *p, size_t to) { return (uintptr_t)p % to == 0; }
+static bool aligned(const void *p, size_t to) {
+    return (uintptr_t)p % to == 0;
+}
 
 /* n values from anywhere, converted. The bounce keeps element accesses aligned. */
 static void widen(const tw_exec *x, float *dst, const uint8_t *src, uint32_t n, tw_dtype t) {

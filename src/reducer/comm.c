@@ -34,7 +34,8 @@ static tw_status greet(tw_comm *c) {
     for (int r = 0; r < c->size && s >= 0; r++)
         if (all[r].magic != TW_MAGIC || all[r].wire_version != TW_WIRE_VERSION || all[r].size != (uint32_t)c->size ||
             all[r].rank != (uint32_t)r)
-            s = tw_fail(TW_ERR_MISMATCH, "rank %d says it is rank %u of %u with wire version %u; here: rank %d of %d, %u", r,
+            s = tw_fail(TW_ERR_MISMATCH,
+                        "rank %d says it is rank %u of %u with wire version %u; here: rank %d of %d, %u", r,
                         all[r].rank, all[r].size, all[r].wire_version, c->rank, c->size, TW_WIRE_VERSION);
     tw_free(c->ctx, all);
     return s;
@@ -112,7 +113,8 @@ static tw_status set_up(tw_comm *c, bool greeting) {
     return TW_OK;
 }
 
-static tw_status make(tw_ctx *given, const tw_transport_ops *ops, void *t, int rank, int size, bool greeting, tw_comm **out) {
+static tw_status make(tw_ctx *given, const tw_transport_ops *ops, void *t, int rank, int size, bool greeting,
+                      tw_comm **out) {
     tw_ctx *ctx;
     if (!out)
         return tw_fail(TW_ERR_ARG, "tw_comm_create: out is NULL");
@@ -188,6 +190,8 @@ tw_status tw_sim_comms(tw_sim *sim, tw_ctx *given, tw_comm *comms[]) {
         return tw_fail(TW_ERR_ARG, "tw_sim_comms: NULL");
     int size = tw_sim_ranks(sim), made = 0;
     tw_status s = TW_OK;
+    if (tw_ctx_progress(given) == TW_PROGRESS_THREAD)
+        return tw_fail(TW_ERR_ARG, "sim is one thread by design: a context with POLL progress is needed");
     for (; made < size && s >= 0; made++) {
         const tw_transport_ops *ops;
         void *t;
@@ -208,8 +212,12 @@ tw_status tw_sim_comms(tw_sim *sim, tw_ctx *given, tw_comm *comms[]) {
     return s;
 }
 
-int tw_comm_rank(const tw_comm *c) { return c ? c->rank : -1; }
-int tw_comm_size(const tw_comm *c) { return c ? c->size : -1; }
+int tw_comm_rank(const tw_comm *c) {
+    return c ? c->rank : -1;
+}
+int tw_comm_size(const tw_comm *c) {
+    return c ? c->size : -1;
+}
 
 tw_status tw_comm_progress(tw_comm *c) {
     if (!c)
@@ -237,7 +245,8 @@ tw_status tw_comm_destroy(tw_comm *c) {
     if (!c)
         return TW_OK;
     if (c->users)
-        return tw_fail(TW_ERR_ARG, "rank %d: %u reducers or requests of this communicator still exist", c->rank, c->users);
+        return tw_fail(TW_ERR_ARG, "rank %d: %u reducers or requests of this communicator still exist", c->rank,
+                       c->users);
     if (c->threaded) {
         tw_comm_lock(c);
         c->stop = true;

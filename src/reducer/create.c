@@ -87,8 +87,8 @@ static bool wants_slots(const tw_layer_state *l) {
 static tw_status check_groups(const tw_reducer *r, const tw_layer_state *l) {
     for (uint32_t i = 0; i < l->nphase; i++)
         if (l->phase[i].spec.group > r->cfg.tile)
-            return tw_fail(TW_ERR_ARG, "layer '%s': groups of %u do not fit tiles of %u", l->name, l->phase[i].spec.group,
-                           r->cfg.tile);
+            return tw_fail(TW_ERR_ARG, "layer '%s': groups of %u do not fit tiles of %u", l->name,
+                           l->phase[i].spec.group, r->cfg.tile);
     return TW_OK;
 }
 
@@ -187,8 +187,8 @@ static tw_status make(tw_comm *c, const tw_layer *layers, uint32_t n, const char
     return TW_OK;
 }
 
-tw_status tw_reducer_make(tw_comm *c, const tw_layer *layers, uint32_t n, const char *rules, const tw_reducer_config *cfg,
-                          tw_reducer **out) {
+tw_status tw_reducer_make(tw_comm *c, const tw_layer *layers, uint32_t n, const char *rules,
+                          const tw_reducer_config *cfg, tw_reducer **out) {
     return make(c, layers, n, rules, cfg, false, out);
 }
 
@@ -222,7 +222,9 @@ void tw_reducer_manifest(const tw_reducer *r, tw_manifest *m) {
     const tw_reducer_config *g = &r->cfg;
     uint32_t option[8] = {(uint32_t)g->redop, (uint32_t)g->nonfinite, (uint32_t)g->algo, g->frame_bytes,
                           g->in_flight,       g->no_overlap,          g->tile,           0};
-    *m = (tw_manifest){.nlayer = r->nlayer, .rank = (uint32_t)r->comm->rank, .bucket_bytes = g->bucket_bytes,
+    *m = (tw_manifest){.nlayer = r->nlayer,
+                       .rank = (uint32_t)r->comm->rank,
+                       .bucket_bytes = g->bucket_bytes,
                        .rules = tw_rules_hash(r->rules)};
     memcpy(m->option, option, sizeof option);
     for (uint32_t i = 0; i < r->nlayer; i++) {
@@ -232,17 +234,19 @@ void tw_reducer_manifest(const tw_reducer *r, tw_manifest *m) {
 }
 
 tw_status tw_manifest_compare(const tw_manifest *mine, const tw_manifest *theirs, int rank) {
-    static const char *const option[] = {"redop", "nonfinite", "algo", "frame_bytes", "in_flight", "no_overlap", "tile", "?"};
+    static const char *const option[] = {"redop",     "nonfinite",  "algo", "frame_bytes",
+                                         "in_flight", "no_overlap", "tile", "?"};
     if (theirs->status < 0)
         return tw_fail(TW_ERR_PEER, "rank %d could not make its reducer: %s", rank,
                        tw_status_text((tw_status)theirs->status));
     for (uint32_t i = 0; i < TW_ARRAY_LEN(option); i++)
         if (mine->option[i] != theirs->option[i])
-            return tw_fail(TW_ERR_MISMATCH, "option %s is %u on rank %d and %u on rank %u", option[i], theirs->option[i], rank,
-                           mine->option[i], mine->rank);
+            return tw_fail(TW_ERR_MISMATCH, "option %s is %u on rank %d and %u on rank %u", option[i],
+                           theirs->option[i], rank, mine->option[i], mine->rank);
     if (mine->bucket_bytes != theirs->bucket_bytes)
         return tw_fail(TW_ERR_MISMATCH, "bucket_bytes is %llu on rank %d and %llu on rank %u",
-                       (unsigned long long)theirs->bucket_bytes, rank, (unsigned long long)mine->bucket_bytes, mine->rank);
+                       (unsigned long long)theirs->bucket_bytes, rank, (unsigned long long)mine->bucket_bytes,
+                       mine->rank);
     if (mine->rules != theirs->rules)
         return tw_fail(TW_ERR_MISMATCH, "rules of rank %d differ from those of rank %u", rank, mine->rank);
     return TW_OK;

@@ -78,26 +78,28 @@ static const tw_op_layer *not_native(const tw_op_args *a) {
     return NULL;
 }
 
-static tw_status choose_algo(const tw_op_args *a, int size, bool has_native, tw_algo *out) {
+static tw_status choose_algo(const tw_op_args *a, int size, bool has_native, bool fast, tw_algo *out) {
     const tw_op_layer *odd = not_native(a);
     bool can = has_native && !odd && a->nonfinite == TW_NONFINITE_PROPAGATE;
-    *out = size > 1 && can && a->algo != TW_ALGO_SRA ? TW_ALGO_NATIVE : TW_ALGO_SRA;
+    bool wanted = a->algo == TW_ALGO_NATIVE || (a->algo == TW_ALGO_AUTO && fast);
+    *out = size > 1 && can && wanted ? TW_ALGO_NATIVE : TW_ALGO_SRA;
     if (a->algo != TW_ALGO_NATIVE || can || size == 1)
         return TW_OK;
     if (!has_native)
         return tw_fail(TW_ERR_UNSUPPORTED, "this transport has no native sum; use algo sra");
     if (odd)
-        return tw_fail(TW_ERR_UNSUPPORTED, "layer '%s' is not fp32 under 'none' without residuals: no native sum", odd->name);
+        return tw_fail(TW_ERR_UNSUPPORTED, "layer '%s' is not fp32 under 'none' without residuals: no native sum",
+                       odd->name);
     return tw_fail(TW_ERR_UNSUPPORTED, "a native sum cannot %s on NaN; use algo sra",
                    a->nonfinite == TW_NONFINITE_SKIP ? "skip" : "fail");
 }
 
 /* ---- making ---- */
 
-static tw_status plan_op(const tw_op_args *a, tw_ctx *ctx, int me, int size, bool has_native, const tw_sorted *s,
-                         tw_plan **out) {
+static tw_status plan_op(const tw_op_args *a, tw_ctx *ctx, int me, int size, bool has_native, bool fast,
+                         const tw_sorted *s, tw_plan **out) {
     tw_algo algo;
-    tw_status st = choose_algo(a, size, has_native, &algo);
+    tw_status st = choose_algo(a, size, has_native, fast, &algo);
     if (st < 0)
         return st;
     for (uint32_t i = 0; i < s->nlayer && size == 1; i++) /* nothing crosses a wire: nothing is compressed */
@@ -156,14 +158,15 @@ static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint3
     memcpy(op->order, s->order, given * sizeof *op->order);
     memcpy(op->layer_of, s->layer_of, s->nlayer * sizeof *op->layer_of);
     for (uint32_t i = 0; i < s->npiece; i++) {
-        x->piece[i] = (tw_exec_piece){.layer = s->piece[i].layer, .first = s->piece[i].first, .count = s->piece[i].count};
+        x->piece[i] =
+            (tw_exec_piece){.layer = s->piece[i].layer, .first = s->piece[i].first, .count = s->piece[i].count};
         piece0[s->piece[i].layer + 1] = i + 1;
     }
     for (uint32_t i = 0; i < s->nlayer; i++) /* layers without values */
         piece0[i + 1] = piece0[i + 1] < piece0[i] ? piece0[i] : piece0[i + 1];
     for (uint32_t i = 0; i < s->nlayer; i++)
-        x->layer[i] = (tw_exec_layer){.name = s->layer[i].name, .count = s->layer[i].count, .dtype = s->layer[i].dtype,
-                                      .spec = s->layer[i].spec};
+        x->layer[i] = (tw_exec_layer){
+            .name = s->layer[i].name, .count = s->layer[i].count, .dtype = s->layer[i].dtype, .spec = s->layer[i].spec};
     count_layer_wire(op);
     return TW_OK;
 }
@@ -219,7 +222,8 @@ static tw_status make_op(const tw_op_args *a, const tw_sorted *s, tw_op **out) {
     op->x.ctx = c->ctx;
     tw_status st = store_key(a, c->ctx, op);
     if (st >= 0)
-        st = plan_op(a, c->ctx, c->rank, c->size, c->ops.native_sum != NULL, s, &op->plan);
+        st = plan_op(a, c->ctx, c->rank, c->size, c->ops.native_sum != NULL, (c->ops.caps & TW_CAP_FAST_SUM) != 0, s,
+                     &op->plan);
     if (st >= 0)
         st = tw_run_create(op->plan, &op->run);
     if (st >= 0)
@@ -240,7 +244,8 @@ static tw_status check_absence(const tw_exec *x) {
     for (uint32_t i = 0; i < x->nlayer; i++)
         for (uint32_t k = x->piece0[i] + 1; k < x->piece0[i + 1]; k++)
             if (!x->piece[k].in != !x->piece[k - 1].in)
-                return tw_fail(TW_ERR_ARG, "layer '%s': some pieces have an input and some have none", x->layer[i].name);
+                return tw_fail(TW_ERR_ARG, "layer '%s': some pieces have an input and some have none",
+                               x->layer[i].name);
     return TW_OK;
 }
 
@@ -311,7 +316,7 @@ tw_status tw_op_measure(tw_ctx *ctx, int me, int size, const tw_op_args *a, uint
     tw_op shape = {0};
     tw_status s = tw_pieces_sort(ctx, a, &sorted);
     if (s >= 0)
-        s = plan_op(a, ctx, me, size, true, &sorted, &shape.plan);
+        s = plan_op(a, ctx, me, size, true, false, &sorted, &shape.plan);
     tw_sorted_free(ctx, &sorted);
     if (s < 0)
         return s;

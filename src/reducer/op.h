@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * From pieces to a prepared op. An op of a signature (layers, positions, specs, options; not addresses) seen before uses
- * its plan and memory again, so the hot path allocates nothing. */
+ * From pieces to a prepared op. An op of a signature (layers, positions, specs, options; not addresses) seen before
+ * uses its plan and memory again, so the hot path allocates nothing. */
 #ifndef TW_OP_H
 #define TW_OP_H
 
@@ -12,7 +12,7 @@ typedef struct tw_op_layer { /* what an op needs to know of a layer */
     uint64_t count;
     tw_dtype dtype;
     tw_spec spec;
-    bool no_native;    /* has used residuals */
+    bool no_native; /* has used residuals */
     bool drain;
     float *e, *e_new;
     tw_cert *cert, *cert_new;

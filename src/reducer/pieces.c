@@ -9,7 +9,8 @@ static tw_status check_range(const tw_op_args *a, uint32_t i) {
     const tw_op_layer *l = &a->layer[p->layer];
     if (p->first > l->count || p->count > l->count - p->first)
         return tw_fail(TW_ERR_ARG, "piece %u: [%llu, +%llu) is outside layer '%s' of %llu values", i,
-                       (unsigned long long)p->first, (unsigned long long)p->count, l->name, (unsigned long long)l->count);
+                       (unsigned long long)p->first, (unsigned long long)p->count, l->name,
+                       (unsigned long long)l->count);
     return TW_OK;
 }
 
@@ -56,7 +57,8 @@ static bool rising(const tw_op_args *a) {
 static tw_status check_memory(const tw_op_args *a) {
     for (uint32_t i = 0; i < a->npiece; i++) {
         const tw_piece *p = &a->piece[i];
-        if (p->in && p->out && p->in != p->out && bytes_of(a, i) && touch(p->in, bytes_of(a, i), p->out, bytes_of(a, i)))
+        if (p->in && p->out && p->in != p->out && bytes_of(a, i) &&
+            touch(p->in, bytes_of(a, i), p->out, bytes_of(a, i)))
             return tw_fail(TW_ERR_ARG, "layer '%s' (piece %u): in and out overlap without being equal",
                            a->layer[p->layer].name, i);
     }
@@ -115,7 +117,8 @@ static tw_status range_of_layer(const tw_op_args *a, tw_sorted *s, uint32_t lo, 
         end += s->piece[i].count;
     }
     if (start % a->tile || (end % a->tile && end != l->count))
-        return tw_fail(TW_ERR_ARG, "layer '%s': an op must begin and end at multiples of %u or the layer's end, not [%llu, %llu)",
+        return tw_fail(TW_ERR_ARG,
+                       "layer '%s': an op must begin and end at multiples of %u or the layer's end, not [%llu, %llu)",
                        l->name, a->tile, (unsigned long long)start, (unsigned long long)end);
     l->first = start / a->tile;
     l->tiles = tw_ceil_div(end - start, a->tile);

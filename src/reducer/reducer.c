@@ -43,14 +43,15 @@ static tw_status name_difference(tw_reducer *r, const tw_manifest *all, uint32_t
         if (who[k].count != self.count || who[k].dtype != self.dtype || strcmp(who[k].name, self.name) != 0 ||
             all[k].nlayer != r->nlayer) {
             who[k].name[sizeof who[k].name - 1] = 0;
-            s = tw_fail(TW_ERR_MISMATCH,
-                        "layer %u is '%s' (%llu %s) on rank %d and '%s' (%llu %s) on rank %d; they have %u and %u layers", at,
-                        who[k].name, (unsigned long long)who[k].count, tw_dtype_name((tw_dtype)who[k].dtype), k, self.name,
-                        (unsigned long long)self.count, tw_dtype_name((tw_dtype)self.dtype), c->rank, all[k].nlayer,
-                        r->nlayer);
+            s = tw_fail(
+                TW_ERR_MISMATCH,
+                "layer %u is '%s' (%llu %s) on rank %d and '%s' (%llu %s) on rank %d; they have %u and %u layers", at,
+                who[k].name, (unsigned long long)who[k].count, tw_dtype_name((tw_dtype)who[k].dtype), k, self.name,
+                (unsigned long long)self.count, tw_dtype_name((tw_dtype)self.dtype), c->rank, all[k].nlayer, r->nlayer);
         }
     if (s >= 0) /* this rank's list equals rank k's for all k that were compared, but not all of theirs are equal */
-        s = tw_fail(TW_ERR_MISMATCH, "other ranks disagree on layer %u ('%s' on this rank, %d)", at, self.name, c->rank);
+        s = tw_fail(TW_ERR_MISMATCH, "other ranks disagree on layer %u ('%s' on this rank, %d)", at, self.name,
+                    c->rank);
     tw_free(c->ctx, mine);
     tw_free(c->ctx, hash);
     tw_free(c->ctx, who);
@@ -78,8 +79,8 @@ static tw_status agree(tw_comm *c, tw_reducer *r, const tw_manifest *mine) {
     return s;
 }
 
-tw_status tw_reducer_create(tw_comm *c, const tw_layer *layers, uint32_t n, const char *rules, const tw_reducer_config *cfg,
-                            tw_reducer **out) {
+tw_status tw_reducer_create(tw_comm *c, const tw_layer *layers, uint32_t n, const char *rules,
+                            const tw_reducer_config *cfg, tw_reducer **out) {
     tw_reducer *r = NULL;
     tw_manifest mine = {0};
     char sentence[TW_SENTENCE];
@@ -121,8 +122,8 @@ static tw_status compare_in_memory(tw_reducer *const r[], const tw_manifest *m, 
         uint32_t least = m[k].nlayer < m[me].nlayer ? m[k].nlayer : m[me].nlayer;
         for (uint32_t i = 0; i < least; i++)
             if (tw_reducer_layer_hash(&r[k]->layer[i]) != tw_reducer_layer_hash(&r[me]->layer[i]))
-                return tw_fail(TW_ERR_MISMATCH, "layer %u is '%s' (%llu %s) on rank %d and '%s' (%llu %s) on rank %d", i,
-                               r[k]->layer[i].name, (unsigned long long)r[k]->layer[i].count,
+                return tw_fail(TW_ERR_MISMATCH, "layer %u is '%s' (%llu %s) on rank %d and '%s' (%llu %s) on rank %d",
+                               i, r[k]->layer[i].name, (unsigned long long)r[k]->layer[i].count,
                                tw_dtype_name(r[k]->layer[i].dtype), k, r[me]->layer[i].name,
                                (unsigned long long)r[me]->layer[i].count, tw_dtype_name(r[me]->layer[i].dtype), me);
         if (m[k].nlayer != m[me].nlayer)

@@ -13,9 +13,9 @@ typedef struct tw_layer_state {
     tw_dtype dtype;
     const tw_phase *phase;
     uint32_t nphase, bucket;
-    /* Ledger. One slot serves both roles: in tiles that this rank owns it is the owner's residual (weight 1), elsewhere the
-     * worker's (weight 1/P); the owner's own part travels raw, so it needs no worker residual there. Two copies: a step
-     * reads [now] and writes [1 - now]; `end` flips. */
+    /* Ledger. One slot serves both roles: in tiles that this rank owns it is the owner's residual (weight 1), elsewhere
+     * the worker's (weight 1/P); the owner's own part travels raw, so it needs no worker residual there. Two copies: a
+     * step reads [now] and writes [1 - now]; `end` flips. */
     float *slot[2];
     tw_cert *cert[2];
     uint32_t now, cert_now;
@@ -27,9 +27,9 @@ typedef struct tw_layer_state {
     const void *in;
     void *out;
     bool pushed;
-    bool sra;    /* wrote the other copies */
-    bool kept;   /* part of the residual could not be sent */
-    bool summed; /* natively */
+    bool sra;        /* wrote the other copies */
+    bool kept;       /* part of the residual could not be sent */
+    bool summed;     /* natively */
     uint64_t posted; /* values */
     uint64_t wire;
     double bound_sq_new;
@@ -50,8 +50,8 @@ struct tw_reducer {
     tw_layer_state *layer;
     tw_op_layer *view; /* what ops see of the layers, this step */
     tw_bucket *bucket;
-    tw_piece *piece;   /* of the bucket that is posted */
-    tw_op **flying;    /* ops of this step, in order; as many as there is room for */
+    tw_piece *piece; /* of the bucket that is posted */
+    tw_op **flying;  /* ops of this step, in order; as many as there is room for */
     tw_op *cache;
     uint32_t nlayer, nbucket, nflying, cap_flying;
     uint64_t state_bytes;
@@ -82,8 +82,8 @@ typedef struct tw_manifest { /* what ranks compare */
     uint32_t option[8];
     uint64_t bucket_bytes, layers, rules;
 } tw_manifest;
-tw_status tw_reducer_make(tw_comm *c, const tw_layer *layers, uint32_t n, const char *rules, const tw_reducer_config *cfg,
-                          tw_reducer **out);
+tw_status tw_reducer_make(tw_comm *c, const tw_layer *layers, uint32_t n, const char *rules,
+                          const tw_reducer_config *cfg, tw_reducer **out);
 void tw_reducer_manifest(const tw_reducer *r, tw_manifest *m);
 uint64_t tw_reducer_layer_hash(const tw_layer_state *l);
 tw_status tw_manifest_compare(const tw_manifest *mine, const tw_manifest *theirs, int rank);

@@ -110,7 +110,8 @@ static tw_status parse_rule(tw_rules *r, char *text) {
         return TW_OK; /* "a=none;" ends with an empty one */
     char *eq = strchr(text, '=');
     if (!eq)
-        return tw_fail(TW_ERR_ARG, "rule %u: '%s' has no '=': a rule is PATTERN=SPEC, like '*=onebit+ef'", r->nrule + 1, text);
+        return tw_fail(TW_ERR_ARG, "rule %u: '%s' has no '=': a rule is PATTERN=SPEC, like '*=onebit+ef'", r->nrule + 1,
+                       text);
     *eq = 0;
     tw_status s = parse_patterns(r, u, text);
     if (s >= 0)
@@ -128,7 +129,8 @@ static void hash_rules(tw_rules *r) {
         }
         for (uint32_t k = 0; k < r->rule[i].nphase; k++) {
             const tw_phase *ph = &r->phase[r->rule[i].phase0 + k];
-            uint64_t v[] = {ph->spec.codec, ph->spec.feedback, ph->spec.type, ph->spec.scale, ph->spec.group, ph->until};
+            uint64_t v[] = {ph->spec.codec, ph->spec.feedback, ph->spec.type,
+                            ph->spec.scale, ph->spec.group,    ph->until};
             r->hash = tw_hash64(v, sizeof v, r->hash);
         }
     }
@@ -206,4 +208,6 @@ const tw_spec *tw_phase_at(const tw_phase *phase, uint32_t n, uint64_t step) {
     return &phase[n - 1].spec;
 }
 
-uint64_t tw_rules_hash(const tw_rules *r) { return r->hash; }
+uint64_t tw_rules_hash(const tw_rules *r) {
+    return r->hash;
+}

@@ -67,7 +67,8 @@ static tw_status check_scale(const tw_step_args *args, float *out) {
     if (args->input_scale == 0.0f)
         return TW_OK;
     if (!(args->input_scale > 0) || !isfinite(args->input_scale) || frexpf(args->input_scale, &exponent) != 0.5f)
-        return tw_fail(TW_ERR_ARG, "input_scale %g is not a power of two: scaling would round", (double)args->input_scale);
+        return tw_fail(TW_ERR_ARG, "input_scale %g is not a power of two: scaling would round",
+                       (double)args->input_scale);
     *out = args->input_scale;
     return TW_OK;
 }
@@ -282,12 +283,19 @@ tw_status tw_reducer_flush(tw_reducer *r) {
     return post_what_is_left(r);
 }
 
+static double kernel_seconds(tw_comm *c) {
+    double sum = 0;
+    tw_comm_lock(c);
+    for (int k = 0; k < TW_K_COUNT; k++)
+        sum += c->kernel_s[k];
+    tw_comm_unlock(c);
+    return sum;
+}
+
 static tw_status wait_for_all(tw_reducer *r) {
     tw_status worst = TW_OK;
     char sentence[TW_SENTENCE] = "";
-    double t0 = seconds(), busy0 = 0, busy1 = 0;
-    for (int k = 0; k < TW_K_COUNT; k++)
-        busy0 += r->comm->kernel_s[k];
+    double t0 = seconds(), busy = kernel_seconds(r->comm);
     for (uint32_t i = 0; i < r->nflying; i++) {
         tw_status s = tw_op_wait(r->flying[i], 0);
         if (s < 0 && (worst >= 0 || worst == TW_ERR_NONFINITE)) {
@@ -295,9 +303,7 @@ static tw_status wait_for_all(tw_reducer *r) {
             snprintf(sentence, sizeof sentence, "%s", tw_last_error());
         }
     }
-    for (int k = 0; k < TW_K_COUNT; k++)
-        busy1 += r->comm->kernel_s[k];
-    r->wait_s = seconds() - t0 - (r->comm->threaded ? 0 : busy1 - busy0);
+    r->wait_s = seconds() - t0 - (r->comm->threaded ? 0 : kernel_seconds(r->comm) - busy);
     if (worst < 0)
         tw_set_error(sentence);
     return worst;
@@ -307,7 +313,8 @@ static tw_status wait_for_all(tw_reducer *r) {
 static tw_status check_whole_layers(const tw_reducer *r) {
     for (uint32_t i = 0; i < r->nlayer; i++)
         if (r->layer[i].posted && r->layer[i].posted != r->layer[i].count)
-            return tw_fail(TW_ERR_ARG, "step %llu: %llu of the %llu values of layer '%s' were posted; all or none must be",
+            return tw_fail(TW_ERR_ARG,
+                           "step %llu: %llu of the %llu values of layer '%s' were posted; all or none must be",
                            (unsigned long long)r->step, (unsigned long long)r->layer[i].posted,
                            (unsigned long long)r->layer[i].count, r->layer[i].name);
     return TW_OK;
@@ -364,8 +371,10 @@ static void finish_report(tw_reducer *r, tw_verdict verdict) {
     tw_report *p = &r->report;
     uint64_t size = (uint64_t)r->comm->size;
     double sq = 0, k[TW_K_COUNT];
+    tw_comm_lock(r->comm);
     for (int i = 0; i < TW_K_COUNT; i++)
         k[i] = r->comm->kernel_s[i] - r->kernel_s0[i];
+    tw_comm_unlock(r->comm);
     for (uint32_t i = 0; i < r->nlayer; i++) {
         const tw_layer_state *l = &r->layer[i];
         if (l->posted && size > 1)

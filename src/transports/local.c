@@ -294,7 +294,7 @@ static void local_close(void *t) {
 
 static const tw_transport_ops local_ops = {
     .size = sizeof(tw_transport_ops),
-    .caps = TW_CAP_ABANDON | TW_CAP_DETECTS,
+    .caps = TW_CAP_ABANDON | TW_CAP_DETECTS | TW_CAP_FAST_SUM,
     .name = "local",
     .oob_allgather = tw_local_oob_allgather,
     .post = local_post,

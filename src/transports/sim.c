@@ -250,7 +250,7 @@ static void sim_close(void *t) {
 
 static const tw_transport_ops sim_ops = {
     .size = sizeof(tw_transport_ops),
-    .caps = TW_CAP_ABANDON,
+    .caps = TW_CAP_ABANDON | TW_CAP_FAST_SUM,
     .name = "sim",
     .oob_allgather = sim_allgather,
     .post = tw_sim_post,

@@ -11,7 +11,7 @@ extern int mpi_rank, mpi_size;
 
 /* Counts a failure on any rank as one of all, prints where; use after every step that may differ between ranks. */
 #define MPI_CHECK(condition) mpi_check((condition) != 0, #condition, __FILE__, __LINE__)
-#define MPI_OK(call) mpi_check_ok((call), #call, __FILE__, __LINE__)
+#define MPI_OK(call)         mpi_check_ok((call), #call, __FILE__, __LINE__)
 void mpi_check(int good, const char *what, const char *file, int line);
 void mpi_check_ok(tw_status s, const char *what, const char *file, int line);
 /* Runs the tests on all ranks, prints "N passed, N failed" on rank 0, returns the exit status. */

@@ -94,7 +94,8 @@ static void test_stops_after_hop1(void) {
 }
 
 int main(int argc, char **argv) {
-    static const mpi_test tests[] = {{"a rank never posts", test_never_posts}, {"a rank stops after hop 1", test_stops_after_hop1}};
+    static const mpi_test tests[] = {{"a rank never posts", test_never_posts},
+                                     {"a rank stops after hop 1", test_stops_after_hop1}};
     char fault[32];
     MPI_Init(&argc, &argv);
     MPI_Comm_rank(MPI_COMM_WORLD, &mpi_rank);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The reducer over real MPI: replicas, ledger and certificate, both progress modes, several communicators, disagreement,
- * life cycle. */
+ * The reducer over real MPI: replicas, ledger and certificate, both progress modes, several communicators,
+ * disagreement, life cycle. */
 #include "mpi_unit.h"
 #include <math.h>
 #include <stdio.h>
@@ -51,7 +51,8 @@ static void train(tw_comm *comm, const char *rules, int steps, int pushes_backwa
 }
 
 static void run_mode(tw_progress mode, MPI_Comm noise) {
-    static const char *const rules[] = {"*=none", "*.bias=none;*=onebit+ef", "*=cast:type=bf16", "*=onebit:group=256,scale=rms+ef",
+    static const char *const rules[] = {"*=none", "*.bias=none;*=onebit+ef", "*=cast:type=bf16",
+                                        "*=onebit:group=256,scale=rms+ef",
                                         "*=none until 2 then onebit+ef until 4 then cast"};
     tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
     tw_ctx *ctx = NULL;
@@ -65,7 +66,9 @@ static void run_mode(tw_progress mode, MPI_Comm noise) {
     MPI_OK(tw_ctx_destroy(ctx));
 }
 
-static void test_poll(void) { run_mode(TW_PROGRESS_POLL, MPI_COMM_NULL); }
+static void test_poll(void) {
+    run_mode(TW_PROGRESS_POLL, MPI_COMM_NULL);
+}
 
 static void test_thread(void) {
     int level;

@@ -374,11 +374,11 @@ static void test_hot_path_allocates_nothing(void) {
 static void test_memory_estimate(void) {
     world w;
     tw_memory guess = TW_MEMORY_INIT, now = TW_MEMORY_INIT;
-    CU_ASSERT_EQUAL(open_world(&w, NULL, "*=none until 3 then onebit+ef", NULL), TW_OK);
+    CU_ASSERT_EQUAL(open_world(&w, NULL, "*=cast until 3 then onebit+ef", NULL), TW_OK);
     for (uint64_t k = 1; k < 6; k++)
         CU_ASSERT_EQUAL(step(&w, k, NULL), TW_OK);
     for (int r = 0; r < P; r++) {
-        CU_ASSERT_EQUAL(tw_reducer_estimate(r, P, layers, 2, "*=none until 3 then onebit+ef", NULL, &guess), TW_OK);
+        CU_ASSERT_EQUAL(tw_reducer_estimate(r, P, layers, 2, "*=cast until 3 then onebit+ef", NULL, &guess), TW_OK);
         CU_ASSERT_EQUAL(tw_reducer_memory(w.red[r], &now), TW_OK);
         CU_ASSERT_EQUAL(guess.state_bytes, now.state_bytes);
         CU_ASSERT(guess.state_bytes >= 2ull * N * sizeof(float));
