@@ -23,7 +23,8 @@ typedef struct skeleton {
     uint8_t *payload;
 } skeleton;
 
-/* Variants differ in ISA (up to the one named), in how far ahead they prefetch, and in how they store the payload. */
+/* Variants differ in ISA (up to the one named) and in how far ahead they prefetch. Residuals are stored past the caches; a
+ * payload is not, in the library neither: it is hashed and sent next. */
 unsigned skeleton_variants(const char *most);
 void skeleton_run(const skeleton *s, unsigned variant);
 void skeleton_describe(unsigned variant, char *buf, size_t cap);

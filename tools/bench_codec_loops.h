@@ -9,23 +9,21 @@ INLINE void NAME(ask)(const float *p, size_t ahead) {
 }
 
 /* A row of x to the payload. */
-INLINE void NAME(pack)(uint8_t *payload, size_t i, const V x[ROW / W], unsigned bits, bool stream) {
-    if (bits == 1) {
-        uint32_t word = 0;
-        EACH(v)
-        word |= NAME(signs)(x[v]) << (v * W % 32);
-        memcpy(payload + i / 8, &word, sizeof word);
+INLINE void NAME(pack)(uint8_t *payload, size_t i, const V x[ROW / W], unsigned bits) {
+    uint32_t word = 0;
+    EACH(v) {
+        if (bits == 1)
+            word |= NAME(signs)(x[v]) << (v * W % 32);
+        if (bits == 16 && v % 2)
+            NAME(store_halves)(payload + 2 * (i + (v - 1) * W), x[v - 1], x[v]);
+        if (bits == 32)
+            NAME(store)((float *)(void *)payload + i + v * W, x[v]);
     }
-    if (bits == 16)
-        UNROLL for (unsigned v = 0; v + 1 < ROW / W; v += 2)
-            NAME(store_halves)(payload + 2 * (i + v * W), x[v], x[v + 1], stream);
-    if (bits == 32)
-        EACH(v)
-    stream ? NAME(stream)((float *)(void *)payload + i + v * W, x[v])
-           : NAME(store)((float *)(void *)payload + i + v * W, x[v]);
+    if (bits == 1)
+        memcpy(payload + i / 8, &word, sizeof word);
 }
 
-INLINE void NAME(encode)(const skeleton *s, size_t ahead, unsigned bits, bool feedback, bool stream) {
+INLINE void NAME(encode)(const skeleton *s, size_t ahead, unsigned bits, bool feedback) {
     for (size_t i = 0; i + ROW <= s->n; i += ROW) {
         V x[ROW / W];
         NAME(ask)(s->g + i, ahead);
@@ -38,7 +36,7 @@ INLINE void NAME(encode)(const skeleton *s, size_t ahead, unsigned bits, bool fe
                 NAME(stream)(s->out + i + v * W, x[v]);
             }
         }
-        NAME(pack)(s->payload, i, x, bits, stream);
+        NAME(pack)(s->payload, i, x, bits);
     }
 }
 
@@ -57,23 +55,22 @@ INLINE void NAME(decode)(const skeleton *s, size_t ahead, unsigned bits) {
     }
 }
 
-TARGET static void NAME(run)(const skeleton *s, size_t ahead, bool stream) {
-    if (s->kind == SKELETON_ADD && s->payload_bits == 1)
-        NAME(decode)(s, ahead, 1);
-    else if (s->kind == SKELETON_ADD && s->payload_bits == 16)
-        NAME(decode)(s, ahead, 16);
-    else if (s->kind == SKELETON_ADD)
-        NAME(decode)(s, ahead, 32);
-    else if (s->payload_bits == 1)
-        s->feedback ? NAME(encode)(s, ahead, 1, true, false) : NAME(encode)(s, ahead, 1, false, false);
-    else if (s->payload_bits == 16 && stream)
-        s->feedback ? NAME(encode)(s, ahead, 16, true, true) : NAME(encode)(s, ahead, 16, false, true);
-    else if (s->payload_bits == 16)
-        s->feedback ? NAME(encode)(s, ahead, 16, true, false) : NAME(encode)(s, ahead, 16, false, false);
-    else if (stream)
-        s->feedback ? NAME(encode)(s, ahead, 32, true, true) : NAME(encode)(s, ahead, 32, false, true);
+INLINE void NAME(run_bits)(const skeleton *s, size_t ahead, unsigned bits) {
+    if (s->kind == SKELETON_ADD)
+        ahead ? NAME(decode)(s, ahead, bits) : NAME(decode)(s, 0, bits);
+    else if (s->feedback)
+        ahead ? NAME(encode)(s, ahead, bits, true) : NAME(encode)(s, 0, bits, true);
     else
-        s->feedback ? NAME(encode)(s, ahead, 32, true, false) : NAME(encode)(s, ahead, 32, false, false);
+        ahead ? NAME(encode)(s, ahead, bits, false) : NAME(encode)(s, 0, bits, false);
+}
+
+TARGET static void NAME(run)(const skeleton *s, size_t ahead) {
+    if (s->payload_bits == 1)
+        NAME(run_bits)(s, ahead, 1);
+    else if (s->payload_bits == 16)
+        NAME(run_bits)(s, ahead, 16);
+    else
+        NAME(run_bits)(s, ahead, 32);
 }
 
 #undef INLINE

@@ -30,9 +30,8 @@ INLINE float plain_add(float a, float b) {
 INLINE uint32_t plain_signs(float x) {
     return x < 0.0f;
 }
-INLINE void plain_store_halves(uint8_t *p, float a, float b, bool stream) {
+INLINE void plain_store_halves(uint8_t *p, float a, float b) {
     uint32_t bits[2];
-    (void)stream;
     memcpy(&bits[0], &a, 4);
     memcpy(&bits[1], &b, 4);
     uint16_t half[2] = {(uint16_t)(bits[0] >> 16), (uint16_t)(bits[1] >> 16)};
@@ -72,9 +71,9 @@ INLINE __m256 avx2_add(__m256 a, __m256 b) {
 INLINE uint32_t avx2_signs(__m256 x) {
     return (uint32_t)_mm256_movemask_ps(x);
 }
-INLINE void avx2_store_halves(uint8_t *p, __m256 a, __m256 b, bool stream) {
+INLINE void avx2_store_halves(uint8_t *p, __m256 a, __m256 b) {
     __m256i h = _mm256_packs_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b));
-    stream ? _mm256_stream_si256((void *)p, h) : _mm256_storeu_si256((void *)p, h);
+    _mm256_storeu_si256((void *)p, h);
 }
 INLINE __m256 avx2_all(uint32_t word) {
     return _mm256_castsi256_ps(_mm256_set1_epi32((int)(word & MASK)));
@@ -105,9 +104,9 @@ INLINE __m512 avx512_add(__m512 a, __m512 b) {
 INLINE uint32_t avx512_signs(__m512 x) {
     return (uint32_t)_mm512_movepi32_mask(_mm512_castps_si512(x));
 }
-INLINE void avx512_store_halves(uint8_t *p, __m512 a, __m512 b, bool stream) {
+INLINE void avx512_store_halves(uint8_t *p, __m512 a, __m512 b) {
     __m512i h = _mm512_packs_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b));
-    stream ? _mm512_stream_si512((void *)p, h) : _mm512_storeu_si512((void *)p, h);
+    _mm512_storeu_si512((void *)p, h);
 }
 INLINE __m512 avx512_all(uint32_t word) {
     return _mm512_castsi512_ps(_mm512_set1_epi32((int)(word & MASK)));
@@ -119,42 +118,39 @@ INLINE __m512 avx512_load_halves(const uint8_t *p) {
 #include "bench_codec_loops.h"
 #endif
 
-/* ---- variants: ISA x distance x stores ---- */
+/* ---- variants: ISA x distance ---- */
 static const size_t distances[] = {0, 512, 2048, 4096, 16384};
 #define DISTANCES (sizeof distances / sizeof distances[0])
 
 /* Plain C counts only where there is nothing else. */
 static const char *isa_of(unsigned variant) {
     const char *const *isa = tw_isa_list();
-    return isa[variant / 2 / DISTANCES + (isa[1] != NULL)];
+    return isa[variant / DISTANCES + (isa[1] != NULL)];
 }
 
 unsigned skeleton_variants(const char *most) {
     unsigned n = 0;
-    for (const char *isa = ""; strcmp(isa, most) && isa_of(n); n += (unsigned)DISTANCES * 2)
+    for (const char *isa = ""; strcmp(isa, most) && isa_of(n); n += (unsigned)DISTANCES)
         isa = isa_of(n);
     return n;
 }
 
 void skeleton_run(const skeleton *s, unsigned variant) {
-    bool stream = variant % 2;
-    size_t ahead = distances[variant / 2 % DISTANCES];
-    const char *isa = isa_of(variant);
+    size_t ahead = distances[variant % DISTANCES];
 #if defined(__x86_64__)
+    const char *isa = isa_of(variant);
     if (!strcmp(isa, "avx512"))
-        avx512_run(s, ahead, stream);
+        avx512_run(s, ahead);
     else if (!strcmp(isa, "avx2"))
-        avx2_run(s, ahead, stream);
+        avx2_run(s, ahead);
     else
-        plain_run(s, ahead, stream);
+        plain_run(s, ahead);
     _mm_sfence();
 #else
-    (void)isa;
-    plain_run(s, ahead, stream);
+    plain_run(s, ahead);
 #endif
 }
 
 void skeleton_describe(unsigned variant, char *buf, size_t cap) {
-    snprintf(buf, cap, "%s, prefetch %zu B, %s payload stores", isa_of(variant), distances[variant / 2 % DISTANCES],
-             variant % 2 ? "streaming" : "ordinary");
+    snprintf(buf, cap, "%s, prefetch %zu B", isa_of(variant), distances[variant % DISTANCES]);
 }

@@ -13,7 +13,7 @@
 typedef struct tw_op tw_op;
 
 #define TW_POISON_BYTES 256u /* header, status, sentence */
-#define TW_POISON_TAG 0u
+#define TW_POISON_TAG   0u
 
 struct tw_comm {
     tw_ctx *ctx;
@@ -24,7 +24,7 @@ struct tw_comm {
     pthread_cond_t moved; /* THREAD: something was completed, or posted */
     pthread_t thread;
     bool threaded, stop;
-    uint32_t users; /* reducers and requests alive */
+    uint32_t users;      /* reducers and requests alive */
     tw_op *first, *last; /* under way, in post order */
     tw_op *cached;       /* stateless ops, for their next use */
     tw_op **table;       /* cookie -> op */
@@ -41,7 +41,7 @@ struct tw_comm {
 
 /* One collective over pieces, with its plan and memory: used again for every op of the same signature. */
 struct tw_op {
-    tw_op *next;        /* under way */
+    tw_op *next; /* under way */
     tw_op *next_cached;
     tw_comm *comm;
     uint64_t key_hash;
@@ -50,11 +50,11 @@ struct tw_op {
     tw_plan *plan;
     tw_run *run;
     tw_exec x;
-    uint32_t *order;    /* piece i of the call is x.piece[order[i]] */
-    uint32_t *layer_of; /* layer of the op -> layer of the reducer */
+    uint32_t *order;      /* piece i of the call is x.piece[order[i]] */
+    uint32_t *layer_of;   /* layer of the op -> layer of the reducer */
     uint64_t *layer_wire; /* bytes of each layer that this rank sends, payload and trailers */
-    uint64_t sent;      /* bytes of this use */
-    bool busy;          /* under way, or done and not yet taken */
+    uint64_t sent;        /* bytes of this use */
+    bool busy;            /* under way, or done and not yet taken */
     bool finished, leaked;
     bool writing; /* its verdict was good: outputs are being written */
     tw_status status;

@@ -23,11 +23,16 @@ static double seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-void tw_comm_lock(tw_comm *c) { pthread_mutex_lock(&c->lock); }
-void tw_comm_unlock(tw_comm *c) { pthread_mutex_unlock(&c->lock); }
+void tw_comm_lock(tw_comm *c) {
+    pthread_mutex_lock(&c->lock);
+}
+void tw_comm_unlock(tw_comm *c) {
+    pthread_mutex_unlock(&c->lock);
+}
 
 tw_status tw_comm_refuses(const tw_comm *c) {
-    return c->poisoned < 0 ? tw_fail(TW_ERR_POISONED, "rank %d: refused after an earlier fault: %s", c->rank, c->why) : TW_OK;
+    return c->poisoned < 0 ? tw_fail(TW_ERR_POISONED, "rank %d: refused after an earlier fault: %s", c->rank, c->why)
+                           : TW_OK;
 }
 
 /* ---- ends of ops ---- */
@@ -78,7 +83,8 @@ static void send_poison(tw_comm *c, tw_status s) {
     snprintf((char *)p + TW_HEADER_BYTES + sizeof code, c->poison_bytes - TW_HEADER_BYTES - sizeof code, "%s", c->why);
     tw_frame_seal(p, c->poison_bytes, 0, 0, (tw_stamp){0}, TW_FRAME_POISON);
     for (int r = 0; r < c->size; r++) {
-        tw_xfer x = {.peer = r, .tag = TW_POISON_TAG, .is_send = 1, .buf = p, .len = c->poison_bytes, .cookie = UINT64_MAX};
+        tw_xfer x = {
+            .peer = r, .tag = TW_POISON_TAG, .is_send = 1, .buf = p, .len = c->poison_bytes, .cookie = UINT64_MAX};
         if (r != c->rank)
             (void)c->ops.post(c->t, &x); /* best effort: who cannot be told runs into the deadline */
     }
@@ -136,11 +142,13 @@ static tw_status bad_transfer(tw_comm *c, const tw_op *op, const tw_action *a, c
     const char *layer = layer_of_frame(op, a);
     if (d->status == TW_ERR_CORRUPT && d->len > a->cap)
         return tw_fail(TW_ERR_MISMATCH,
-                       "rank %d sent %zu bytes for layer '%s' where at most %u were due: ranks posted different ops", a->peer,
-                       d->len, layer, a->cap);
+                       "rank %d sent %zu bytes for layer '%s' where at most %u were due: ranks posted different ops",
+                       a->peer, d->len, layer, a->cap);
     if (d->status == TW_ERR_PEER)
-        return tw_fail(TW_ERR_PEER, "rank %d is gone; layer '%s' of step %u was under way", a->peer, layer, op->x.stamp.step);
-    return tw_fail(d->status, "%s transport, rank %d, layer '%s': %s", c->ops.name, a->peer, layer, transport_sentence(c));
+        return tw_fail(TW_ERR_PEER, "rank %d is gone; layer '%s' of step %u was under way", a->peer, layer,
+                       op->x.stamp.step);
+    return tw_fail(d->status, "%s transport, rank %d, layer '%s': %s", c->ops.name, a->peer, layer,
+                   transport_sentence(c));
 }
 
 static void take(tw_comm *c, const tw_done *d) {
