@@ -218,12 +218,20 @@ typedef struct work {
     int from; /* residual that is read next */
 } work;
 
-/* Slice j covers values [slice_at(j), slice_at(j + 1)): whole tiles. */
+static size_t tiles(const arrays *m) {
+    return (m->n + TILE - 1) / TILE;
+}
+static unsigned slices(const arrays *m) {
+    return tiles(m) < SLICES ? (unsigned)tiles(m) : SLICES;
+}
+
+/* Slice j covers values [slice_at(j), slice_at(j + 1)): whole tiles, at least one. */
 static size_t slice_at(const arrays *m, unsigned j) {
-    size_t tiles = (m->n + TILE - 1) / TILE, at = tiles * j / SLICES * TILE;
+    size_t at = tiles(m) * j / slices(m) * TILE;
     return at < m->n ? at : m->n;
 }
 
+/* Seconds a value. */
 static double time_codec(work *w, unsigned j) {
     tw_tile_stat total = {0.0, 0.0, 0, 0};
     size_t at = slice_at(w->m, j), end = slice_at(w->m, j + 1);
@@ -231,14 +239,14 @@ static double time_codec(work *w, unsigned j) {
     bool ok = w->add ? decode_part(w->c, &w->r->spec, w->m, at, end, 1)
                      : encode_part(w->c, &w->r->spec, w->m, at, end, w->from, w->feedback, &total);
     w->failed |= !ok;
-    return bc_now() - t;
+    return (bc_now() - t) / (double)(end - at);
 }
 
 /* The skeleton works on the slice that the codec has left alone longest, in the same arrays: pages differ in speed.
  * What it leaves in a residual or payload is as good for timing as what was there. */
 static double time_bound(work *w, unsigned j, unsigned variant) {
     arrays *m = w->m;
-    unsigned mine = (j + SLICES / 2) % SLICES;
+    unsigned mine = (j + slices(m) / 2) % slices(m);
     size_t at = slice_at(m, mine), n = slice_at(m, mine + 1) - at;
     double bits = (double)tw_spec_bound(&w->r->spec, TILE, TW_F32) * 8 / TILE;
     skeleton s = {.kind = w->add ? SKELETON_ADD : SKELETON_ENCODE, .feedback = w->feedback, .n = n, .g = m->g + at};
@@ -249,7 +257,7 @@ static double time_bound(work *w, unsigned j, unsigned variant) {
     s.y = m->y + at;
     double t = bc_now();
     skeleton_run(&s, variant);
-    return bc_now() - t;
+    return (bc_now() - t) / (double)n;
 }
 
 static const char *isa_name(const config *c) {
@@ -261,9 +269,9 @@ static unsigned best_variant(work *w) {
     unsigned best = 0;
     double least = INFINITY, times[SLICES];
     for (unsigned v = 0; v < skeleton_variants(isa_name(w->c)); v++) {
-        for (unsigned j = 0; j < SLICES; j++)
+        for (unsigned j = 0; j < slices(w->m); j++)
             times[j] = time_bound(w, j, v);
-        double t = bc_median(times, SLICES);
+        double t = bc_median(times, slices(w->m));
         if (t < least) {
             least = t;
             best = v;
@@ -274,18 +282,15 @@ static unsigned best_variant(work *w) {
 
 /* One pass over all slices; the order inside a pair changes with every pair. Returns the pairs. */
 static unsigned one_pass(work *w, unsigned variant, unsigned parity, double *speed, double *ratio) {
-    unsigned pairs = 0;
-    for (unsigned j = 0; j < SLICES; j++) {
-        size_t values = slice_at(w->m, j + 1) - slice_at(w->m, j);
+    unsigned pairs = slices(w->m);
+    for (unsigned j = 0; j < pairs; j++) {
         bool codec_first = (j + parity) % 2;
         double bound = codec_first ? 0.0 : time_bound(w, j, variant);
         double codec = time_codec(w, j);
         if (codec_first)
             bound = time_bound(w, j, variant);
-        if (values == 0)
-            continue;
-        speed[pairs] = (double)values * sizeof(float) / codec * 1e-9;
-        ratio[pairs++] = bound / codec;
+        speed[j] = sizeof(float) / codec * 1e-9;
+        ratio[j] = bound / codec;
     }
     return pairs;
 }
@@ -331,7 +336,7 @@ static void print_head(const config *c, const arrays *m) {
     char size[32], cpu[128];
     bc_format_size(m->n * sizeof(float), size, sizeof size);
     bc_cpu_model(cpu, sizeof cpu);
-    printf("# one core of: %s; ISA %s; %s of fp32 in %u layers; medians of %llu pairs\n", cpu, isa_name(c), size,
+    printf("# one core of: %s; ISA %s; %s of fp32 in %u layers; medians over %llu passes\n", cpu, isa_name(c), size,
            LAYERS, (unsigned long long)c->iterations);
     printf("# of bound: against a loop with the same reads and writes, alternated with it\n");
     printf("%-28s %11s %9s %11s %9s %9s %10s\n", "codec", "encode GB/s", "of bound", "+decode GB/s", "of bound",
