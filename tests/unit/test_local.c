@@ -74,7 +74,7 @@ static void test_arguments(void) {
     CU_ASSERT_EQUAL(tw_local_create(NULL, 1, NULL, t), TW_ERR_ARG);
     open_ranks(2);
     CU_ASSERT_EQUAL(ops->size, sizeof(tw_transport_ops));
-    CU_ASSERT_EQUAL(ops->caps, TW_CAP_ABANDON | TW_CAP_DETECTS);
+    CU_ASSERT_EQUAL(ops->caps, TW_CAP_ABANDON | TW_CAP_DETECTS | TW_CAP_FAST_SUM);
     CU_ASSERT_EQUAL(post(0, true, 2, 0, NULL, 0, 0), TW_ERR_ARG);
     CU_ASSERT_EQUAL(post(0, true, -1, 0, NULL, 0, 0), TW_ERR_ARG);
     CU_ASSERT_EQUAL(post(0, true, 1, 0, NULL, 1, 0), TW_ERR_ARG);

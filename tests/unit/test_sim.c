@@ -68,7 +68,7 @@ static void test_arguments(void) {
     CU_ASSERT_EQUAL(post(0, true, 1, 0, NULL, 1, 0), TW_ERR_ARG);
     unit_has(ops->error(ep[0]), "without a buffer");
     CU_ASSERT_EQUAL(ops->oob_allgather(ep[0], NULL, NULL, 0), TW_ERR_UNSUPPORTED);
-    CU_ASSERT_EQUAL(ops->caps, TW_CAP_ABANDON);
+    CU_ASSERT_EQUAL(ops->caps, TW_CAP_ABANDON | TW_CAP_FAST_SUM);
     CU_ASSERT_EQUAL(tw_sim_run(NULL), TW_ERR_ARG);
     CU_ASSERT_EQUAL(tw_sim_destroy(NULL), TW_OK);
     close_sim();
@@ -386,7 +386,7 @@ static void test_dead_rank(void) {
         c.dead_after = 2;
         c.detects = detects;
         open_sim(&c);
-        CU_ASSERT_EQUAL(ops->caps, TW_CAP_ABANDON | (detects ? TW_CAP_DETECTS : 0));
+        CU_ASSERT_EQUAL(ops->caps, TW_CAP_ABANDON | TW_CAP_FAST_SUM | (detects ? TW_CAP_DETECTS : 0));
         char x[4] = {1, 2, 3, 4}, y[4] = {0};
         float sum = 1, sum2 = 1;
         tw_done d[8];
