@@ -35,6 +35,11 @@ static inline uint64_t tw_round_up(uint64_t a, uint64_t b) {
     return tw_ceil_div(a, b) * b;
 }
 
+/* What one of `size` ranks sends when `bytes` are summed by a ring or by SRA: 2(P-1)/P of them. */
+static inline uint64_t tw_dense_bytes(uint64_t bytes, uint64_t size) {
+    return 2 * bytes / size * (size - 1) + 2 * bytes % size * (size - 1) / size;
+}
+
 /* ---- status.c: sentences. The function that detects an error says it; the others pass it on ---- */
 #if defined(__GNUC__)
 #define TW_PRINTF(f, a) __attribute__((format(printf, f, a)))

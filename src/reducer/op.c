@@ -130,8 +130,7 @@ static void count_layer_wire(tw_op *op) {
                                                     : p->run[r].bytes + TW_TRAILER1_BYTES;
     }
     for (uint32_t i = 0; p->native_bytes && p->size > 1 && i < op->x.npiece; i++)
-        op->layer_wire[op->x.piece[i].layer] +=
-            2 * op->x.piece[i].count * sizeof(float) / (unsigned)p->size * ((unsigned)p->size - 1);
+        op->layer_wire[op->x.piece[i].layer] += tw_dense_bytes(op->x.piece[i].count * sizeof(float), (uint64_t)p->size);
 }
 
 static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint32_t given) {

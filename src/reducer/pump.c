@@ -226,7 +226,7 @@ static tw_status post_native(tw_comm *c, tw_op *op, uint32_t action) {
     if (s < 0)
         return s;
     uint64_t bytes = count * sizeof(float);
-    op->sent += c->size > 1 ? 2 * bytes / (unsigned)c->size * ((unsigned)c->size - 1) : 0;
+    op->sent += tw_dense_bytes(bytes, (uint64_t)c->size);
     c->stats.native_bytes += bytes;
     s = c->ops.native_sum(c->t, buf, count, (uint64_t)op->slot << 32 | action);
     if (s < 0)

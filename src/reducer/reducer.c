@@ -241,13 +241,12 @@ tw_status tw_reducer_layer_report(const tw_reducer *r, uint32_t layer, tw_layer_
         return tw_fail(TW_ERR_ARG, "tw_reducer_layer_report: start from TW_LAYER_REPORT_INIT");
     const tw_layer_state *l = &r->layer[layer];
     double held = 0;
-    uint32_t p = (uint32_t)r->comm->size;
     for (uint64_t i = 0; l->slot[l->now] && i < l->count; i++)
         held += (double)l->slot[l->now][i] * l->slot[l->now][i];
     *out = (tw_layer_report){.size = sizeof *out,
                              .certified = !l->native,
                              .spec = r->view[layer].spec,
-                             .dense_bytes = p > 1 ? 2 * l->count * tw_dtype_size(l->dtype) / p * (p - 1) : 0,
+                             .dense_bytes = tw_dense_bytes(l->count * tw_dtype_size(l->dtype), (uint64_t)r->comm->size),
                              .wire_bytes = l->wire,
                              .error_bound = sqrt(l->bound_sq),
                              .residual_norm = sqrt(held)};

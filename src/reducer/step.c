@@ -369,7 +369,6 @@ static void begin_report(tw_reducer *r) {
 
 static void finish_report(tw_reducer *r, tw_verdict verdict) {
     tw_report *p = &r->report;
-    uint64_t size = (uint64_t)r->comm->size;
     double sq = 0, k[TW_K_COUNT];
     tw_comm_lock(r->comm);
     for (int i = 0; i < TW_K_COUNT; i++)
@@ -377,8 +376,8 @@ static void finish_report(tw_reducer *r, tw_verdict verdict) {
     tw_comm_unlock(r->comm);
     for (uint32_t i = 0; i < r->nlayer; i++) {
         const tw_layer_state *l = &r->layer[i];
-        if (l->posted && size > 1)
-            p->dense_bytes += 2 * l->count * tw_dtype_size(l->dtype) / size * (size - 1);
+        if (l->posted)
+            p->dense_bytes += tw_dense_bytes(l->count * tw_dtype_size(l->dtype), (uint64_t)r->comm->size);
         p->uncertified += l->native;
         sq += l->native ? 0 : l->bound_sq;
     }

@@ -128,7 +128,7 @@ static bool check_dense(trial *t, const tw_report *p) {
     for (uint32_t l = 0; l < t->nlayer; l++)
         if (t->step.covered[l])
             most += 2.0 * (t->ranks - 1) / t->ranks * (double)(t->layer[l].count * tw_dtype_size(t->layer[l].dtype));
-    if (!t->step.incomplete && fabs((double)p->dense_bytes - most) > 2.0 * t->ranks * t->nlayer)
+    if (!t->step.incomplete && fabs((double)p->dense_bytes - most) > t->nlayer + 1.0)
         return trial_fail(t, "report: %llu dense bytes, %g are right", (unsigned long long)p->dense_bytes, most);
     return true;
 }
@@ -207,7 +207,7 @@ bool check_wire(trial *t) {
             return trial_fail(t, "rank %d: %llu bytes in %llu frames by its own count, %llu in %llu by the network's",
                               r, (unsigned long long)s.sent_bytes, (unsigned long long)s.sent_frames,
                               (unsigned long long)bytes, (unsigned long long)frames);
-        uint64_t native = 2 * s.native_bytes / (unsigned)t->ranks * (unsigned)(t->ranks - 1);
+        uint64_t native = 2 * s.native_bytes * (unsigned)(t->ranks - 1) / (unsigned)t->ranks;
         uint64_t least = bytes + (native > 64u * (unsigned)t->ranks * MOST_PIECES ? 1 : 0);
         if (!t->discarded && (t->reported_wire[r] < least || t->reported_wire[r] > bytes + native))
             return trial_fail(t, "rank %d: reports %llu bytes, the network counted %llu and native sums took %llu", r,
