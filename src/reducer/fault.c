@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { DROP, CORRUPT, TRUNCATE, STOP, DELAY, NAN_LAYER, KINDS };
-static const char *const kind_name[KINDS] = {"drop", "corrupt", "truncate", "stop", "delay", "nan"};
+enum { DROP, CORRUPT, TRUNCATE, STOP, MUTE, DELAY, NAN_LAYER, KINDS };
+static const char *const kind_name[KINDS] = {"drop", "corrupt", "truncate", "stop", "mute", "delay", "nan"};
 #define MOST_FAULTS 16
 
 struct tw_faults {
@@ -118,7 +118,7 @@ static void damage(tw_faults *f, uint32_t i, void **buf, size_t *len) {
     *buf = f->fault[i].copy;
 }
 
-tw_fate tw_faults_send(tw_faults *f, void **buf, size_t *len) {
+tw_fate tw_faults_send(tw_faults *f, uint32_t hop, void **buf, size_t *len) {
     tw_fate fate = TW_FATE_SEND;
     f->sent++;
     for (uint32_t i = 0; i < f->n; i++) {
@@ -129,6 +129,9 @@ tw_fate tw_faults_send(tw_faults *f, void **buf, size_t *len) {
             break;
         case STOP:
             fate = f->sent > at ? TW_FATE_DROP : fate;
+            break;
+        case MUTE:
+            fate = hop == at ? TW_FATE_DROP : fate;
             break;
         case CORRUPT:
         case TRUNCATE:

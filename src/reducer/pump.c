@@ -207,7 +207,7 @@ static tw_status post_transfer(tw_comm *c, tw_op *op, uint32_t action) {
         op->sent += x.len;
         c->stats.sent_bytes += x.len;
         c->stats.sent_frames++;
-        if (c->faults && tw_faults_send(c->faults, &x.buf, &x.len) == TW_FATE_DROP) {
+        if (c->faults && tw_faults_send(c->faults, a->hop, &x.buf, &x.len) == TW_FATE_DROP) {
             tw_run_done(op->run, action);
             return TW_OK;
         }

@@ -11,7 +11,7 @@
 static float *g, *out;
 static uint64_t count;
 
-/* One tile for each owner, so a rank sends P-1 frames in hop 1. */
+/* One tile for each owner. */
 static tw_reducer *make(tw_comm **comm) {
     tw_reducer *red = NULL;
     tw_layer layer[] = {TW_LAYER("the.layer", count)};
@@ -96,15 +96,13 @@ static void test_stops_after_hop1(void) {
 int main(int argc, char **argv) {
     static const mpi_test tests[] = {{"a rank never posts", test_never_posts},
                                      {"a rank stops after hop 1", test_stops_after_hop1}};
-    char fault[32];
     MPI_Init(&argc, &argv);
     MPI_Comm_rank(MPI_COMM_WORLD, &mpi_rank);
     MPI_Comm_size(MPI_COMM_WORLD, &mpi_size);
     count = (uint64_t)mpi_size * 4096;
     g = malloc(count * sizeof *g);
     out = malloc(count * sizeof *out);
-    snprintf(fault, sizeof fault, "stop:%d@1", mpi_size - 1);
-    setenv("THINWIRE_FAULT", fault, 1);
+    setenv("THINWIRE_FAULT", "mute:2@1", 1);
     setenv("THINWIRE_TIMEOUT", "4", 1);
     int status = mpi_run(tests, 2);
     free(g);
