@@ -199,7 +199,7 @@ typedef enum tw_nonfinite { TW_NONFINITE_PROPAGATE = 1, TW_NONFINITE_SKIP = 2, T
 /* NATIVE: the transport's own sum (fp32 layers under `none` only; writes user memory while in flight).
  * SRA: split, reduce at the owner, allgather; two roundings for any number of ranks.
  * AUTO: NATIVE where all of an op is fp32 `none`, non-finite values propagate, and the transport says that its sum is fast
- * (local and sim do; MPI's non-blocking sum was 1.6 times slower than SRA and the ring where it was measured); else SRA. */
+ * (local and sim do; MPI's non-blocking sum was 1.6 to 3.3 times slower than its ring where it was measured); else SRA. */
 typedef enum tw_algo { TW_ALGO_AUTO = 1, TW_ALGO_NATIVE = 2, TW_ALGO_SRA = 3 } tw_algo;
 
 typedef struct tw_reducer_config {
