@@ -35,7 +35,7 @@ static const option table[] = {
     {"steps", "N", INTEGER, AT(steps), 1, 1e9, "optimizer steps (1000)"},
     {"batch", "N", INTEGER, AT(batch), 1, 65536, "samples per worker and step (32)"},
     {"optimizer", "sgd|adam", WORD, AT(optimizer), 0, 0, "SGD with momentum, or Adam (sgd)"},
-    {"lr", "X", REAL, AT(lr), 1e-9, 1e3, "peak learning rate (0.5 for sgd, 0.001 for adam); warm-up, then cosine to 0"},
+    {"lr", "X", REAL, AT(lr), 1e-9, 1e3, "peak learning rate (sgd 0.25, adam 0.001); warm-up, then cosine to 0"},
     {"warmup", "N", INTEGER, AT(warmup), 0, 1e9, "steps of warm-up (a tenth, at most 200)"},
     {"momentum", "X", REAL, AT(momentum), 0, 0.9999, "of SGD (0.5)"},
     {"seed", "N", SEED, AT(seed), 0, 0, "of weights and of data order (1)"},
@@ -148,7 +148,7 @@ static void set(options *all, const option *o, const char *value) {
 
 static void defaults(options *o) {
     if (o->lr == 0)
-        o->lr = o->optimizer == OPTIMIZER_ADAM ? 0.001 : 0.5;
+        o->lr = o->optimizer == OPTIMIZER_ADAM ? 0.001 : 0.25;
     if (o->warmup < 0)
         o->warmup = o->steps < 2000 ? o->steps / 10 : 200;
     if (!o->eval_every)

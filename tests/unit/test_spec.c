@@ -15,15 +15,15 @@ static const struct {
     {"cast:type=bf16", "cast", {sizeof(tw_spec), 2, 1, TW_BF16, 0, 0}},
     {"cast : type = fp16", "cast:type=fp16", {sizeof(tw_spec), 2, 1, TW_F16, 0, 0}},
     {"cast:type=fp16+ef", "cast:type=fp16+ef", {sizeof(tw_spec), 2, 2, TW_F16, 0, 0}},
-    {"onebit", "onebit", {sizeof(tw_spec), 3, 1, 0, TW_SCALE_MEAN, 4096}},
-    {"onebit+ef", "onebit+ef", {sizeof(tw_spec), 3, 2, 0, TW_SCALE_MEAN, 4096}},
-    {"onebit:group=4096,scale=mean+ef", "onebit+ef", {sizeof(tw_spec), 3, 2, 0, TW_SCALE_MEAN, 4096}},
+    {"onebit", "onebit", {sizeof(tw_spec), 3, 1, 0, TW_SCALE_MEAN, 1024}},
+    {"onebit+ef", "onebit+ef", {sizeof(tw_spec), 3, 2, 0, TW_SCALE_MEAN, 1024}},
+    {"onebit:group=1024,scale=mean+ef", "onebit+ef", {sizeof(tw_spec), 3, 2, 0, TW_SCALE_MEAN, 1024}},
     {"onebit:group=128", "onebit:group=128", {sizeof(tw_spec), 3, 1, 0, TW_SCALE_MEAN, 128}},
-    {"onebit:group=0001024", "onebit:group=1024", {sizeof(tw_spec), 3, 1, 0, TW_SCALE_MEAN, 1024}},
-    {"onebit:scale=rms", "onebit:scale=rms", {sizeof(tw_spec), 3, 1, 0, TW_SCALE_RMS, 4096}},
-    {"onebit: scale=rms , group=1024 +ef",
-     "onebit:group=1024,scale=rms+ef",
-     {sizeof(tw_spec), 3, 2, 0, TW_SCALE_RMS, 1024}},
+    {"onebit:group=0002048", "onebit:group=2048", {sizeof(tw_spec), 3, 1, 0, TW_SCALE_MEAN, 2048}},
+    {"onebit:scale=rms", "onebit:scale=rms", {sizeof(tw_spec), 3, 1, 0, TW_SCALE_RMS, 1024}},
+    {"onebit: scale=rms , group=4096 +ef",
+     "onebit:group=4096,scale=rms+ef",
+     {sizeof(tw_spec), 3, 2, 0, TW_SCALE_RMS, 4096}},
 };
 
 static void good_text_is_read_and_written(void) {
@@ -159,7 +159,7 @@ static void hand_made_structs_are_named(void) {
 static void format_behaves_as_snprintf(void) {
     tw_spec s;
     char text[9] = "zzzzzzzz";
-    CU_ASSERT_EQUAL(tw_spec_parse("onebit:group=1024,scale=rms+ef", &s), TW_OK);
+    CU_ASSERT_EQUAL(tw_spec_parse("onebit:group=2048,scale=rms+ef", &s), TW_OK);
     CU_ASSERT_EQUAL(tw_spec_format(&s, NULL, 0), 30);
     CU_ASSERT_EQUAL(tw_spec_format(&s, text, 8), 30);
     CU_ASSERT_STRING_EQUAL(text, "onebit:");
