@@ -29,13 +29,13 @@ static uint64_t bytes_per_peer(const tw_plan_in *in) {
     return total / (unsigned)in->size;
 }
 
-/* Small frames overlap codec and wire; bulky payloads want fewer. Above 63 KiB an MPI over TCP changes to a rendezvous
- * for every frame (Open MPI's eager limit is 64 KiB), which cost 15-30 % of the wire where it was measured
- * (docs/design.md). */
+/* Small frames overlap codec and wire; where there are enough of them, larger ones cost less. Above 63 KiB an MPI over
+ * TCP changes to a rendezvous for every frame (Open MPI's eager limit is 64 KiB), which cost 15-30 % of the wire where
+ * it was measured (docs/design.md). */
 static uint32_t choose_frame_bytes(const tw_plan_in *in) {
     if (in->frame_bytes)
         return in->frame_bytes;
-    return bytes_per_peer(in) < (1u << 20) ? 16384 : 57344;
+    return bytes_per_peer(in) < (1u << 18) ? 16384 : 57344;
 }
 
 static uint32_t frame_count(const sra *s, int owner) {

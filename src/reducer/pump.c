@@ -175,6 +175,8 @@ static void take(tw_comm *c, const tw_done *d) {
         tw_comm_poison(c, s, true);
 }
 
+/* Until nothing is left: an MPI may progress only when it is asked and finds nothing done. With one call a poll, a rank
+ * that encodes and sends (small sends are done at once) read nothing from the wire until its last frame was out. */
 static int poll_transport(tw_comm *c) {
     tw_done done[BATCH];
     int total = 0, n;
@@ -188,7 +190,7 @@ static int poll_transport(tw_comm *c) {
         for (int i = 0; i < n; i++)
             take(c, &done[i]);
         total += n;
-    } while (n == BATCH && c->poisoned >= 0);
+    } while (n > 0 && c->poisoned >= 0);
     return total;
 }
 

@@ -217,7 +217,7 @@ def plan_hash(run, op):
 def frame_bytes_of(run, op):
     total = sum(run.layers[i].spec.bytes(run.layers[i].length(t), run.layers[i].dtype)
                 for i in op for t in range(run.layers[i].tiles))
-    return run.frame_bytes or (16384 if total // run.ranks < 1 << 20 else 32768)
+    return run.frame_bytes or (16384 if total // run.ranks < 1 << 18 else 57344)
 
 
 def frames_of(run, op, who):
