@@ -128,12 +128,11 @@ typedef struct tw_xfer {
     int32_t peer;    /* rank */
     uint32_t tag;
     uint32_t is_send;
-    uint32_t flags;  /* TW_XFER_SYNC: complete a send only when its receive was found (flow control) */
+    uint32_t flags;  /* 0: none are defined yet */
     void *buf;
     size_t len;      /* send: bytes; receive: room */
     uint64_t cookie; /* comes back in tw_done */
 } tw_xfer;
-#define TW_XFER_SYNC 1u
 
 typedef struct tw_done {
     uint64_t cookie;

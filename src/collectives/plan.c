@@ -106,8 +106,8 @@ static uint64_t agreement_hash(const tw_plan_in *in, uint32_t frame_bytes) {
     for (uint32_t i = 0; i < in->nlayer; i++) {
         const tw_plan_layer *l = &in->layer[i];
         uint64_t num[] = {l->count, l->first, l->tiles, (uint64_t)l->dtype};
-        uint32_t spec[] = {l->spec.codec, l->spec.feedback, l->spec.type,
-                           l->spec.scale, l->spec.group,    tw_codec_get(l->spec.codec)->wire_version};
+        uint32_t spec[TW_SPEC_WORDS + 1] = {[TW_SPEC_WORDS] = tw_codec_get(l->spec.codec)->wire_version};
+        tw_spec_words(&l->spec, spec);
         h = mix(h, l->name, strlen(l->name));
         h = mix(h, num, sizeof num);
         h = mix(h, spec, sizeof spec);

@@ -278,9 +278,16 @@ tw_status tw_spec_check(const tw_spec *s) {
     return TW_OK;
 }
 
+void tw_spec_words(const tw_spec *s, uint32_t w[TW_SPEC_WORDS]) {
+    const uint32_t v[TW_SPEC_WORDS] = {s->codec, s->feedback, s->type, s->scale, s->group};
+    memcpy(w, v, sizeof v);
+}
+
 bool tw_spec_equal(const tw_spec *a, const tw_spec *b) {
-    return a->codec == b->codec && a->feedback == b->feedback && a->type == b->type && a->scale == b->scale &&
-           a->group == b->group;
+    uint32_t x[TW_SPEC_WORDS], y[TW_SPEC_WORDS];
+    tw_spec_words(a, x);
+    tw_spec_words(b, y);
+    return memcmp(x, y, sizeof x) == 0;
 }
 
 static const char *word_of(const option *o, uint32_t v) {

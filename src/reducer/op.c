@@ -4,7 +4,7 @@
 #include "reducer/op.h"
 #include "reducer/pieces.h"
 
-enum { HEAD_WORDS = 8, PIECE_WORDS = 13 };
+enum { HEAD_WORDS = 8, PIECE_WORDS = 8 + TW_SPEC_WORDS };
 
 static void head_words(const tw_op_args *a, uint32_t w[HEAD_WORDS]) {
     const uint32_t v[HEAD_WORDS] = {(uint32_t)a->algo, (uint32_t)a->redop, (uint32_t)a->nonfinite, a->tile,
@@ -15,21 +15,16 @@ static void head_words(const tw_op_args *a, uint32_t w[HEAD_WORDS]) {
 static void piece_words(const tw_op_args *a, uint32_t i, uint32_t w[PIECE_WORDS]) {
     const tw_piece *p = &a->piece[i];
     const tw_op_layer *l = &a->layer[p->layer];
-    const tw_spec *s = &l->spec;
-    const uint32_t v[PIECE_WORDS] = {p->layer,
-                                     (uint32_t)p->first,
-                                     (uint32_t)(p->first >> 32),
-                                     (uint32_t)p->count,
-                                     (uint32_t)(p->count >> 32),
-                                     (uint32_t)l->count,
-                                     (uint32_t)(l->count >> 32),
-                                     (uint32_t)l->dtype | (uint32_t)l->no_native << 8,
-                                     s->codec | (uint32_t)s->feedback << 16,
-                                     s->type,
-                                     s->scale,
-                                     s->group,
-                                     0};
+    const uint32_t v[8] = {p->layer,
+                           (uint32_t)p->first,
+                           (uint32_t)(p->first >> 32),
+                           (uint32_t)p->count,
+                           (uint32_t)(p->count >> 32),
+                           (uint32_t)l->count,
+                           (uint32_t)(l->count >> 32),
+                           (uint32_t)l->dtype | (uint32_t)l->no_native << 8};
     memcpy(w, v, sizeof v);
+    tw_spec_words(&l->spec, w + 8);
 }
 
 static uint64_t key_hash(const tw_op_args *a) {

@@ -129,9 +129,9 @@ static void hash_rules(tw_rules *r) {
         }
         for (uint32_t k = 0; k < r->rule[i].nphase; k++) {
             const tw_phase *ph = &r->phase[r->rule[i].phase0 + k];
-            uint64_t v[] = {ph->spec.codec, ph->spec.feedback, ph->spec.type,
-                            ph->spec.scale, ph->spec.group,    ph->until};
-            r->hash = tw_hash64(v, sizeof v, r->hash);
+            uint32_t words[TW_SPEC_WORDS];
+            tw_spec_words(&ph->spec, words);
+            r->hash = tw_hash64(&ph->until, sizeof ph->until, tw_hash64(words, sizeof words, r->hash));
         }
     }
 }

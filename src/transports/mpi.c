@@ -364,8 +364,6 @@ static tw_status mpi_post(void *p, const tw_xfer *x) {
         int len = (int)x->len, tag = tag_of(t, x->tag), code;
         if (!x->is_send)
             code = MPI_Irecv(x->buf, len, MPI_BYTE, x->peer, tag, t->comm, q);
-        else if (x->flags & TW_XFER_SYNC)
-            code = MPI_Issend(x->buf, len, MPI_BYTE, x->peer, tag, t->comm, q);
         else
             code = MPI_Isend(x->buf, len, MPI_BYTE, x->peer, tag, t->comm, q);
         t->alarm = t->alarm || (x->is_send && x->tag == ALARM_TAG);

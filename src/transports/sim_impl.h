@@ -20,7 +20,7 @@ typedef struct tw_sim_frame {
     double ready, serial;    /* not to start before; time on a port */
     uint32_t epoch;          /* of the sender at posting */
     uint8_t refs;            /* 1 for the sender's port, 1 for the way */
-    bool sync, cancelled, corrupt;
+    bool cancelled, corrupt;
 } tw_sim_frame;
 
 typedef struct tw_sim_recv {

@@ -152,29 +152,16 @@ static void deliver(tw_sim *s, tw_sim_stream *m, tw_sim_frame *f, tw_sim_recv *r
     if (fits && f->got > 0)
         memcpy(r->buf, f->payload, f->got);
     tw_sim_complete(&s->end[m->dst], r->cookie, fits ? TW_OK : TW_ERR_CORRUPT, f->got);
-    if (f->sync && f->epoch == s->end[m->src].epoch)
-        tw_sim_complete(&s->end[m->src], f->cookie, TW_OK, f->len);
     give_recv(s, r);
     release_frame(s, f);
 }
 
-static void fail_sync(tw_sim *s, tw_sim_stream *m, const tw_sim_frame *f) {
-    if (f->sync && f->epoch == s->end[m->src].epoch)
-        tw_sim_complete(&s->end[m->src], f->cookie, TW_ERR_PEER, 0);
-}
-
-/* What a stream's ends can know of each other by now; then puts it back if it is idle. */
+/* What a stream's receiver can know of its sender by now; then puts it back if it is idle. */
 static void settle(tw_sim *s, tw_sim_stream *m) {
-    const tw_sim_end *src = &s->end[m->src], *dst = &s->end[m->dst];
-    while (src->detected && m->flying == 0 && m->recv != NULL) {
+    while (s->end[m->src].detected && m->flying == 0 && m->recv != NULL) {
         tw_sim_recv *r = pop_recv(m);
         tw_sim_complete(&s->end[m->dst], r->cookie, TW_ERR_PEER, 0);
         give_recv(s, r);
-    }
-    while (dst->detected && m->msg != NULL) {
-        tw_sim_frame *f = pop_msg(m);
-        fail_sync(s, m, f);
-        release_frame(s, f);
     }
     release_stream(s, m);
 }
@@ -182,7 +169,7 @@ static void settle(tw_sim *s, tw_sim_stream *m) {
 static void arrive(tw_sim *s, tw_sim_frame *f) {
     tw_sim_stream *m = f->stream;
     m->flying--;
-    if (f->cancelled || (s->end[m->dst].life != TW_SIM_ALIVE && !f->sync)) {
+    if (f->cancelled || s->end[m->dst].life != TW_SIM_ALIVE) {
         release_frame(s, f);
     } else {
         if (f->corrupt && f->got > 0)
@@ -229,8 +216,7 @@ static void leave(tw_sim_end *e) {
             f->cancelled = true;
             status = TW_ERR_NOMEM;
         }
-        if (!f->sync || status != TW_OK)
-            tw_sim_complete(e, f->cookie, status, f->len);
+        tw_sim_complete(e, f->cookie, status, f->len);
     }
     release_frame(s, f);
     if (e->rank == s->cfg.dead_rank && e->sent_frames >= s->cfg.dead_after)
@@ -296,8 +282,7 @@ static tw_status post_send(tw_sim_end *e, const tw_xfer *x, tw_sim_stream *m) {
                         .number = e->posted++,
                         .ready = tw_sim_later(s->now, e->busy_until),
                         .epoch = e->epoch,
-                        .refs = 1,
-                        .sync = (x->flags & TW_XFER_SYNC) != 0};
+                        .refs = 1};
     s->frames++;
     m->queued++;
     if (e->queue == NULL)
@@ -376,22 +361,8 @@ void tw_sim_net_drop(tw_sim_end *e, bool for_good) {
         next = m->dst_next;
         while (m->recv != NULL)
             give_recv(s, pop_recv(m));
-        tw_sim_frame *waiting = m->msg;
-        if (for_good) {
-            m->msg = NULL;
-            m->msg_tail = &m->msg;
-        }
-        while (for_good && waiting != NULL) { /* synchronous sends wait on, for a receive that never comes */
-            tw_sim_frame *f = waiting;
-            waiting = f->next;
-            if (f->sync) {
-                f->next = NULL;
-                *m->msg_tail = f;
-                m->msg_tail = &f->next;
-            } else {
-                release_frame(s, f);
-            }
-        }
+        while (for_good && m->msg != NULL)
+            release_frame(s, pop_msg(m));
         release_stream(s, m);
     }
 }

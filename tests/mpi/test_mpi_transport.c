@@ -167,26 +167,6 @@ static void test_truncation(void) {
     }
 }
 
-static void test_sync(void) {
-    char x = 1, y = 0;
-    tw_done d[2];
-    open_world(NULL);
-    if (mpi_rank == 0) {
-        tw_xfer send = {1, 0, 1, TW_XFER_SYNC, &x, 1, 7};
-        MPI_OK(ops->post(end, &send));
-        for (int i = 0; i < 1000; i++)
-            MPI_CHECK(ops->poll(end, d, 1) == 0);
-    }
-    MPI_Barrier(MPI_COMM_WORLD);
-    if (mpi_rank == 1) {
-        MPI_OK(post(end, 0, 0, 0, &y, 1, 8));
-        MPI_CHECK(wait_for(end, d, 1) && y == 1);
-    }
-    MPI_CHECK(mpi_rank != 0 || wait_for(end, d, 1));
-    MPI_Barrier(MPI_COMM_WORLD);
-    ops->close(end);
-}
-
 static void test_native_sum(void) {
     enum { SUMS = 4 };
     static const uint64_t counts[SUMS] = {1, 0, 100003, 4096};
@@ -333,7 +313,6 @@ int main(int argc, char **argv) {
         {"order within a tag", test_order},
         {"random traffic", test_traffic},
         {"receives that are too short", test_truncation},
-        {"synchronous send", test_sync},
         {"native sum", test_native_sum},
         {"allgather and its deadline", test_allgather},
         {"no memory on one rank", test_no_memory_on_one_rank},
