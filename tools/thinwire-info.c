@@ -148,7 +148,7 @@ static void show_codecs(int json) {
     } rows[] = {{"none", "the layer's own dtype; exact"},
                 {"cast:type=bf16", "nearest even; relative error up to 2^-8"},
                 {"cast:type=fp16", "nearest even; up to 2^-11 for 6.1e-5 .. 65504"},
-                {"onebit", "sign, and mean |x| per group of 1024; meant for +ef"},
+                {"onebit", "sign, and mean |x| per group of 512; meant for +ef"},
                 {"onebit:group=128", "the smallest group"},
                 {"onebit:scale=rms", "root mean square, as 1-bit Adam"}};
     const int n = (int)(sizeof rows / sizeof *rows);

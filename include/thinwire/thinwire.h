@@ -65,7 +65,7 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
  *   none                                   raw values in the layer's dtype
  *   cast:type=bf16|fp16                    rounded to nearest even
  *   onebit:group=N,scale=mean|rms          a sign per value and a scale per group of N (128..4096, a power of two;
- *                                          1024); mean |x| is least squares (EF-signSGD), rms is 1-bit Adam's
+ *                                          512); mean |x| is least squares (EF-signSGD), rms is 1-bit Adam's
  *   +none | +ef                            error feedback (EF14): what was dropped is sent later */
 typedef enum tw_codec_id { TW_CODEC_NONE = 1, TW_CODEC_CAST = 2, TW_CODEC_ONEBIT = 3 } tw_codec_id;
 typedef enum tw_feedback_id { TW_FEEDBACK_NONE = 1, TW_FEEDBACK_EF = 2 } tw_feedback_id;

@@ -23,7 +23,7 @@ typedef struct option {
 
 static const option options[] = {
     {"type", TW_CODEC_CAST, FIELD_TYPE, TW_BF16, 0, 0, {"bf16", "fp16"}, {TW_BF16, TW_F16}},
-    {"group", TW_CODEC_ONEBIT, FIELD_GROUP, 1024, TW_MIN_TILE, TW_MAX_TILE, {0}, {0}},
+    {"group", TW_CODEC_ONEBIT, FIELD_GROUP, 512, TW_MIN_TILE, TW_MAX_TILE, {0}, {0}},
     {"scale", TW_CODEC_ONEBIT, FIELD_SCALE, TW_SCALE_MEAN, 0, 0, {"mean", "rms"}, {TW_SCALE_MEAN, TW_SCALE_RMS}},
 };
 #define OPTIONS TW_ARRAY_LEN(options)

@@ -91,7 +91,7 @@ class Spec:
         self.ef = feedback == "ef"
         self.type = {"fp16": FP16, "bf16": BF16}[given.get("type", "bf16")] if name == "cast" else 0
         self.scale = {"mean": 1, "rms": 2}[given.get("scale", "mean")] if name == "onebit" else 0
-        self.group = int(given.get("group", 1024)) if name == "onebit" else 0
+        self.group = int(given.get("group", 512)) if name == "onebit" else 0
 
     def words(self):
         return struct.pack("<6I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, 1)
