@@ -131,13 +131,19 @@ typedef struct ba_row {
     double rel_l2, bound; /* NaN: not known */
     double mpi, mpi_half; /* seconds, NaN: not measured */
     const char *mpi_best;
-    double limit; /* seconds; NaN: no rate given */
+    double limit;  /* seconds; NaN: no rate given */
+    double memory; /* seconds; NaN: not measured */
     uint64_t state_bytes, frame_bytes;
     bool same, ok;
     char problem[BA_TEXT]; /* "" or why not ok */
 } ba_row;
 /* Collective. false: the run cannot go on (w->sentence says why); else the row, good or bad, is complete. */
 bool ba_run_row(ba_world *w, uint64_t bytes, const char *codec, ba_row *row);
+
+/* ---- the limit that memory sets (bench_allreduce_memory.c) ----
+ * Collective. Seconds in which all ranks at once can make the codec's passes over memory: the encoder's reads and
+ * writes of all values, and the writes of all outputs. NaN for sim, half precision, messages below a tile or too large. */
+double ba_memory_limit(ba_world *w, const char *codec, uint64_t bytes);
 
 /* ---- output (bench_allreduce_print.c); rank 0 only ---- */
 void ba_print_header(const ba_world *w);

@@ -129,7 +129,8 @@ static void help(void) {
         "have\n"
         "none); same: outputs hashed equal on all ranks in every iteration; mpi, half: plain MPI on fp32 of the same "
         "and of half\n"
-        "the bytes (half: a sum of 16-bit integers); speedup = mpi / median; limit = max(0, wire - burst) / rate.\n\n"
+        "the bytes (half: a sum of 16-bit integers); speedup = mpi / median; limit = max(0, wire - burst) / rate;\n"
+        "memory: all ranks at once making the codec's passes over memory and nothing else (fp32, up to 256M).\n\n"
         "Exit status: 0 all rows good; 1 ranks differ, a canary was touched, the certificate is below the true error, "
         "a time\n"
         "is under the wire limit, or the run failed; 2 the command line was wrong.");

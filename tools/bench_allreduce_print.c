@@ -29,9 +29,9 @@ void ba_print_header(const ba_world *w) {
     if (c->goodput_bits > 0)
         printf("# wire limit: %.4g Gbit/s of payload a port and direction, after %.0f bytes of burst\n",
                c->goodput_bits * 1e-9, c->burst_bytes);
-    printf("#%11s %-18s %-6s %9s %9s %9s %8s %8s %11s %7s %8s %8s %8s %8s %9s %9s %4s %9s %9s %7s %8s\n", "bytes",
+    printf("#%11s %-18s %-6s %9s %9s %9s %8s %8s %11s %7s %8s %8s %8s %8s %9s %9s %4s %9s %9s %7s %8s %8s\n", "bytes",
            "codec", "algo", "min ms", "median", "p99", "algbw", "busbw", "wire bytes", "ratio", "encode", "reduce",
-           "decode", "wait", "rel_l2", "bound", "same", "mpi ms", "half ms", "speedup", "limit");
+           "decode", "wait", "rel_l2", "bound", "same", "mpi ms", "half ms", "speedup", "limit", "memory");
     fflush(stdout);
 }
 
@@ -78,6 +78,7 @@ void ba_print_row(const ba_world *w, const ba_row *r) {
     ms(9, r->mpi_half);
     fixed(7, 2, r->mpi / r->time_median);
     ms(8, r->limit);
+    ms(8, r->memory);
     putchar('\n');
     fflush(stdout);
     if (!r->ok)
@@ -111,6 +112,7 @@ void ba_json_row(const ba_world *w, const ba_row *r, FILE *to) {
     bc_json_bool(&j, "ok", r->ok);
     bc_json_string(&j, "problem", r->ok ? NULL : r->problem);
     bc_json_bool(&j, "wire_computed", r->wire_computed);
+    bc_json_number(&j, "memory_ms", 1e3 * r->memory);
     bc_json_number(&j, "algbw_gbs", algbw);
     bc_json_number(&j, "busbw_gbs", algbw * 2 * (p - 1) / p);
     bc_json_number(&j, "speedup", r->mpi / r->time_median);

@@ -467,5 +467,6 @@ bool ba_run_row(ba_world *w, uint64_t bytes, const char *codec, ba_row *row) {
     if (good)
         finish(&u);
     tear_down(&u);
+    row->memory = good ? ba_memory_limit(w, codec, row->bytes) : (double)NAN;
     return ba_agree(w) && good;
 }

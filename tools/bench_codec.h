@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Skeletons of thinwire-bench codec: loops with the reads and writes of an encoder or of decode-add, and next to no
- * arithmetic. They are the bound that the codecs are measured against, so the best variant for the machine is chosen.
+ * Skeletons: loops with the reads and writes of an encoder, of decode-add or of a decoder, and next to no arithmetic.
+ * They are the bound that codecs are measured against, so the best variant for the machine is chosen.
  */
 #ifndef BENCH_CODEC_H
 #define BENCH_CODEC_H
@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum skeleton_kind { SKELETON_ENCODE, SKELETON_ADD } skeleton_kind;
+typedef enum skeleton_kind { SKELETON_ENCODE, SKELETON_ADD, SKELETON_WRITE } skeleton_kind;
 
 typedef struct skeleton {
     skeleton_kind kind;
@@ -19,7 +19,7 @@ typedef struct skeleton {
     size_t n;              /* values; a last part of a row of 32 is left out */
     const float *g, *e;    /* encode */
     float *out;            /* encode; 64-byte aligned, like payload */
-    float *y;              /* add */
+    float *y;              /* add; write: 64-byte aligned */
     uint8_t *payload;
 } skeleton;
 

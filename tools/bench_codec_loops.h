@@ -40,6 +40,12 @@ INLINE void NAME(encode)(const skeleton *s, size_t ahead, unsigned bits, bool fe
     }
 }
 
+INLINE V NAME(unpack)(const skeleton *s, size_t i, uint32_t word, unsigned bits) {
+    return bits == 1    ? NAME(all)(word)
+           : bits == 16 ? NAME(load_halves)(s->payload + 2 * i)
+                        : NAME(load)((const float *)(const void *)s->payload + i);
+}
+
 INLINE void NAME(decode)(const skeleton *s, size_t ahead, unsigned bits) {
     for (size_t i = 0; i + ROW <= s->n; i += ROW) {
         uint32_t word = 0;
@@ -47,16 +53,25 @@ INLINE void NAME(decode)(const skeleton *s, size_t ahead, unsigned bits) {
         if (bits == 1)
             memcpy(&word, s->payload + i / 8, sizeof word);
         EACH(v) {
-            V d = bits == 1    ? NAME(all)(word)
-                  : bits == 16 ? NAME(load_halves)(s->payload + 2 * (i + v * W))
-                               : NAME(load)((const float *)(const void *)s->payload + i + v * W);
+            V d = NAME(unpack)(s, i + v * W, word, bits);
             NAME(store)(s->y + i + v * W, NAME(add)(NAME(load)(s->y + i + v * W), d));
         }
     }
 }
 
+INLINE void NAME(write)(const skeleton *s, unsigned bits) {
+    for (size_t i = 0; i + ROW <= s->n; i += ROW) {
+        uint32_t word = 0;
+        if (bits == 1)
+            memcpy(&word, s->payload + i / 8, sizeof word);
+        EACH(v) NAME(stream)(s->y + i + v * W, NAME(unpack)(s, i + v * W, word, bits));
+    }
+}
+
 INLINE void NAME(run_bits)(const skeleton *s, size_t ahead, unsigned bits) {
-    if (s->kind == SKELETON_ADD)
+    if (s->kind == SKELETON_WRITE)
+        NAME(write)(s, bits);
+    else if (s->kind == SKELETON_ADD)
         ahead ? NAME(decode)(s, ahead, bits) : NAME(decode)(s, 0, bits);
     else if (s->feedback)
         ahead ? NAME(encode)(s, ahead, bits, true) : NAME(encode)(s, 0, bits, true);
