@@ -5,6 +5,8 @@
 # A row: Debian/Ubuntu packages @ test @ what for
 
 have() { command -v "$1" >/dev/null 2>&1; }
+# thinwire-netlab looks in these folders too: Debian leaves them out of a user's PATH.
+have_system() { PATH=$PATH:/usr/sbin:/sbin have "$1"; }
 have_header() { # have_header NAME [FLAG...]
     local name=$1
     shift
@@ -42,7 +44,7 @@ libopenblas-dev@have_openblas@the example trainer
 python3@have python3@the text that the example trains on"
 
 needed_for_netlab="
-iproute2@have ip && have tc@the network lab"
+iproute2@have_system ip && have_system tc@the network lab"
 
 needed_to_check="
 g++@have c++@the headers are tried in C++
@@ -57,7 +59,7 @@ shellcheck@have shellcheck@shell scripts
 valgrind@have valgrind@memory errors
 gcc-aarch64-linux-gnu libc6-dev-arm64-cross@have aarch64-linux-gnu-gcc@cross compilation
 xz-utils@have xz@make distcheck
-iproute2@have ip && have tc@the network lab"
+iproute2@have_system ip && have_system tc@the network lab"
 
 have_openblas() {
     # shellcheck disable=SC2046 # flags

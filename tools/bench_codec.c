@@ -4,6 +4,7 @@
  * writes, alternated in the same process; the results are checked too. */
 #include "bench_codec.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -379,7 +380,7 @@ static const bc_opt options[] = {
      "may be given several times\n(default: onebit+ef, onebit, cast:type=bf16, cast:type=fp16, none)"},
     {O_ISA, 0, "isa", "ISA", "ref, avx2 or avx512 (default: the best here, or THINWIRE_ISA)"},
     {O_SEED, 0, "seed", "N", "of the data (default 1)"},
-    {O_JSON, 0, "json", "FILE", "one JSON object a row"},
+    {O_JSON, 0, "json", "FILE", "also write one JSON object a row to FILE (- : standard output instead of the table)"},
     {O_HELP, 'h', "help", NULL, "this text"},
     {0, 0, NULL, NULL, NULL},
 };
@@ -459,18 +460,35 @@ static bool parse_specs(const config *c, row *rows) {
 
 static int run_all(const config *c, row *rows, arrays *m, FILE *json) {
     int status = BC_EXIT_OK;
-    print_head(c, m);
+    bool table = json != stdout;
+    if (table)
+        print_head(c, m);
     for (unsigned i = 0; i < c->nspecs; i++) {
         if (!run_row(c, &rows[i], m)) {
             fprintf(stderr, "thinwire-bench codec: %s: FAILED %s\n", rows[i].text, tw_last_error());
             status = BC_EXIT_FAILED;
             continue;
         }
-        print_row(&rows[i]);
+        if (table)
+            print_row(&rows[i]);
         if (json)
             write_json(c, &rows[i], m, json);
     }
     return status;
+}
+
+static FILE *open_json(const char *path) {
+    FILE *file = strcmp(path, "-") ? fopen(path, "w") : stdout;
+    if (!file)
+        fprintf(stderr, "thinwire-bench codec: --json %s: %s\n", path, strerror(errno));
+    return file;
+}
+
+static bool close_json(FILE *file) {
+    bool good = !file || (!ferror(file) && (file == stdout ? fflush(stdout) : fclose(file)) == 0);
+    if (!good)
+        fprintf(stderr, "thinwire-bench codec: the JSON file could not be written\n");
+    return good;
 }
 
 int tw_bench_codec_main(int argc, char **argv) {
@@ -483,10 +501,8 @@ int tw_bench_codec_main(int argc, char **argv) {
         return status - 1;
     if (!parse_specs(&c, rows))
         return BC_EXIT_USAGE;
-    if (c.json && !(json = fopen(c.json, "w"))) {
-        fprintf(stderr, "thinwire-bench codec: cannot write %s\n", c.json);
+    if (c.json && !(json = open_json(c.json)))
         return BC_EXIT_USAGE;
-    }
     if (make_arrays(&m, &c)) {
         status = run_all(&c, rows, &m, json);
     } else {
@@ -495,7 +511,7 @@ int tw_bench_codec_main(int argc, char **argv) {
         status = BC_EXIT_FAILED;
     }
     free_arrays(&m);
-    if (json && fclose(json) != 0)
+    if (!close_json(json))
         status = BC_EXIT_FAILED;
     return status;
 }

@@ -2,16 +2,21 @@
 #include "bits.h"
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 void (*fail_hook)(int status);
 int fail_silent;
 
 _Noreturn void fail(int status, const char *format, ...) {
+    static atomic_flag ending = ATOMIC_FLAG_INIT;
     char line[1024];
     va_list args;
+    while (atomic_flag_test_and_set(&ending)) /* another thread speaks and ends the process */
+        pause();
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
@@ -19,7 +24,8 @@ _Noreturn void fail(int status, const char *format, ...) {
         fprintf(stderr, "charlm: %s\n", line); /* one call, so that lines of several ranks do not mix */
     if (fail_hook)
         fail_hook(status);
-    exit(status);
+    fflush(stdout);
+    _Exit(status); /* not exit(): it would tear down what other threads still use */
 }
 
 void *need(size_t bytes) {

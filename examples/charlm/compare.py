@@ -92,6 +92,19 @@ def time_to(run, bits):
     return None
 
 
+def reaches(run, base):
+    """When a run has the loss at which the base ends. The base itself: at its end."""
+    if run is base:
+        return f"{base['time_s']:.1f} s"
+    seconds = time_to(run, base["bits_per_char"])
+    if seconds is None:
+        return "not in these steps"
+    if seconds == 0:  # the base ends no better than it began
+        return "0.0 s"
+    sooner = base["time_s"] / seconds
+    return f"{seconds:.1f} s " + (f"({sooner:.1f}x sooner)" if sooner >= 1 else f"({1 / sooner:.1f}x later)")
+
+
 def size(n):
     for unit in ("B", "kB", "MB", "GB"):
         if n < 1000 or unit == "GB":
@@ -109,9 +122,8 @@ def table(o, runs):
         row = [run["label"], f"{run['bits_per_char']:.3f}", size(run["wire_bytes"])]
         row += [f"{base['wire_bytes'] / run['wire_bytes']:.1f}x", f"{run['time_s']:.1f} s"]
         if not o.local:
-            reached = time_to(run, goal)
             row += [f"{run['time_s'] / run['steps']:.3f} s", f"{base['time_s'] / run['time_s']:.1f}x"]
-            row += ["not in these steps" if reached is None else f"{reached:.1f} s ({base['time_s'] / reached:.1f}x sooner)"]
+            row += [reaches(run, base)]
         rows.append(row)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     if o.local:

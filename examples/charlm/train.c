@@ -44,8 +44,14 @@ static void gather(worker *w, const uint64_t *mine, size_t n, uint64_t *all) {
     free(sum);
 }
 
+/* Copies: a compiler may move accesses to doubles past those to the same memory as words. */
 static void gather_doubles(worker *w, const double *mine, size_t n, double *all) {
-    gather(w, (const uint64_t *)mine, n, (uint64_t *)all);
+    size_t total = n * (size_t)w->ranks;
+    uint64_t *words = need((n + total) * sizeof *words);
+    memcpy(words, mine, n * sizeof *mine);
+    gather(w, words, n, words + n);
+    memcpy(all, words + n, total * sizeof *all);
+    free(words);
 }
 
 /* ---- optimizers: one pass over weights, gradient and state ---- */
@@ -120,20 +126,24 @@ static double step(worker *w, int s) {
     return loss / n / LN2;
 }
 
-/* Bits per character on held-out text: each rank predicts a share, and all get the same sum. NaN if it diverged. */
-static double evaluate(worker *w) {
+/* Bits per character on held-out text: each rank predicts a share, and all get the same sum. NaN if it diverged.
+ * *time_s: mean training time of the ranks so far, as agree() takes it at the end. */
+static double evaluate(worker *w, double *time_s) {
     size_t of = (size_t)w->o->eval_chars, from = of * (size_t)w->rank / (size_t)w->ranks;
     size_t to = of * ((size_t)w->rank + 1) / (size_t)w->ranks;
-    double mine = 0, *all = need((size_t)w->ranks * sizeof *all), sum = 0;
+    double mine[2] = {0, w->r->time_s}, *all = need((size_t)w->ranks * sizeof mine), sum = 0;
     for (size_t i = from; i < to;) {
         int n = 0;
         for (; n < w->m.room && i < to; n++, i++)
             w->sample[n] = text_heldout_sample(w->t, w->o->context, i, of);
-        mine += model_forward(&w->m, w->sample, n);
+        mine[0] += model_forward(&w->m, w->sample, n);
     }
-    gather_doubles(w, &mine, 1, all);
-    for (int i = 0; i < w->ranks; i++)
-        sum += all[i];
+    gather_doubles(w, mine, 2, all);
+    *time_s = 0;
+    for (int i = 0; i < w->ranks; i++) {
+        sum += all[2 * i];
+        *time_s += all[2 * i + 1] / w->ranks;
+    }
     free(all);
     return sum / (double)of / LN2;
 }
@@ -208,9 +218,9 @@ static void agree(worker *w) {
 
 /* False if training diverged; all ranks see the same sum. */
 static int measure(worker *w, int steps_done, double train_bits) {
-    double begin = now_s();
+    double begin = now_s(), time_s, bits = evaluate(w, &time_s);
     point *p = &w->r->curve[w->r->points++];
-    *p = (point){steps_done, w->r->time_s, (double)w->r->wire_bytes, train_bits, evaluate(w)};
+    *p = (point){steps_done, time_s, (double)w->r->wire_bytes, train_bits, bits};
     w->r->eval_s += now_s() - begin;
     if (!isfinite(p->heldout_bits))
         w->r->diverged_at = steps_done;

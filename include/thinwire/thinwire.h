@@ -207,7 +207,7 @@ typedef struct tw_reducer_config {
     tw_nonfinite nonfinite; /* 0: PROPAGATE */
     tw_algo algo;           /* 0: AUTO */
     uint64_t bucket_bytes;  /* push: layers are fused up to this many dense bytes; 0: 4 MiB */
-    uint32_t frame_bytes;   /* payload of one frame, 4 KiB .. 1 MiB; 0: chosen by codec and op size */
+    uint32_t frame_bytes;   /* payload of one frame, 64 B .. 1 MiB; 0: chosen by codec and op size */
     uint32_t in_flight;     /* frames under way to one peer, 2..1024; 0: chosen */
     uint32_t no_overlap;    /* 1: stages of an op one after another; for measurements */
     uint32_t tile;          /* values a tile; 0: 4096. Other values (powers of two, 128..4096) are for tests */

@@ -227,12 +227,43 @@ static tw_status check_pieces(const tw_reducer *r, const tw_piece *pieces, uint3
     return TW_OK;
 }
 
+static bool meet(const void *a, uint64_t n, const void *b, uint64_t m) {
+    return a && b && n && m && (uintptr_t)a < (uintptr_t)b + m && (uintptr_t)b < (uintptr_t)a + n;
+}
+
+/* A new piece against one that this step posted before: values twice would lose a residual; memory that an op still
+ * writes must not be another's. */
+static tw_status check_against(const tw_reducer *r, const tw_piece *p, const tw_op *op, const tw_exec_piece *old) {
+    const tw_layer_state *l = &r->layer[p->layer], *k = &r->layer[op->layer_of[old->layer]];
+    uint64_t n = p->count * tw_dtype_size(l->dtype), m = old->count * tw_dtype_size(k->dtype);
+    if (l == k && p->count && old->count && p->first < old->first + old->count && old->first < p->first + p->count)
+        return tw_fail(TW_ERR_ARG, "layer '%s': value %llu was posted already in step %llu", l->name,
+                       (unsigned long long)(p->first > old->first ? p->first : old->first),
+                       (unsigned long long)r->step);
+    if (!op->finished && (meet(p->out, n, old->out, m) || meet(p->out, n, old->in, m) || meet(p->in, n, old->out, m)))
+        return tw_fail(TW_ERR_ARG, "buffers overlap: layer '%s' and layer '%s' of an op under way", l->name, k->name);
+    return TW_OK;
+}
+
+static tw_status check_posted(const tw_reducer *r, const tw_piece *pieces, uint32_t n) {
+    tw_status s = TW_OK;
+    tw_comm_lock(r->comm);
+    for (uint32_t f = 0; s >= 0 && f < r->nflying; f++)
+        for (uint32_t k = 0; s >= 0 && k < r->flying[f]->x.npiece; k++)
+            for (uint32_t i = 0; s >= 0 && i < n; i++)
+                s = check_against(r, &pieces[i], r->flying[f], &r->flying[f]->x.piece[k]);
+    tw_comm_unlock(r->comm);
+    return s;
+}
+
 tw_status tw_reducer_post(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_req **out) {
     tw_op *op;
     tw_req *q = NULL;
     tw_status s = in_step(r, "tw_reducer_post", TW_MODE_POST);
     if (s >= 0)
         s = check_pieces(r, pieces, n);
+    if (s >= 0)
+        s = check_posted(r, pieces, n);
     if (s >= 0 && out) {
         q = tw_alloc(r->ctx, sizeof *q);
         s = q ? TW_OK : TW_ERR_NOMEM;

@@ -11,61 +11,24 @@
  * joined. So a leaked communicator is drained: close() and MPI_Finalize (through an attribute of MPI_COMM_SELF) receive
  * and throw away what peers had sent. A rank that never comes to either still holds up the others' MPI_Finalize under
  * MPICH. */
+#include "transports/mpi_impl.h"
 #include "transports/mpi_open.h"
 
 #include <limits.h>
-#include <pthread.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <time.h>
-#include <thinwire/mpi.h>
 
-#define WINDOW           256 /* requests that one poll looks at */
-#define FIRST_SLOTS      256u
-#define ALARM_TAG        0    /* the communicator layer uses it only to tell of failures */
-#define CLOSE_TRIES      200  /* polls of close() that let small sends go out */
-#define CLOSE_QUIET_S    1e-4 /* close() and MPI_Finalize look so long for what peers sent in vain */
-#define FINALIZE_QUIET_S 0.2  /* the same after a fault */
+#define CLOSE_TRIES      200 /* polls of close() that let small sends go out */
+#define FINALIZE_QUIET_S 0.2 /* the same after a fault */
 #ifndef TW_MPI_CHUNK
 #define TW_MPI_CHUNK (UINT64_C(1) << 30) /* values of one MPI_Iallreduce; tests make it small */
 #endif
 
-typedef enum kind { SEND, RECEIVE, SUM } kind;
-
-typedef struct slot {
-    uint64_t cookie;
-    size_t room; /* of a receive; bytes of a native sum */
-    kind kind;
-    bool alarm;
-    tw_status status; /* SUM: of the chunks that are done already */
-    uint64_t sum;     /* SUM: its number */
-} slot;
-
-typedef struct transport {
-    struct transport *next; /* of those that MPI_Finalize must find */
-    pthread_mutex_t lock;   /* the delete callback runs in another thread than THREAD progress */
-    tw_ctx *ctx, *own_ctx;
-    double timeout_s;
-    MPI_Comm comm;
-    int rank, size;
-    uint32_t tag_most;
-    bool finalized, broken;        /* broken: a collective is stuck in comm */
-    bool alarm;                    /* something was said under ALARM_TAG */
-    uint64_t pending, room, start; /* requests; where the next poll looks */
-    MPI_Request *request;
-    slot *slot;
-    uint64_t sums;          /* native sums so far */
-    int saved, saved_first; /* completions that did not fit into the last poll */
-    tw_done done[WINDOW];
-    int index[WINDOW];
-    MPI_Status status[WINDOW];
-    char error[TW_SENTENCE];
-} transport;
-
 /* ---- memory and sentences: libthinwire's own helpers are hidden from here ---- */
 
-static void *take_memory(tw_ctx *c, uint64_t bytes) {
+void *tw_mpi_take(tw_ctx *c, uint64_t bytes) {
     uint64_t rounded = tw_round_up(bytes, 64);
     void *p = c->cfg.alloc(c->cfg.alloc_arg, (size_t)rounded, 64);
     if (p == NULL)
@@ -75,7 +38,7 @@ static void *take_memory(tw_ctx *c, uint64_t bytes) {
     return p;
 }
 
-static void give_memory(tw_ctx *c, void *p) {
+void tw_mpi_give(tw_ctx *c, void *p) {
     if (p != NULL)
         c->cfg.release(c->cfg.alloc_arg, p);
 }
@@ -90,8 +53,7 @@ static tw_status fail(tw_status s, const char *format, ...) {
     return tw_raise(s, text);
 }
 
-static tw_status say(transport *t, tw_status s, const char *format, ...) TW_PRINTF(3, 4);
-static tw_status say(transport *t, tw_status s, const char *format, ...) {
+tw_status tw_mpi_say(transport *t, tw_status s, const char *format, ...) {
     va_list args;
     va_start(args, format);
     vsnprintf(t->error, sizeof t->error, format, args);
@@ -99,15 +61,15 @@ static tw_status say(transport *t, tw_status s, const char *format, ...) {
     return tw_raise(s, t->error);
 }
 
-static tw_status say_mpi(transport *t, const char *call, int code) {
+tw_status tw_mpi_say_code(transport *t, const char *call, int code) {
     char text[MPI_MAX_ERROR_STRING] = "";
     int len = 0;
     MPI_Error_string(code, text, &len);
-    return say(t, TW_ERR_TRANSPORT, "%s: %.300s", call, text);
+    return tw_mpi_say(t, TW_ERR_TRANSPORT, "%s: %.300s", call, text);
 }
 
 static tw_status say_finalized(transport *t) {
-    return say(t, TW_ERR_TRANSPORT, "MPI was finalized before the communicator was destroyed");
+    return tw_mpi_say(t, TW_ERR_TRANSPORT, "MPI was finalized before the communicator was destroyed");
 }
 
 static const char *mpi_error(void *p) {
@@ -168,9 +130,38 @@ typedef struct leak {
 } leak;
 static leak *leaks;
 
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+bool tw_mpi_swallow(MPI_Message *message, int bytes, double limit) {
+    MPI_Request q;
+    void *scratch = NULL;
+    int done = 0;
+    if (MPI_Alloc_mem(bytes > 0 ? bytes : 1, MPI_INFO_NULL, &scratch) != MPI_SUCCESS ||
+        MPI_Imrecv(scratch, bytes, MPI_BYTE, message, &q) != MPI_SUCCESS)
+        return false;
+    double end = seconds() + limit;
+    while (!done && test_one(&q, &done) == MPI_SUCCESS && seconds() < end)
+        ;
+    if (done)
+        MPI_Free_mem(scratch);
+    else
+        MPI_Request_free(&q);
+    return true;
+}
+
 /* Takes back receives. True if something is left that MPI still works on. */
 static bool let_go(transport *t) {
     bool left = false;
+    t->waiting.n = 0;
+    for (size_t i = 0; i < t->early.n; i++) {
+        early *e = (early *)t->early.item + i;
+        tw_mpi_swallow(&e->message, e->bytes, CLOSE_QUIET_S);
+    }
+    t->early.n = 0;
     for (uint64_t i = 0; i < t->pending; i++)
         if (t->slot[i].kind == RECEIVE)
             MPI_Cancel(&t->request[i]);
@@ -192,33 +183,15 @@ static bool let_go(transport *t) {
     return left;
 }
 
-static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-/* Receives one message and forgets it; gives up after `limit` seconds and leaves it to MPI. False if there was none. */
+/* Receives one message and forgets it. False if there was none. */
 static bool drain_one(MPI_Comm comm, double limit) {
     MPI_Message message;
     MPI_Status status;
-    MPI_Request q;
-    void *scratch = NULL;
-    int found = 0, count = 0, done = 0;
+    int found = 0, count = 0;
     if (MPI_Improbe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm, &found, &message, &status) != MPI_SUCCESS || !found)
         return false;
     MPI_Get_count(&status, MPI_BYTE, &count);
-    if (MPI_Alloc_mem(count > 0 ? count : 1, MPI_INFO_NULL, &scratch) != MPI_SUCCESS ||
-        MPI_Imrecv(scratch, count, MPI_BYTE, &message, &q) != MPI_SUCCESS)
-        return false;
-    double end = seconds() + limit;
-    while (!done && test_one(&q, &done) == MPI_SUCCESS && seconds() < end)
-        ;
-    if (done)
-        MPI_Free_mem(scratch);
-    else
-        MPI_Request_free(&q);
-    return true;
+    return tw_mpi_swallow(&message, count, limit);
 }
 
 /* Until nothing has come for `quiet` seconds, and for ten times that at most. True if there was anything. */
@@ -312,25 +285,25 @@ static void delist(transport *t) {
 
 /* ---- transfers ---- */
 
-static tw_status reserve(transport *t, uint64_t more) {
+tw_status tw_mpi_reserve(transport *t, uint64_t more) {
     uint64_t room = t->room == 0 ? FIRST_SLOTS : t->room;
     if (t->pending + more <= t->room)
         return TW_OK;
     while (room < t->pending + more)
         room *= 2;
-    MPI_Request *request = take_memory(t->ctx, room * sizeof *request);
-    slot *slots = take_memory(t->ctx, room * sizeof *slots);
+    MPI_Request *request = tw_mpi_take(t->ctx, room * sizeof *request);
+    slot *slots = tw_mpi_take(t->ctx, room * sizeof *slots);
     if (request == NULL || slots == NULL) {
-        give_memory(t->ctx, request);
-        give_memory(t->ctx, slots);
+        tw_mpi_give(t->ctx, request);
+        tw_mpi_give(t->ctx, slots);
         return TW_ERR_NOMEM;
     }
     if (t->pending > 0) {
         memcpy(request, t->request, t->pending * sizeof *request);
         memcpy(slots, t->slot, t->pending * sizeof *slots);
     }
-    give_memory(t->ctx, t->request);
-    give_memory(t->ctx, t->slot);
+    tw_mpi_give(t->ctx, t->request);
+    tw_mpi_give(t->ctx, t->slot);
     t->request = request;
     t->slot = slots;
     t->room = room;
@@ -348,31 +321,36 @@ static tw_status check_post(transport *t, const tw_xfer *x) {
     if (t->finalized)
         return say_finalized(t);
     if (x->peer < 0 || x->peer >= t->size)
-        return say(t, TW_ERR_ARG, "rank %d posted a transfer with rank %d of %d", t->rank, (int)x->peer, t->size);
+        return tw_mpi_say(t, TW_ERR_ARG, "rank %d posted a transfer with rank %d of %d", t->rank, (int)x->peer,
+                          t->size);
     if (x->len > INT_MAX)
-        return say(t, TW_ERR_ARG, "rank %d posted a transfer of %zu bytes; MPI takes at most %d", t->rank, x->len,
-                   INT_MAX);
-    return reserve(t, 1);
+        return tw_mpi_say(t, TW_ERR_ARG, "rank %d posted a transfer of %zu bytes; MPI takes at most %d", t->rank,
+                          x->len, INT_MAX);
+    return tw_mpi_reserve(t, 1);
+}
+
+static tw_status post_transfer(transport *t, const tw_xfer *x) {
+    MPI_Request *q = &t->request[t->pending];
+    int len = (int)x->len, tag = tag_of(t, x->tag), code;
+    if (!x->is_send && t->matches)
+        return tw_mpi_match_receive(t, &(waiting){x->cookie, x->len, x->buf, x->peer, tag});
+    if (x->is_send)
+        code = MPI_Isend(x->buf, len, MPI_BYTE, x->peer, tag, t->comm, q);
+    else
+        code = MPI_Irecv(x->buf, len, MPI_BYTE, x->peer, tag, t->comm, q);
+    t->alarm = t->alarm || (x->is_send && x->tag == ALARM_TAG);
+    if (code != MPI_SUCCESS)
+        return tw_mpi_say_code(t, x->is_send ? "MPI_Isend" : "MPI_Irecv", code);
+    t->slot[t->pending++] = (slot){x->cookie, x->len, x->is_send ? SEND : RECEIVE, x->tag == ALARM_TAG, TW_OK, 0};
+    return TW_OK;
 }
 
 static tw_status mpi_post(void *p, const tw_xfer *x) {
     transport *t = p;
     pthread_mutex_lock(&t->lock);
     tw_status s = check_post(t, x);
-    if (s == TW_OK) {
-        MPI_Request *q = &t->request[t->pending];
-        int len = (int)x->len, tag = tag_of(t, x->tag), code;
-        if (!x->is_send)
-            code = MPI_Irecv(x->buf, len, MPI_BYTE, x->peer, tag, t->comm, q);
-        else
-            code = MPI_Isend(x->buf, len, MPI_BYTE, x->peer, tag, t->comm, q);
-        t->alarm = t->alarm || (x->is_send && x->tag == ALARM_TAG);
-        if (code == MPI_SUCCESS)
-            t->slot[t->pending++] =
-                (slot){x->cookie, x->len, x->is_send ? SEND : RECEIVE, x->tag == ALARM_TAG, TW_OK, 0};
-        else
-            s = say_mpi(t, x->is_send ? "MPI_Isend" : "MPI_Irecv", code);
-    }
+    if (s == TW_OK)
+        s = post_transfer(t, x);
     pthread_mutex_unlock(&t->lock);
     return s;
 }
@@ -380,7 +358,7 @@ static tw_status mpi_post(void *p, const tw_xfer *x) {
 static tw_status check_collective(transport *t) {
     if (t->finalized)
         return say_finalized(t);
-    return t->broken ? say(t, TW_ERR_TRANSPORT, "an earlier collective did not end") : TW_OK;
+    return t->broken ? tw_mpi_say(t, TW_ERR_TRANSPORT, "an earlier collective did not end") : TW_OK;
 }
 
 /* Chunks are posted in order, all at once; the sum is done when all of them are. If one cannot be posted, the earlier
@@ -391,7 +369,7 @@ static tw_status mpi_native_sum(void *p, float *buf, uint64_t count, uint64_t co
     pthread_mutex_lock(&t->lock);
     tw_status s = check_collective(t);
     if (s == TW_OK)
-        s = reserve(t, chunks);
+        s = tw_mpi_reserve(t, chunks);
     for (uint64_t k = 0; k < chunks && s == TW_OK; k++) {
         uint64_t first = k * TW_MPI_CHUNK, n = count - first < TW_MPI_CHUNK ? count - first : TW_MPI_CHUNK;
         int code =
@@ -399,7 +377,7 @@ static tw_status mpi_native_sum(void *p, float *buf, uint64_t count, uint64_t co
         if (code == MPI_SUCCESS)
             t->slot[t->pending++] = (slot){cookie, (size_t)count * sizeof(float), SUM, false, TW_OK, t->sums};
         else
-            s = say_mpi(t, "MPI_Iallreduce", code);
+            s = tw_mpi_say_code(t, "MPI_Iallreduce", code);
         t->broken = s != TW_OK;
     }
     t->sums++;
@@ -434,9 +412,13 @@ static tw_done completion(transport *t, const slot *x, const MPI_Status *st, int
 #ifdef MPICH_VERSION
         d.len = x->room + 1; /* its count is meaningless here */
 #endif
-        say(t, d.status, "rank %d received more than the %zu bytes that it had room for", t->rank, x->room);
+        tw_mpi_say(t, d.status, "rank %d received more than the %zu bytes that it had room for", t->rank, x->room);
     } else if (class != MPI_SUCCESS) {
-        d.status = say_mpi(t, x->kind == SUM ? "MPI_Iallreduce" : x->kind == SEND ? "MPI_Isend" : "MPI_Irecv", code);
+        d.status = tw_mpi_say_code(t,
+                                   x->kind == SUM    ? "MPI_Iallreduce"
+                                   : x->kind == SEND ? "MPI_Isend"
+                                                     : "MPI_Irecv",
+                                   code);
     }
     return d;
 }
@@ -449,7 +431,7 @@ static tw_status test_window(transport *t) {
     int count = 0;
     int code = test_some((int)n, t->request + first, &count, t->index, t->status);
     if (code != MPI_SUCCESS && (count == MPI_UNDEFINED || count <= 0))
-        return say_mpi(t, "MPI_Testsome", code);
+        return tw_mpi_say_code(t, "MPI_Testsome", code);
     t->start += n;
     t->saved = t->saved_first = 0;
     for (int i = 0; i < count; i++) { /* MPI_UNDEFINED is negative */
@@ -484,10 +466,16 @@ static int mpi_poll(void *p, tw_done *done, int cap) {
     int n = 0;
     if (t->finalized)
         s = say_finalized(t);
-    else if (t->saved == t->saved_first && t->pending > 0)
+    else if (t->saved == t->saved_first && t->matches)
+        s = tw_mpi_match_all(t);
+    if (s == TW_OK && t->saved == t->saved_first && t->pending > 0)
         s = test_window(t);
     while (s == TW_OK && n < cap && t->saved_first < t->saved)
         done[n++] = t->done[t->saved_first++];
+    if (s == TW_OK && n < cap && t->too_long) {
+        done[n++] = t->refused;
+        t->too_long = false;
+    }
     pthread_mutex_unlock(&t->lock);
     return s == TW_OK ? n : (int)s;
 }
@@ -507,12 +495,12 @@ static tw_status allgather_copy(transport *t, char *copy, void *all, size_t byte
             break;
         if (seconds() > end) {
             t->broken = true;
-            return say(t, TW_ERR_TIMEOUT, "a rank did not come to an allgather within %g s", t->timeout_s);
+            return tw_mpi_say(t, TW_ERR_TIMEOUT, "a rank did not come to an allgather within %g s", t->timeout_s);
         }
         sched_yield();
     }
     if (code != MPI_SUCCESS)
-        return say_mpi(t, "MPI_Iallgather", code);
+        return tw_mpi_say_code(t, "MPI_Iallgather", code);
     memcpy(all, copy, total);
     return TW_OK;
 }
@@ -522,16 +510,16 @@ static tw_status mpi_oob_allgather(void *p, const void *mine, void *all, size_t 
     pthread_mutex_lock(&t->lock);
     tw_status s = check_collective(t);
     if (s == TW_OK && bytes > INT_MAX)
-        s = say(t, TW_ERR_ARG, "an allgather of %zu bytes a rank; MPI takes at most %d", bytes, INT_MAX);
+        s = tw_mpi_say(t, TW_ERR_ARG, "an allgather of %zu bytes a rank; MPI takes at most %d", bytes, INT_MAX);
     if (s == TW_OK && bytes > 0) {
-        char *copy = take_memory(t->ctx, (uint64_t)bytes * ((uint64_t)t->size + 1));
+        char *copy = tw_mpi_take(t->ctx, (uint64_t)bytes * ((uint64_t)t->size + 1));
         s = copy == NULL ? TW_ERR_NOMEM : TW_OK;
         if (s == TW_OK) {
             memcpy(copy + bytes * (size_t)t->size, mine, bytes);
             s = allgather_copy(t, copy, all, bytes);
         }
         if (!t->broken)
-            give_memory(t->ctx, copy);
+            tw_mpi_give(t->ctx, copy);
     }
     pthread_mutex_unlock(&t->lock);
     return s;
@@ -542,9 +530,11 @@ static tw_status mpi_oob_allgather(void *p, const void *mine, void *all, size_t 
 static void release(transport *t) {
     tw_ctx *own = t->own_ctx, *ctx = t->ctx;
     pthread_mutex_destroy(&t->lock);
-    give_memory(ctx, t->request);
-    give_memory(ctx, t->slot);
-    give_memory(ctx, t);
+    tw_mpi_give(ctx, t->request);
+    tw_mpi_give(ctx, t->slot);
+    tw_mpi_give(ctx, t->waiting.item);
+    tw_mpi_give(ctx, t->early.item);
+    tw_mpi_give(ctx, t);
     if (own != NULL)
         tw_ctx_destroy(own);
 }
@@ -574,7 +564,7 @@ static const tw_transport_ops mpi_ops = {
 };
 
 static tw_status make(tw_ctx *ctx, tw_ctx *own, transport **out) {
-    transport *t = take_memory(ctx, sizeof *t);
+    transport *t = tw_mpi_take(ctx, sizeof *t);
     if (t == NULL)
         return TW_ERR_NOMEM;
     t->ctx = ctx;
@@ -582,7 +572,7 @@ static tw_status make(tw_ctx *ctx, tw_ctx *own, transport **out) {
     t->timeout_s = ctx->cfg.timeout_s;
     t->comm = MPI_COMM_NULL;
     pthread_mutex_init(&t->lock, NULL);
-    if (reserve(t, 1) != TW_OK) {
+    if (tw_mpi_reserve(t, 1) != TW_OK) {
         t->own_ctx = NULL; /* the caller's still */
         release(t);
         return TW_ERR_NOMEM;
@@ -642,7 +632,7 @@ static void fill(transport *t, MPI_Comm comm) {
 }
 
 /* The part that may fail on one rank alone. */
-static tw_status open_here(tw_ctx *ctx, MPI_Comm dup, transport **t) {
+static tw_status open_here(tw_ctx *ctx, MPI_Comm dup, bool matches, transport **t) {
     tw_ctx *own = NULL;
     tw_status s = check_threads(ctx);
     if (s == TW_OK && ctx == NULL)
@@ -654,6 +644,7 @@ static tw_status open_here(tw_ctx *ctx, MPI_Comm dup, transport **t) {
         return s;
     }
     fill(*t, dup);
+    (*t)->matches = matches;
     return enlist(*t) ? TW_OK
                       : fail(TW_ERR_TRANSPORT, "tw_comm_create_mpi: no attribute could be set on MPI_COMM_SELF");
 }
@@ -670,7 +661,7 @@ tw_status tw_mpi_open(tw_ctx *ctx, const void *comm, const tw_transport_ops **op
     MPI_Comm_set_errhandler(dup, MPI_ERRORS_RETURN);
     MPI_Comm_rank(dup, rank);
     MPI_Comm_size(dup, size);
-    s = agree(dup, *rank, open_here(ctx, dup, &t));
+    s = agree(dup, *rank, open_here(ctx, dup, tw_mpi_must_match(dup), &t));
     if (s == TW_OK) {
         *ops = &mpi_ops;
         *out = t;
@@ -686,11 +677,10 @@ tw_status tw_comm_create_mpi(tw_ctx *ctx, MPI_Comm comm, tw_comm **out) {
     const tw_transport_ops *ops;
     void *t;
     int rank, size;
-    if (out == NULL)
-        return fail(TW_ERR_ARG, "tw_comm_create_mpi: out is NULL");
     tw_status s = tw_mpi_open(ctx, &comm, &ops, &t, &rank, &size);
     if (s == TW_OK) {
-        s = tw_comm_create(ctx, ops, t, rank, size, out);
+        s = out == NULL ? fail(TW_ERR_ARG, "tw_comm_create_mpi: out is NULL") /* now the others are not left alone */
+                        : tw_comm_create(ctx, ops, t, rank, size, out);
         if (s != TW_OK)
             ops->close(t);
     }

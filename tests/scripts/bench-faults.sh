@@ -112,7 +112,7 @@ gives() {
 }
 
 args=(allreduce -b 64K -e 64K -n 4 -w 1 --codec cast --layers 2)
-mpi=(--oversubscribe --bind-to none --mca btl "self,vader" --mca btl_vader_single_copy_mechanism none)
+mpi=(--oversubscribe --bind-to none --mca btl "self,vader")
 [ "$(id -u)" != 0 ] || mpi=(--allow-run-as-root "${mpi[@]}")
 each_fault() { # each_fault WHERE COMMAND...
     local where=$1 fault text status

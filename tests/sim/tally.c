@@ -9,10 +9,23 @@
 
 static uint64_t ranks[MOST_RANKS + 1], kinds[KIND_COUNT], faults[FAULT_COUNT], odds[ODD_COUNT], values[VALUES_COUNT];
 static uint64_t dtypes[4], codecs[4][3], redops[3], policies[4], algos[4], ops[MOST_OPS + 1], steps[MOST_STEPS + 1];
-static uint64_t tiles[4], verdicts[4], failures[16], pieces[8];
+static uint64_t sizes[7], tiles[4], verdicts[4], failures[16], pieces[8];
 static uint64_t posted, pushed, layers, no_overlap, phases, scaled, nan_steps, absent_somewhere, absent_everywhere,
     in_place, unwanted, parts, odd_bytes, discards, incomplete, native_ops, all_steps, layer_steps, ops_sharing,
     flushes, plans;
+
+static bool is_prime(uint64_t n) {
+    for (uint64_t k = 2; k * k <= n; k++)
+        if (n % k == 0)
+            return false;
+    return n > 1;
+}
+
+/* Index into the names of the line "sizes". */
+static size_t size_class(uint64_t count, uint32_t tile) {
+    uint64_t rest = count % tile;
+    return count < 2 ? count : rest == 0 ? 2 : rest == 1 ? 3 : rest == tile - 1 ? 4 : is_prime(count) ? 5 : 6;
+}
 
 void tally_trial(const trial *t) {
     ranks[t->ranks]++;
@@ -29,6 +42,7 @@ void tally_trial(const trial *t) {
     tiles[t->rc.tile == 128 ? 0 : t->rc.tile == 256 ? 1 : t->rc.tile == 512 ? 2 : 3]++;
     for (uint32_t l = 0; l < t->nlayer; l++) {
         layers++;
+        sizes[size_class(t->layer[l].count, t->rc.tile)]++;
         dtypes[t->layer[l].dtype]++;
         values[t->layer[l].values]++;
         phases += t->layer[l].nphase > 1;
@@ -133,6 +147,7 @@ void tally_print(void) {
     LINE("kinds", kinds, "clean", "faulty", "odd-at-creation", "odd-in-a-step");
     LINE("faults", faults, "loss", "corruption", "truncation", "dead", "dead-and-seen");
     LINE("odd ranks", odds, "discard", "step", "pieces", "missing-op", "swapped-ops", "reset");
+    LINE("sizes", sizes, "0", "1", "tiles", "tiles+1", "tiles-1", "prime", "other");
     LINE("tile", tiles, "128", "256", "512", "1024+");
     LINE("steps", steps, "0", "1", "2", "3", "4");
     LINE("redop", redops, "", "sum", "avg");

@@ -207,7 +207,15 @@ static void test_requests(void) {
         tw_piece a[] = {TW_PIECE(0, 8192, N - 8192, w.in[r] + 8192, w.out[r] + 8192)};
         tw_piece b[] = {TW_PIECE(0, 0, 8192, w.in[r], w.out[r]), TW_PIECE(1, 0, 5, w.in[r] + N, w.out[r] + N)};
         CU_ASSERT_EQUAL(tw_reducer_begin(w.red[r], 1, NULL), TW_OK);
+        tw_piece twice[] = {TW_PIECE(0, 8192, N - 8192, w.in[r] + 8192, NULL)};
+        tw_piece shared[] = {TW_PIECE(1, 0, 5, w.in[r] + N, w.out[r] + N - 5)}, over[] = {shared[0]};
+        over[0].out = w.in[r] + 8192;
         CU_ASSERT_EQUAL(tw_reducer_post(w.red[r], a, 1, &q[r]), TW_OK);
+        CU_ASSERT_EQUAL(tw_reducer_post(w.red[r], twice, 1, NULL), TW_ERR_ARG);
+        unit_has(tw_last_error(), "net.weight': value 8192 was posted already");
+        CU_ASSERT_EQUAL(tw_reducer_post(w.red[r], shared, 1, NULL), TW_ERR_ARG);
+        unit_has(tw_last_error(), "overlap");
+        CU_ASSERT_EQUAL(tw_reducer_post(w.red[r], over, 1, NULL), TW_ERR_ARG);
         CU_ASSERT_EQUAL(tw_reducer_post(w.red[r], b, 2, &whole[r]), TW_OK);
     }
     CU_ASSERT_EQUAL(tw_req_test(q[0]), TW_IN_PROGRESS);
