@@ -27,13 +27,6 @@ static FILE *open_json(ba_world *w) {
     return file;
 }
 
-static bool close_json(FILE *file) {
-    bool good = !file || (!ferror(file) && (file == stdout ? fflush(stdout) : fclose(file)) == 0);
-    if (!good)
-        fprintf(stderr, "thinwire-bench allreduce: the JSON file could not be written\n");
-    return good;
-}
-
 /* Runs on every rank; only rank 0 prints. */
 static int all_rows(ba_world *w) {
     const ba_config *c = w->cfg;
@@ -58,7 +51,7 @@ static int all_rows(ba_world *w) {
     } while (going && next_size(c, &bytes));
     if (!going && w->rank == 0)
         fprintf(stderr, "thinwire-bench allreduce: %s\n", w->sentence);
-    if (!close_json(json))
+    if (!bc_close_json(json, "allreduce"))
         status = BC_EXIT_FAILED;
     return going ? status : BC_EXIT_FAILED;
 }

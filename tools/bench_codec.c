@@ -484,13 +484,6 @@ static FILE *open_json(const char *path) {
     return file;
 }
 
-static bool close_json(FILE *file) {
-    bool good = !file || (!ferror(file) && (file == stdout ? fflush(stdout) : fclose(file)) == 0);
-    if (!good)
-        fprintf(stderr, "thinwire-bench codec: the JSON file could not be written\n");
-    return good;
-}
-
 int tw_bench_codec_main(int argc, char **argv) {
     static arrays m;
     config c = {.bytes = UINT64_C(64) << 20, .iterations = 20, .warmup = 3, .seed = 1};
@@ -511,7 +504,7 @@ int tw_bench_codec_main(int argc, char **argv) {
         status = BC_EXIT_FAILED;
     }
     free_arrays(&m);
-    if (!close_json(json))
+    if (!bc_close_json(json, "codec"))
         status = BC_EXIT_FAILED;
     return status;
 }

@@ -338,3 +338,10 @@ void bc_cpu_model(char *buf, size_t cap) {
         fclose(f);
     snprintf(buf, cap, "%s", uname(&u) == 0 ? u.machine : "unknown");
 }
+
+bool bc_close_json(FILE *to, const char *mode) {
+    bool good = !to || (!ferror(to) && (to == stdout ? fflush(stdout) : fclose(to)) == 0);
+    if (!good)
+        fprintf(stderr, "thinwire-bench %s: the JSON file could not be written\n", mode);
+    return good;
+}

@@ -66,6 +66,8 @@ void bc_json_bool(bc_json *j, const char *key, bool value);
 void bc_json_open(bc_json *j, const char *key, char bracket); /* key NULL inside an array; bracket '{' or '[' */
 void bc_json_close(bc_json *j, char bracket);                 /* '}' or ']' */
 void bc_json_end(bc_json *j);                                 /* closes the object and the line, and flushes */
+/* The file or standard output, NULL: none. False, and a sentence on standard error, if something was not written. */
+bool bc_close_json(FILE *to, const char *mode);
 
 void bc_cpu_model(char *buf, size_t cap);
 
