@@ -66,15 +66,44 @@ void tw_free(tw_ctx *c, void *p);
 enum { TW_LOG_ERROR = 1, TW_LOG_WARN, TW_LOG_INFO, TW_LOG_DEBUG };
 void tw_log(tw_ctx *c, int level, const char *format, ...) TW_PRINTF(3, 4);
 
+/* ---- fault_plan.c: THINWIRE_FAULT as data; reducer/fault.c says what each does ---- */
+typedef enum tw_fault_kind {
+    TW_FAULT_DROP,
+    TW_FAULT_CORRUPT,
+    TW_FAULT_TRUNCATE,
+    TW_FAULT_STOP,
+    TW_FAULT_MUTE,
+    TW_FAULT_DELAY,
+    TW_FAULT_NAN,
+    TW_FAULT_KINDS
+} tw_fault_kind;
+typedef struct tw_fault {
+    tw_fault_kind kind;
+    int rank;       /* -1: every rank */
+    uint64_t frame; /* mute: hop */
+    double delay_s;
+    char layer[128];
+    char text[160]; /* as given, for sentences */
+} tw_fault;
+#define TW_MOST_FAULTS 16u
+typedef struct tw_fault_plan {
+    uint32_t n;
+    tw_fault fault[TW_MOST_FAULTS];
+    char problem[240]; /* why it could not be parsed */
+} tw_fault_plan;
+bool tw_fault_plan_parse(const char *text, tw_fault_plan *p);
+
 /* ---- env.c: one table of all variables; read once per process ---- */
 typedef struct tw_env {
     int log_level;             /* THINWIRE_LOG: error|warn|info|debug; 0: silent */
     double timeout_s;          /* THINWIRE_TIMEOUT: seconds; 0: not given */
     const char *isa;           /* THINWIRE_ISA: ref|avx2|avx512|neon; NULL: best */
-    const char *fault;         /* THINWIRE_FAULT: fault plan, see reducer/fault.c; NULL: none */
+    tw_fault_plan faults;      /* THINWIRE_FAULT */
     char problem[TW_SENTENCE]; /* a bad value, said when the first context is made; "" if none */
 } tw_env;
 const tw_env *tw_env_get(void);
+/* digits [. digits] [e [+-] digits], whatever the locale; -1: not one. Beyond 1e9 it may be too small. */
+double tw_plain_number(const char *text);
 
 /* ---- cpu.c ---- */
 typedef enum tw_isa { TW_ISA_REF = 0, TW_ISA_AVX2, TW_ISA_AVX512, TW_ISA_COUNT } tw_isa;

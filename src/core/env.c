@@ -8,11 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define LONGEST_FAULT 1024u
-#define LONGEST_LINE  512u
+#define LONGEST_LINE 512u
 
 static tw_env env;
-static char fault_text[LONGEST_FAULT];
 
 static const char *const log_words[] = {"error", "warn", "info", "debug"};
 static const char *const isa_words[] = {"ref", "avx2", "avx512", "neon"};
@@ -45,8 +43,8 @@ static void read_isa(const char *name, const char *value) {
         env.isa = isa_words[i];
 }
 
-/* digits [. digits] [e [+-] digits]; not strtod, whose decimal point goes by the host program's locale. -1: not one. */
-static double plain_number(const char *p) {
+/* Not strtod, whose decimal point goes by the host program's locale. */
+double tw_plain_number(const char *p) {
     double v = 0.0;
     int digits = 0, point = 0, ten = 0, exponent = 0, sign = 1;
     for (; (*p >= '0' && *p <= '9') || (*p == '.' && !point); p++) {
@@ -76,7 +74,7 @@ static double plain_number(const char *p) {
 }
 
 static void read_timeout(const char *name, const char *value) {
-    double v = plain_number(value);
+    double v = tw_plain_number(value);
     if (v > 0.0 && v <= TW_TIMEOUT_MAX)
         env.timeout_s = v;
     else
@@ -84,10 +82,10 @@ static void read_timeout(const char *name, const char *value) {
 }
 
 static void read_fault(const char *name, const char *value) {
-    if (strlen(value) < sizeof fault_text)
-        env.fault = strcpy(fault_text, value); /* a copy: the host program may change its environment */
-    else
-        say(name, value, "is too long (1023 characters at most)");
+    if (tw_fault_plan_parse(value, &env.faults))
+        return;
+    env.faults.n = 0;
+    say(name, value, env.faults.problem);
 }
 
 static const struct {

@@ -100,7 +100,7 @@ static void release(tw_comm *c) {
 }
 
 static tw_status set_up(tw_comm *c, bool greeting) {
-    tw_status s = tw_faults_parse(c->ctx, tw_env_get()->fault, c->rank, &c->faults);
+    tw_status s = tw_faults_make(c->ctx, &tw_env_get()->faults, c->rank, c->size, &c->faults);
     if (s >= 0 && greeting)
         s = greet(c);
     if (s >= 0)

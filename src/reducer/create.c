@@ -161,6 +161,20 @@ static tw_status make_arrays(tw_reducer *r, uint32_t n) {
     return TW_OK;
 }
 
+/* A fault that cannot happen is a mistake in the plan. */
+static tw_status check_fault(const tw_reducer *r) {
+    const char *wanted = tw_faults_nan_layer(r->comm->faults), *nearest = NULL;
+    for (uint32_t i = 0; wanted && i < r->nlayer; i++) {
+        const char *const two[] = {nearest ? nearest : r->layer[i].name, r->layer[i].name};
+        if (!strcmp(wanted, r->layer[i].name))
+            return TW_OK;
+        nearest = tw_nearest_word(wanted, strlen(wanted), two, 2);
+    }
+    return wanted ? tw_fail(TW_ERR_ARG, "THINWIRE_FAULT: rank %d has no layer '%s'; did you mean '%s'?", r->comm->rank,
+                            wanted, nearest ? nearest : "(none)")
+                  : TW_OK;
+}
+
 static tw_status make(tw_comm *c, const tw_layer *layers, uint32_t n, const char *rules, const tw_reducer_config *cfg,
                       bool dry, tw_reducer **out) {
     tw_reducer *r = tw_alloc(c->ctx, sizeof *r);
@@ -177,6 +191,8 @@ static tw_status make(tw_comm *c, const tw_layer *layers, uint32_t n, const char
         s = make_arrays(r, n);
     if (s >= 0)
         s = make_layers(r, layers, dry);
+    if (s >= 0)
+        s = check_fault(r);
     if (s < 0) {
         tw_reducer_unmake(r);
         return s;

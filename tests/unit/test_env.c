@@ -9,6 +9,21 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* What becomes of a communicator of one rank and of a reducer with two layers. */
+static void print_world(tw_ctx *c) {
+    const tw_layer layers[] = {TW_LAYER("net.weight", 7), TW_LAYER("net.bias", 7)};
+    tw_comm *comm = NULL;
+    tw_reducer *red = NULL;
+    tw_status s = tw_comm_create_local(c, 1, &comm);
+    printf("comm %s [%s]\n", tw_status_name(s), s < 0 ? tw_last_error() : "");
+    if (s < 0)
+        return;
+    s = tw_reducer_create(comm, layers, 2, NULL, NULL, &red);
+    printf("reducer %s [%s]\n", tw_status_name(s), s < 0 ? tw_last_error() : "");
+    tw_reducer_destroy(red);
+    tw_comm_destroy(comm);
+}
+
 static int child_main(void) {
     tw_ctx *c = NULL;
     const char *line;
@@ -19,16 +34,21 @@ static int child_main(void) {
     tw_ctx *d = NULL;
     printf("default %s\n", tw_status_name(tw_ctx_resolve(NULL, &d)));
     const tw_env *e = tw_env_get();
-    printf("log %d timeout %g isa %s fault %s\n", e->log_level, e->timeout_s, e->isa ? e->isa : "-",
-           e->fault ? e->fault : "-");
+    printf("log %d timeout %g isa %s faults %u\n", e->log_level, e->timeout_s, e->isa ? e->isa : "-", e->faults.n);
+    for (uint32_t i = 0; i < e->faults.n; i++)
+        printf("kind %u rank %d frame %llu delay %g layer [%s]\n", (unsigned)e->faults.fault[i].kind,
+               e->faults.fault[i].rank, (unsigned long long)e->faults.fault[i].frame, e->faults.fault[i].delay_s,
+               e->faults.fault[i].layer);
     if (c) {
         printf("deadline %g\n", c->cfg.timeout_s);
         for (int level = TW_LOG_ERROR; level <= TW_LOG_DEBUG; level++)
             tw_log(c, level, "line %d", level);
-        tw_ctx_destroy(c);
     }
     for (unsigned i = 0; (line = tw_env_line(i)) != NULL; i++)
         printf("%s\n", line);
+    if (c)
+        print_world(c);
+    tw_ctx_destroy(c);
     return 0;
 }
 
@@ -68,7 +88,7 @@ static const char *child(const char *name, const char *value) {
 static void nothing_set_is_silent(void) {
     const char *out = child(NULL, NULL);
     unit_has(out,
-             "create TW_OK []\ndefault TW_OK\nlog 0 timeout 0 isa - fault -\ndeadline 120\nTHINWIRE_LOG\t(not set)\t");
+             "create TW_OK []\ndefault TW_OK\nlog 0 timeout 0 isa - faults 0\ndeadline 120\nTHINWIRE_LOG\t(not set)\t");
     unit_has(out, "THINWIRE_TIMEOUT\t(not set)\t120\t");
     unit_has(out, "THINWIRE_ISA\t(not set)\tbest\t");
     unit_has(out, "THINWIRE_FAULT\t(not set)\tnone\t");
@@ -92,16 +112,21 @@ static void good_values_are_taken(void) {
         unit_has(child("THINWIRE_TIMEOUT", numbers[i][0]), wants);
     }
     unit_has(child("THINWIRE_ISA", "avx2"), "isa avx2 ");
-    unit_has(child("THINWIRE_FAULT", "drop:3,delay:5ms"), "fault drop:3,delay:5ms\n");
+    out = child("THINWIRE_FAULT", "drop:3, delay:2.5ms@7,nan:a layer:x@12,stop:0,mute:2");
+    unit_has(out, "faults 5\nkind 0 rank -1 frame 3 delay 0 layer []\nkind 5 rank 7 frame 0 delay 0.0025 layer []\n");
+    unit_has(out, "kind 6 rank 12 frame 0 delay 0 layer [a layer:x]\nkind 3 rank -1 frame 0 ");
+    unit_has(out, "kind 4 rank -1 frame 2 ");
+    unit_has(child("THINWIRE_FAULT", "delay:100us,delay:1s,delay:60s"), "faults 3\n");
+    unit_has(child("THINWIRE_FAULT", "nan:a@0,nan:b@1"), "faults 2\n");
+    unit_has(child("THINWIRE_FAULT", "drop:18446744073709551615"), "frame 18446744073709551615 ");
 }
 
 static void bad_values_are_named_and_change_nothing(void) {
     static const char *const bad_seconds[] = {"0",  "-1",   "abc", "1s",   "nan", "inf", "1e400", "1e10",  " 5",
                                               "5 ", "1..2", "1,5", "0x10", "1e",  ".",   "e5",    "1e5e5", "1e-400"};
-    char far[3000];
     const char *out = child("THINWIRE_LOG", "wran");
     unit_has(out, "create TW_ERR_ARG [THINWIRE_LOG=wran: unknown word; did you mean 'warn'?]");
-    unit_has(out, "default TW_ERR_ARG\nlog 0 timeout 0 isa - fault -\n");
+    unit_has(out, "default TW_ERR_ARG\nlog 0 timeout 0 isa - faults 0\n");
     unit_has(child("THINWIRE_ISA", "avx513"), "[THINWIRE_ISA=avx513: unknown word; did you mean 'avx512'?]");
     for (size_t i = 0; i < UNIT_COUNT(bad_seconds); i++) {
         out = child("THINWIRE_TIMEOUT", bad_seconds[i]);
@@ -109,12 +134,63 @@ static void bad_values_are_named_and_change_nothing(void) {
         unit_has(out, "wants seconds");
         unit_has(out, " timeout 0 ");
     }
+    unit_has(child("THINWIRE_FAULT", "a\tb\nc"), "THINWIRE_FAULT\ta?b?c\tnone\t"); /* a line stays a line */
+}
+
+static void bad_faults_are_named(void) {
+    static const char *const bad[][2] = {
+        {"drop:-3", "'drop:-3': a frame is a number from 1"},
+        {"drop:0", "from 1"},
+        {"drop:", "from 1"},
+        {"drop:3x", "from 1"},
+        {"drop:+3", "from 1"},
+        {"drop:18446744073709551616", "from 1"},
+        {"truncate:1.5", "from 1"},
+        {"stop:-1", "a number of frames"},
+        {"mute:0", "a hop is 1 or 2"},
+        {"mute:3", "a hop is 1 or 2"},
+        {"delay:5", "a delay is"},
+        {"delay:-5ms", "a delay is"},
+        {"delay:nanms", "a delay is"},
+        {"delay:5m", "a delay is"},
+        {"delay:61s", "a delay is"},
+        {"delay:ms", "a delay is"},
+        {"nan:", "a layer's name of 1 to 127 bytes"},
+        {"nan:a,nan:b", "'nan:b': a rank can have one nan fault, and 'nan:a' is there already"},
+        {"nan:a@1,nan:b", "'nan:b': a rank can have one"},
+        {"drop:1@", "'drop:1@': @ wants a rank"},
+        {"drop:1@-1", "@ wants a rank"},
+        {"drop:1@one", "@ wants a rank"},
+        {"drop:1@2147483648", "@ wants a rank"},
+        {"drop", "a fault is KIND:VALUE"},
+        {"drop@1:2", "@ wants a rank"},
+        {"dorp:1", "unknown fault; did you mean 'drop'?"},
+        {"drop:1,,drop:2", "a fault is missing here"},
+        {"drop:1,", "a fault is missing here"},
+        {"1,1", "a fault is KIND:VALUE"},
+        {"drop:1,drop:2,drop:3,drop:4,drop:5,drop:6,drop:7,drop:8,drop:9,drop:1,drop:2,drop:3,drop:4,drop:5,drop:6,"
+         "drop:7,drop:8",
+         "more than 16 faults"}};
+    char far[3000];
+    for (size_t i = 0; i < UNIT_COUNT(bad); i++) {
+        const char *out = child("THINWIRE_FAULT", bad[i][0]);
+        unit_has(out, "create TW_ERR_ARG [THINWIRE_FAULT=");
+        unit_has(out, bad[i][1]);
+        unit_has(out, " faults 0\n");
+    }
     memset(far, 'x', sizeof far);
     far[sizeof far - 1] = '\0';
-    unit_has(child("THINWIRE_FAULT", far), "is too long");
-    far[1023] = '\0';
-    unit_has(child("THINWIRE_FAULT", far), "create TW_OK");
-    unit_has(child("THINWIRE_FAULT", "a\tb\nc"), "THINWIRE_FAULT\ta?b?c\tnone\t"); /* a line stays a line */
+    unit_has(child("THINWIRE_FAULT", far), "that fault is too long");
+}
+
+static void faults_that_cannot_happen_are_named(void) {
+    const char *out = child("THINWIRE_FAULT", "drop:1@1");
+    unit_has(out, "create TW_OK");
+    unit_has(out, "comm TW_ERR_ARG [THINWIRE_FAULT: 'drop:1@1': the last of 1 ranks is 0]");
+    out = child("THINWIRE_FAULT", "nan:net.bais@0");
+    unit_has(out, "comm TW_OK");
+    unit_has(out, "reducer TW_ERR_ARG [THINWIRE_FAULT: rank 0 has no layer 'net.bais'; did you mean 'net.bias'?]");
+    unit_has(child("THINWIRE_FAULT", "nan:net.bias"), "reducer TW_OK");
 }
 
 int main(int argc, char **argv) {
@@ -122,6 +198,8 @@ int main(int argc, char **argv) {
         UNIT_TEST(nothing_set_is_silent),
         UNIT_TEST(good_values_are_taken),
         UNIT_TEST(bad_values_are_named_and_change_nothing),
+        UNIT_TEST(bad_faults_are_named),
+        UNIT_TEST(faults_that_cannot_happen_are_named),
     };
     if (argc == 2 && strcmp(argv[1], "--context") == 0)
         return child_main();
