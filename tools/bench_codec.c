@@ -444,6 +444,15 @@ static int read_options(config *c, int argc, char **argv) {
     return 0;
 }
 
+/* Only contexts say what is wrong with THINWIRE_ISA, and nothing else here makes one. */
+static bool environment_is_good(void) {
+    tw_ctx *ctx = NULL;
+    if (tw_ctx_create(NULL, &ctx) == TW_OK)
+        return tw_ctx_destroy(ctx) == TW_OK;
+    fprintf(stderr, "thinwire-bench codec: %s\n", tw_last_error());
+    return false;
+}
+
 static bool parse_specs(const config *c, row *rows) {
     float one = 1.0f;
     uint32_t room[1024];
@@ -492,7 +501,7 @@ int tw_bench_codec_main(int argc, char **argv) {
     int status = read_options(&c, argc, argv);
     if (status)
         return status - 1;
-    if (!parse_specs(&c, rows))
+    if (!environment_is_good() || !parse_specs(&c, rows))
         return BC_EXIT_USAGE;
     if (c.json && !(json = open_json(c.json)))
         return BC_EXIT_USAGE;

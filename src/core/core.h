@@ -97,9 +97,10 @@ bool tw_fault_plan_parse(const char *text, tw_fault_plan *p);
 typedef struct tw_env {
     int log_level;             /* THINWIRE_LOG: error|warn|info|debug; 0: silent */
     double timeout_s;          /* THINWIRE_TIMEOUT: seconds; 0: not given */
-    const char *isa;           /* THINWIRE_ISA: ref|avx2|avx512|neon; NULL: best */
+    const char *isa;           /* THINWIRE_ISA: ref|avx2|avx512|neon, even if it cannot run here; NULL: best */
     tw_fault_plan faults;      /* THINWIRE_FAULT */
-    char problem[TW_SENTENCE]; /* a bad value, said when the first context is made; "" if none */
+    tw_status status;          /* of the first bad value: every context that is made fails with it */
+    char problem[TW_SENTENCE]; /* ... and says this; "" if none */
 } tw_env;
 const tw_env *tw_env_get(void);
 /* digits [. digits] [e [+-] digits], whatever the locale; -1: not one. Beyond 1e9 it may be too small. */
@@ -107,7 +108,8 @@ double tw_plain_number(const char *text);
 
 /* ---- cpu.c ---- */
 typedef enum tw_isa { TW_ISA_REF = 0, TW_ISA_AVX2, TW_ISA_AVX512, TW_ISA_COUNT } tw_isa;
-bool tw_cpu_has(tw_isa isa); /* cpuid and xgetbv */
+bool tw_cpu_has(tw_isa isa); /* the build has code for it, and cpuid and xgetbv allow it */
+extern const char *const tw_isa_names[TW_ISA_COUNT];
 /* Round to nearest, no flush to zero, whatever the host program set; restored by leave. Around every codec entry. */
 typedef struct tw_fpenv {
     uint64_t saved;

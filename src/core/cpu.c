@@ -3,6 +3,8 @@
  * What this CPU and its system can run, and the floating-point environment of the codecs. */
 #include "core/core.h"
 
+const char *const tw_isa_names[TW_ISA_COUNT] = {"ref", "avx2", "avx512"};
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <xmmintrin.h>

@@ -94,8 +94,8 @@ static tw_status take_config(const tw_ctx_config *given, tw_ctx_config *c) {
 }
 
 static tw_status check_env(void) {
-    const char *problem = tw_env_get()->problem;
-    return *problem ? tw_fail(TW_ERR_ARG, "%s", problem) : TW_OK;
+    const tw_env *env = tw_env_get();
+    return env->status < 0 ? tw_fail(env->status, "%s", env->problem) : TW_OK;
 }
 
 tw_status tw_ctx_create(const tw_ctx_config *cfg, tw_ctx **out) {

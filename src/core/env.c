@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The environment: one table, read once per process. A bad value never stops anything here: the default stays, and the
- * sentence is said when a context is made. */
+ * The environment: one table, read once per process. A bad value never stops anything here: the default stays, and
+ * contexts that are made fail with the sentence. */
 #include "core/core.h"
 
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -15,32 +16,52 @@ static tw_env env;
 static const char *const log_words[] = {"error", "warn", "info", "debug"};
 static const char *const isa_words[] = {"ref", "avx2", "avx512", "neon"};
 
-static void say(const char *name, const char *value, const char *wants) {
-    if (env.problem[0] == '\0') /* the first one is enough */
-        snprintf(env.problem, sizeof env.problem, "%s=%.60s: %s", name, value, wants);
+/* What a reader has to say about a bad value. */
+typedef struct complaint {
+    char text[256];
+} complaint;
+
+static tw_status complain(complaint *why, tw_status s, const char *format, ...) TW_PRINTF(3, 4);
+static tw_status complain(complaint *why, tw_status s, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why->text, sizeof why->text, format, args);
+    va_end(args);
+    return s;
 }
 
-/* Index of value among words; n, and a sentence, if it is none of them. */
-static size_t pick(const char *name, const char *value, const char *const *words, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (strcmp(value, words[i]) == 0)
-            return i;
-    char wants[96];
-    snprintf(wants, sizeof wants, "unknown word; did you mean '%s'?", tw_nearest_word(value, strlen(value), words, n));
-    say(name, value, wants);
-    return n;
+static tw_status pick(const char *value, const char *const *words, size_t n, size_t *index, complaint *why) {
+    for (*index = 0; *index < n; ++*index)
+        if (strcmp(value, words[*index]) == 0)
+            return TW_OK;
+    return complain(why, TW_ERR_ARG, "unknown word; did you mean '%s'?",
+                    tw_nearest_word(value, strlen(value), words, n));
 }
 
-static void read_log(const char *name, const char *value) {
-    size_t i = pick(name, value, log_words, TW_ARRAY_LEN(log_words));
-    if (i < TW_ARRAY_LEN(log_words))
+static tw_status read_log(const char *value, complaint *why) {
+    size_t i;
+    tw_status s = pick(value, log_words, TW_ARRAY_LEN(log_words), &i, why);
+    if (s == TW_OK)
         env.log_level = (int)i + TW_LOG_ERROR;
+    return s;
 }
 
-static void read_isa(const char *name, const char *value) {
-    size_t i = pick(name, value, isa_words, TW_ARRAY_LEN(isa_words));
-    if (i < TW_ARRAY_LEN(isa_words))
-        env.isa = isa_words[i];
+/* Forced means forced: what cannot run here is an error, and not the next best. */
+static tw_status read_isa(const char *value, complaint *why) {
+    char can[64] = "";
+    size_t i, used = 0;
+    tw_status s = pick(value, isa_words, TW_ARRAY_LEN(isa_words), &i, why);
+    if (s != TW_OK)
+        return s;
+    env.isa = isa_words[i];
+    for (int isa = 0; isa < TW_ISA_COUNT; isa++) {
+        if (!tw_cpu_has((tw_isa)isa))
+            continue;
+        if (strcmp(value, tw_isa_names[isa]) == 0)
+            return TW_OK;
+        used += (size_t)snprintf(can + used, sizeof can - used, " %s", tw_isa_names[isa]);
+    }
+    return complain(why, TW_ERR_UNSUPPORTED, "this build or this CPU lacks it; there are:%s", can);
 }
 
 /* Not strtod, whose decimal point goes by the host program's locale. */
@@ -73,24 +94,24 @@ double tw_plain_number(const char *p) {
     return v;
 }
 
-static void read_timeout(const char *name, const char *value) {
+static tw_status read_timeout(const char *value, complaint *why) {
     double v = tw_plain_number(value);
-    if (v > 0.0 && v <= TW_TIMEOUT_MAX)
-        env.timeout_s = v;
-    else
-        say(name, value, "wants seconds, more than 0 and at most 1e9, such as 30 or 0.5");
+    if (!(v > 0.0 && v <= TW_TIMEOUT_MAX))
+        return complain(why, TW_ERR_ARG, "wants seconds, more than 0 and at most 1e9, such as 30 or 0.5");
+    env.timeout_s = v;
+    return TW_OK;
 }
 
-static void read_fault(const char *name, const char *value) {
+static tw_status read_fault(const char *value, complaint *why) {
     if (tw_fault_plan_parse(value, &env.faults))
-        return;
+        return TW_OK;
     env.faults.n = 0;
-    say(name, value, env.faults.problem);
+    return complain(why, TW_ERR_ARG, "%s", env.faults.problem);
 }
 
 static const struct {
     const char *name, *unset, *meaning;
-    void (*read)(const char *name, const char *value);
+    tw_status (*read)(const char *value, complaint *why);
 } table[] = {
     {"THINWIRE_LOG", "silent", "error|warn|info|debug: lines on stderr up to this level", read_log},
     {"THINWIRE_TIMEOUT", "120", "seconds that any wait may take before it fails", read_timeout},
@@ -100,11 +121,20 @@ static const struct {
 
 static char lines[TW_ARRAY_LEN(table)][LONGEST_LINE];
 
+static void read_one(size_t i, const char *value) {
+    complaint why;
+    tw_status s = table[i].read(value, &why);
+    if (s == TW_OK || env.status != TW_OK)
+        return; /* contexts say the first one */
+    env.status = s;
+    snprintf(env.problem, sizeof env.problem, "%s=%.60s: %s", table[i].name, value, why.text);
+}
+
 static void read_all(void) {
     for (size_t i = 0; i < TW_ARRAY_LEN(table); i++) {
         const char *value = getenv(table[i].name);
         if (value && *value)
-            table[i].read(table[i].name, value);
+            read_one(i, value);
         else
             value = "(not set)";
         char shown[160];

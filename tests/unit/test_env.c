@@ -111,7 +111,6 @@ static void good_values_are_taken(void) {
         snprintf(wants, sizeof wants, "deadline %s\n", numbers[i][1]);
         unit_has(child("THINWIRE_TIMEOUT", numbers[i][0]), wants);
     }
-    unit_has(child("THINWIRE_ISA", "avx2"), "isa avx2 ");
     out = child("THINWIRE_FAULT", "drop:3, delay:2.5ms@7,nan:a layer:x@12,stop:0,mute:2");
     unit_has(out, "faults 5\nkind 0 rank -1 frame 3 delay 0 layer []\nkind 5 rank 7 frame 0 delay 0.0025 layer []\n");
     unit_has(out, "kind 6 rank 12 frame 0 delay 0 layer [a layer:x]\nkind 3 rank -1 frame 0 ");
@@ -135,6 +134,31 @@ static void bad_values_are_named_and_change_nothing(void) {
         unit_has(out, " timeout 0 ");
     }
     unit_has(child("THINWIRE_FAULT", "a\tb\nc"), "THINWIRE_FAULT\ta?b?c\tnone\t"); /* a line stays a line */
+}
+
+/* Each name either works or fails by name: nothing falls back. On any machine "neon" or "avx2" is missing. */
+static void forced_isa_is_forced(void) {
+    static const char *const names[] = {"ref", "avx2", "avx512", "neon"};
+    unsigned missing = 0;
+    for (size_t i = 0; i < UNIT_COUNT(names); i++) {
+        bool here = false;
+        char wants[96];
+        for (const char *const *isa = tw_isa_list(); *isa; isa++)
+            here = here || !strcmp(*isa, names[i]);
+        const char *out = child("THINWIRE_ISA", names[i]);
+        missing += !here;
+        if (here) {
+            snprintf(wants, sizeof wants, "isa %s ", names[i]);
+            unit_has(out, "create TW_OK []\ndefault TW_OK\n");
+        } else {
+            snprintf(wants, sizeof wants,
+                     "create TW_ERR_UNSUPPORTED [THINWIRE_ISA=%s: this build or this CPU lacks it; there are: ref",
+                     names[i]);
+            unit_has(out, "default TW_ERR_UNSUPPORTED\n");
+        }
+        unit_has(out, wants);
+    }
+    CU_ASSERT(missing > 0);
 }
 
 static void bad_faults_are_named(void) {
@@ -198,6 +222,7 @@ int main(int argc, char **argv) {
         UNIT_TEST(nothing_set_is_silent),
         UNIT_TEST(good_values_are_taken),
         UNIT_TEST(bad_values_are_named_and_change_nothing),
+        UNIT_TEST(forced_isa_is_forced),
         UNIT_TEST(bad_faults_are_named),
         UNIT_TEST(faults_that_cannot_happen_are_named),
     };
