@@ -197,7 +197,7 @@ static void show_transports(int json) {
 
 /* ---- environment ---- */
 
-static void show_variable(const char *line, int json, int first) {
+static void show_variable(const char *line, const char *problem, int json, int first) {
     static const char *const keys[] = {"name", "value", "default", "meaning"};
     static const int widths[] = {20, 12, 10, 0};
     if (json)
@@ -210,24 +210,36 @@ static void show_variable(const char *line, int json, int first) {
         snprintf(field, sizeof field, "%.*s", (int)len, line);
         line += len + (line[len] != 0);
         if (json)
-            pair(keys[k], field, k < 3 ? ", " : "}");
+            pair(keys[k], field, ", ");
         else
             printf("%-*s ", widths[k], field);
     }
-    if (!json)
+    if (json)
+        pair("problem", problem, "}");
+    else
         putchar('\n');
 }
 
-static void show_environment(int json) {
+/* How many values are bad. */
+static int show_environment(int json) {
     const char *line;
+    int bad = 0;
     if (json)
         puts("\"environment\": [");
     else
         printf("\nEnvironment            %-12s %-10s\n", "now", "default");
-    for (unsigned i = 0; (line = tw_env_line(i)) != NULL; i++)
-        show_variable(line, json, i == 0);
+    for (unsigned i = 0; (line = tw_env_line(i)) != NULL; i++) {
+        show_variable(line, tw_env_problem(i), json, i == 0);
+        bad += *tw_env_problem(i) != '\0';
+    }
     if (json)
         puts("\n]");
+    else if (bad)
+        puts("\nBad values: no context can be made");
+    for (unsigned i = 0; !json && (line = tw_env_problem(i)) != NULL; i++)
+        if (*line)
+            printf("  %s\n", line);
+    return bad;
 }
 
 static void help(FILE *to) {
@@ -237,7 +249,8 @@ static void help(FILE *to) {
           "      --json       one JSON object\n"
           "      --version    version of the library that is loaded\n"
           "  -h, --help       this text\n\n"
-          "Exit status: 0; 1 the output could not be written; 2 the command line was wrong.\n",
+          "Exit status: 0; 1 the output could not be written; 2 the command line was wrong; 3 an environment variable "
+          "of\nThinwire has a bad value (the report says which and why).\n",
           to);
 }
 
@@ -263,8 +276,8 @@ int main(int argc, char **argv) {
     show_cpu(json);
     show_codecs(json);
     show_transports(json);
-    show_environment(json);
+    int bad = show_environment(json);
     if (json)
         puts("}");
-    return fflush(stdout) || ferror(stdout) ? 1 : 0;
+    return fflush(stdout) || ferror(stdout) ? 1 : bad ? 3 : 0;
 }

@@ -72,6 +72,8 @@ TW_API const char *const *tw_isa_list(void);
 TW_API const char *tw_isa_chosen(const char **why);
 /* Lines "NAME\tvalue now\tdefault\tmeaning" of the environment table, for thinwire-info. */
 TW_API const char *tw_env_line(unsigned i);
+/* What is wrong with the value of that line: the sentence with which contexts fail; "": nothing. NULL past the last. */
+TW_API const char *tw_env_problem(unsigned i);
 /* hwloc's view (or the fall-back's): cores this process may use, L2 bytes; the text says which source spoke. */
 TW_API void tw_topology(uint32_t *cores, uint64_t *l2_bytes, const char **source);
 

@@ -49,6 +49,7 @@ static inline uint64_t tw_dense_bytes(uint64_t bytes, uint64_t size) {
 #define TW_SENTENCE 512                                                  /* room for one */
 tw_status tw_fail(tw_status s, const char *format, ...) TW_PRINTF(2, 3); /* sets tw_last_error, returns s */
 void tw_set_error(const char *sentence);
+void tw_one_line(char *s); /* control characters become '?' */
 
 /* ---- ctx.c ---- */
 #define TW_TIMEOUT_MAX 1e9 /* seconds; keeps deadlines within any clock type */
@@ -95,12 +96,12 @@ bool tw_fault_plan_parse(const char *text, tw_fault_plan *p);
 
 /* ---- env.c: one table of all variables; read once per process ---- */
 typedef struct tw_env {
-    int log_level;             /* THINWIRE_LOG: error|warn|info|debug; 0: silent */
-    double timeout_s;          /* THINWIRE_TIMEOUT: seconds; 0: not given */
-    const char *isa;           /* THINWIRE_ISA: ref|avx2|avx512|neon, even if it cannot run here; NULL: best */
-    tw_fault_plan faults;      /* THINWIRE_FAULT */
-    tw_status status;          /* of the first bad value: every context that is made fails with it */
-    char problem[TW_SENTENCE]; /* ... and says this; "" if none */
+    int log_level;        /* THINWIRE_LOG: error|warn|info|debug; 0: silent */
+    double timeout_s;     /* THINWIRE_TIMEOUT: seconds; 0: not given */
+    const char *isa;      /* THINWIRE_ISA: ref|avx2|avx512|neon, even if it cannot run here; NULL: best */
+    tw_fault_plan faults; /* THINWIRE_FAULT */
+    tw_status status;     /* of the first bad value: every context that is made fails with it */
+    const char *problem;  /* ... and says this; NULL if none */
 } tw_env;
 const tw_env *tw_env_get(void);
 /* digits [. digits] [e [+-] digits], whatever the locale; -1: not one. Beyond 1e9 it may be too small. */

@@ -119,15 +119,19 @@ static const struct {
     {"THINWIRE_FAULT", "none", "fault plan for tests, such as drop:3,delay:5ms,nan:layer", read_fault},
 };
 
-static char lines[TW_ARRAY_LEN(table)][LONGEST_LINE];
+static char lines[TW_ARRAY_LEN(table)][LONGEST_LINE], problems[TW_ARRAY_LEN(table)][TW_SENTENCE];
 
 static void read_one(size_t i, const char *value) {
     complaint why;
     tw_status s = table[i].read(value, &why);
-    if (s == TW_OK || env.status != TW_OK)
-        return; /* contexts say the first one */
-    env.status = s;
-    snprintf(env.problem, sizeof env.problem, "%s=%.60s: %s", table[i].name, value, why.text);
+    if (s == TW_OK)
+        return;
+    snprintf(problems[i], sizeof problems[i], "%s=%.60s: %s", table[i].name, value, why.text);
+    tw_one_line(problems[i]);
+    if (env.status == TW_OK) { /* contexts say the first one */
+        env.status = s;
+        env.problem = problems[i];
+    }
 }
 
 static void read_all(void) {
@@ -139,9 +143,7 @@ static void read_all(void) {
             value = "(not set)";
         char shown[160];
         snprintf(shown, sizeof shown, "%s", value);
-        for (char *p = shown; *p; p++)
-            if ((unsigned char)*p < 0x20 || *p == 0x7f)
-                *p = '?';
+        tw_one_line(shown);
         snprintf(lines[i], sizeof lines[i], "%s\t%s\t%s\t%s", table[i].name, shown, table[i].unset, table[i].meaning);
     }
 }
@@ -155,4 +157,9 @@ const tw_env *tw_env_get(void) {
 const char *tw_env_line(unsigned i) {
     tw_env_get();
     return i < TW_ARRAY_LEN(table) ? lines[i] : NULL;
+}
+
+const char *tw_env_problem(unsigned i) {
+    tw_env_get();
+    return i < TW_ARRAY_LEN(table) ? problems[i] : NULL;
 }

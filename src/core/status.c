@@ -37,7 +37,7 @@ const char *tw_last_error(void) {
 }
 
 /* Sentences quote what the caller gave: one stays one line. */
-static void one_line(char *s) {
+void tw_one_line(char *s) {
     for (; *s; s++)
         if ((unsigned char)*s < 0x20 || *s == 0x7f)
             *s = '?';
@@ -46,7 +46,7 @@ static void one_line(char *s) {
 void tw_set_error(const char *sentence) {
     char copy[TW_SENTENCE]; /* sentence may be the buffer itself */
     snprintf(copy, sizeof copy, "%s", sentence ? sentence : "");
-    one_line(copy);
+    tw_one_line(copy);
     memcpy(last_error, copy, sizeof copy);
 }
 

@@ -45,7 +45,7 @@ static int child_main(void) {
             tw_log(c, level, "line %d", level);
     }
     for (unsigned i = 0; (line = tw_env_line(i)) != NULL; i++)
-        printf("%s\n", line);
+        printf("%s\nproblem %u [%s]\n", line, i, tw_env_problem(i));
     if (c)
         print_world(c);
     tw_ctx_destroy(c);
@@ -93,6 +93,7 @@ static void nothing_set_is_silent(void) {
     unit_has(out, "THINWIRE_ISA\t(not set)\tbest\t");
     unit_has(out, "THINWIRE_FAULT\t(not set)\tnone\t");
     CU_ASSERT_PTR_NULL(strstr(out, "thinwire:"));
+    CU_ASSERT_PTR_NULL(tw_env_problem(4));
     unit_has(child("THINWIRE_TIMEOUT", ""), "create TW_OK []"); /* empty is not set */
 }
 
@@ -126,7 +127,10 @@ static void bad_values_are_named_and_change_nothing(void) {
     const char *out = child("THINWIRE_LOG", "wran");
     unit_has(out, "create TW_ERR_ARG [THINWIRE_LOG=wran: unknown word; did you mean 'warn'?]");
     unit_has(out, "default TW_ERR_ARG\nlog 0 timeout 0 isa - faults 0\n");
-    unit_has(child("THINWIRE_ISA", "avx513"), "[THINWIRE_ISA=avx513: unknown word; did you mean 'avx512'?]");
+    out = child("THINWIRE_ISA", "avx513");
+    unit_has(out, "create TW_ERR_ARG [THINWIRE_ISA=avx513: unknown word; did you mean 'avx512'?]");
+    unit_has(out, "problem 1 []\n");
+    unit_has(out, "problem 2 [THINWIRE_ISA=avx513: unknown word; did you mean 'avx512'?]\n");
     for (size_t i = 0; i < UNIT_COUNT(bad_seconds); i++) {
         out = child("THINWIRE_TIMEOUT", bad_seconds[i]);
         unit_has(out, "create TW_ERR_ARG [THINWIRE_TIMEOUT=");
