@@ -26,6 +26,7 @@ typedef struct ba_config {
     unsigned n_codecs;
     uint32_t iterations, warmup, check_every, layers;
     uint32_t baseline_n; /* baseline runs beside so many timed iterations; 0: no baseline */
+    bool baseline_asked;
     tw_dtype dtype;
     tw_redop redop;
     bool in_place;

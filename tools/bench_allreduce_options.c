@@ -190,6 +190,11 @@ static bool codec(const bc_args *a, ba_config *c, const char *value) {
     return true;
 }
 
+static void set_baseline(ba_config *c, uint32_t n) {
+    c->baseline_n = n;
+    c->baseline_asked = n > 0;
+}
+
 /* Options whose value is one of a list of words. */
 static bool set_word(const bc_args *a, ba_config *c, int id, const char *v, bool *done) {
     int i;
@@ -206,7 +211,7 @@ static bool set_word(const bc_args *a, ba_config *c, int id, const char *v, bool
     case O_TRANSPORT:
         return word(a, "--transport", v, transports, &i) && (c->transport = (ba_transport)(i + 1), true);
     case O_BASELINE:
-        return word(a, "--baseline", v, baselines, &i) && (c->baseline_n = i ? 0 : UINT32_MAX, true);
+        return word(a, "--baseline", v, baselines, &i) && (set_baseline(c, i ? 0 : UINT32_MAX), true);
     case O_PROGRESS:
         return word(a, "--progress", v, progresses, &i) && (c->progress = (tw_progress)(i + 1), true);
     default:
@@ -236,7 +241,7 @@ static bool set_number(const bc_args *a, ba_config *c, int id, const char *v) {
     case O_LAYERS:
         return in_range(a, "--layers", v, 1, 1000000, &c->layers);
     case O_BASELINE_N:
-        return in_range(a, "--baseline-n", v, 0, 10000000, &c->baseline_n);
+        return in_range(a, "--baseline-n", v, 0, 10000000, &n) && (set_baseline(c, n), true);
     case O_RANKS:
         return in_range(a, "--ranks", v, 1, 4096, &n) && (c->ranks = (int)n, true);
     case O_SEED:
@@ -333,6 +338,8 @@ static bool settle(const bc_args *a, ba_config *c, bool under_mpirun) {
                false;
     if (c->transport == BA_MPI && c->ranks)
         return bc_usage_error(a, "--ranks is for local and sim; mpirun -n says how many ranks mpi has"), false;
+    if (c->transport != BA_MPI && c->baseline_asked)
+        return bc_usage_error(a, "--baseline: plain MPI runs beside --transport mpi only, not %s", name), false;
     if (c->transport == BA_LOCAL && c->goodput_bits > 0)
         return bc_usage_error(a, "--rate has no meaning with --transport local: there is no link"), false;
     if (c->transport != BA_SIM && (c->latency_s >= 0 || c->jitter_s > 0 || c->compute > 0))

@@ -33,6 +33,7 @@ gives 3 "^  THINWIRE_TIMEOUT=soon: wants seconds" env THINWIRE_TIMEOUT=soon "$in
 gives 3 "^  THINWIRE_LOG=wran: unknown word; did you mean 'warn'?" env THINWIRE_TIMEOUT=soon THINWIRE_LOG=wran "$info"
 gives 3 "\"problem\": \"THINWIRE_FAULT=drop:-3: 'drop:-3': a frame is a number from 1\"" env THINWIRE_FAULT=drop:-3 "$info" --json
 codec="$bench codec -b 64K -n 1 -w 0 --codec none"
+small="allreduce --ranks 2 -b 4K -e 4K -n 1 -w 0 --codec none"
 for isa in ref avx2 avx512 neon; do
     if "$info" | grep -Eq "codecs run as:.* $isa([ *]|\$)"; then
         gives 0 "codecs run as:.* $isa\*" env THINWIRE_ISA=$isa "$info"
@@ -43,6 +44,15 @@ for isa in ref avx2 avx512 neon; do
         # shellcheck disable=SC2086
         gives 2 "THINWIRE_ISA=$isa: this build" env THINWIRE_ISA=$isa $codec
     fi
+done
+for transport in local sim; do
+    # shellcheck disable=SC2086
+    gives 2 "--baseline: plain MPI runs beside --transport mpi only, not $transport" \
+        "$bench" $small --transport $transport --baseline mpi
+    # shellcheck disable=SC2086
+    gives 2 "--baseline: plain MPI" "$bench" $small --transport $transport --baseline-n 3
+    # shellcheck disable=SC2086
+    gives 0 . "$bench" $small --transport $transport --baseline none
 done
 echo "1..$n"
 exit $bad
