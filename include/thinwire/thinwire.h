@@ -216,7 +216,8 @@ typedef struct tw_reducer_config {
     {sizeof(tw_reducer_config), (tw_redop)0, (tw_nonfinite)0, (tw_algo)0, 0, 0, 0, 0, 0}
 
 /* Collective; the same arguments on all ranks: a difference is TW_ERR_MISMATCH and names the first differing layer or
- * option. rules := rule {";" rule}; rule := pattern {"|" pattern} "=" phase; phase := spec ["until" step "then" phase].
+ * option; a rank that does not call it ends the others' wait at the deadline, and the communicator with TW_ERR_TIMEOUT.
+ * rules := rule {";" rule}; rule := pattern {"|" pattern} "=" phase; phase := spec ["until" step "then" phase].
  * Patterns are shell globs on layer names; the first match wins; a layer that no rule matches goes as `none`. NULL: all
  * layers `none`. Example: "*.bias|*norm*=none; *=none until 1000 then onebit+ef". */
 TW_API tw_status tw_reducer_create(tw_comm *c, const tw_layer *layers, uint32_t n, const char *rules,

@@ -21,16 +21,26 @@ static tw_status check_ops(const tw_transport_ops *ops, int rank, int size) {
     return TW_OK;
 }
 
+tw_status tw_comm_gather(tw_comm *c, const char *what, const void *mine, void *all, size_t bytes) {
+    tw_status s = c->ops.oob_allgather(c->t, mine, all, bytes);
+    if (s >= 0)
+        return s;
+    tw_fail(s, "%s, rank %d of %d, %s transport: %s", what, c->rank, c->size, c->ops.name,
+            c->ops.error ? c->ops.error(c->t) : "the first message of all could not be exchanged");
+    if (s == TW_ERR_TIMEOUT) {
+        c->stats.leaked_frames += !(c->ops.caps & TW_CAP_ABANDON); /* the transport keeps what it still works on */
+        tw_comm_poison(c, s, true);
+    }
+    return s;
+}
+
 /* Are these ranks talking the same language? */
 static tw_status greet(tw_comm *c) {
     hello mine = {TW_MAGIC, TW_WIRE_VERSION, (uint32_t)c->size, (uint32_t)c->rank};
     hello *all = tw_alloc(c->ctx, (uint64_t)c->size * sizeof *all);
     if (!all)
         return TW_ERR_NOMEM;
-    tw_status s = c->ops.oob_allgather(c->t, &mine, all, sizeof mine);
-    if (s < 0)
-        tw_fail(s, "%s transport: creation could not exchange a first message: %s", c->ops.name,
-                c->ops.error ? c->ops.error(c->t) : "no further word from it");
+    tw_status s = tw_comm_gather(c, "creating the communicator", &mine, all, sizeof mine);
     for (int r = 0; r < c->size && s >= 0; r++)
         if (all[r].magic != TW_MAGIC || all[r].wire_version != TW_WIRE_VERSION || all[r].size != (uint32_t)c->size ||
             all[r].rank != (uint32_t)r)

@@ -74,7 +74,9 @@ void tw_comm_poison(tw_comm *c, tw_status s, bool tell_peers);
 tw_status tw_comm_refuses(const tw_comm *c); /* TW_OK, or TW_ERR_POISONED with the sentence */
 void tw_comm_lock(tw_comm *c);
 void tw_comm_unlock(tw_comm *c);
-void tw_comm_take_faults(tw_comm *c);
+/* The transport's allgather, which only creation uses; what: who asks, for the sentence. After a deadline ranks differ in
+ * what they have, so the communicator is poisoned. */
+tw_status tw_comm_gather(tw_comm *c, const char *what, const void *mine, void *all, size_t bytes);
 uint64_t tw_comm_hello_hash(void);
 
 #endif

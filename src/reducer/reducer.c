@@ -8,6 +8,8 @@
 
 /* ---- agreement over a real transport ---- */
 
+static const char asks[] = "tw_reducer_create: comparing layers";
+
 typedef struct named {
     uint64_t count;
     uint32_t dtype;
@@ -24,7 +26,7 @@ static tw_status name_difference(tw_reducer *r, const tw_manifest *all, uint32_t
     for (uint32_t i = 0; s >= 0 && i < least; i++)
         mine[i] = tw_reducer_layer_hash(&r->layer[i]);
     if (s >= 0)
-        s = c->ops.oob_allgather(c->t, mine, hash, n * sizeof *mine);
+        s = tw_comm_gather(c, asks, mine, hash, n * sizeof *mine);
     uint32_t at = 0;
     for (bool same = true; s >= 0 && at < least; at += same) {
         for (int k = 1; k < c->size && same; k++)
@@ -38,7 +40,7 @@ static tw_status name_difference(tw_reducer *r, const tw_manifest *all, uint32_t
         strncpy(self.name, r->layer[at].name, sizeof self.name - 1);
     }
     if (s >= 0)
-        s = c->ops.oob_allgather(c->t, &self, who, sizeof self);
+        s = tw_comm_gather(c, asks, &self, who, sizeof self);
     for (int k = 0; s >= 0 && k < c->size; k++)
         if (who[k].count != self.count || who[k].dtype != self.dtype || strcmp(who[k].name, self.name) != 0 ||
             all[k].nlayer != r->nlayer) {
@@ -62,9 +64,7 @@ static tw_status agree(tw_comm *c, tw_reducer *r, const tw_manifest *mine) {
     tw_manifest *all = tw_alloc(c->ctx, (unsigned)c->size * sizeof *all);
     if (!all)
         return TW_ERR_NOMEM;
-    tw_status s = c->ops.oob_allgather(c->t, mine, all, sizeof *all);
-    if (s < 0)
-        tw_fail(s, "%s transport: ranks could not compare their layers", c->ops.name);
+    tw_status s = tw_comm_gather(c, asks, mine, all, sizeof *all);
     for (int k = 0; k < c->size && s >= 0 && mine->status >= 0; k++)
         s = tw_manifest_compare(mine, &all[k], k);
     uint32_t least = UINT32_MAX;

@@ -87,6 +87,7 @@ typedef struct tw_local_hub {
     pthread_cond_t oob_signal;
     uint64_t oob_round;
     int oob_arrived;
+    int oob_missing, oob_missing_first; /* at the deadline: how many ranks, and one of them */
     size_t oob_bytes;
     tw_status oob_status, oob_broken;
     const void **oob_mine;

@@ -3,6 +3,7 @@
  * Transport `local`: the blocking allgather that creation uses. */
 #include "transports/local_hub.h"
 
+#include <stdio.h>
 #include <time.h>
 
 /* The last to arrive copies for all, so that nobody reads a buffer whose owner has gone on. */
@@ -17,6 +18,7 @@ static tw_status gather_all(tw_local_hub *h, size_t bytes) {
 static void finish_round(tw_local_hub *h, tw_status s) {
     h->oob_status = s;
     h->oob_arrived = 0;
+    memset(h->oob_mine, 0, (size_t)h->size * sizeof *h->oob_mine);
     h->oob_round++;
     pthread_cond_broadcast(&h->oob_signal);
 }
@@ -34,16 +36,34 @@ static void deadline_after(struct timespec *t, double seconds) {
     }
 }
 
+/* At the deadline, for the sentence. */
+static void note_missing(tw_local_hub *h) {
+    h->oob_missing = h->size - h->oob_arrived;
+    for (int r = h->size; r-- > 0;)
+        if (!h->oob_mine[r])
+            h->oob_missing_first = r;
+}
+
 static tw_status wait_round(tw_local_hub *h, uint64_t round) {
     struct timespec deadline;
     deadline_after(&deadline, h->ctx->cfg.timeout_s);
     while (h->oob_round == round) {
         if (pthread_cond_timedwait(&h->oob_signal, &h->oob_lock, &deadline) != 0 && h->oob_round == round) {
+            note_missing(h);
             h->oob_broken = TW_ERR_TIMEOUT; /* this rank withdraws its buffers: nobody can finish the round */
             finish_round(h, TW_ERR_TIMEOUT);
         }
     }
     return h->oob_status;
+}
+
+static tw_status say_missing(tw_local_endpoint *e) {
+    const tw_local_hub *h = e->hub;
+    char more[32] = "";
+    if (h->oob_missing > 1)
+        snprintf(more, sizeof more, " and %d more", h->oob_missing - 1);
+    return tw_local_error(e, TW_ERR_TIMEOUT, "rank %d%s did not come to an allgather within %g s", h->oob_missing_first,
+                          more, h->ctx->cfg.timeout_s);
 }
 
 tw_status tw_local_oob_allgather(void *t, const void *mine, void *all, size_t bytes) {
@@ -73,7 +93,7 @@ tw_status tw_local_oob_allgather(void *t, const void *mine, void *all, size_t by
         return tw_local_error(e, s, "ranks gave different sizes to an allgather (rank %d gave %zu bytes)", e->rank,
                               bytes);
     if (s == TW_ERR_TIMEOUT)
-        return tw_local_error(e, s, "a rank did not come to an allgather within %g s", h->ctx->cfg.timeout_s);
+        return say_missing(e);
     return s;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Over real MPI: a rank that never posts, and one that stops after hop 1. Nobody hangs, user memory and residuals stay,
- * the sentence names who is missing. */
+ * Over real MPI: a rank that never posts, one that stops after hop 1, and one that makes no reducer in time. Nobody
+ * hangs, user memory and residuals stay, the sentence names who is missing. */
 #include "mpi_unit.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -93,9 +93,34 @@ static void test_stops_after_hop1(void) {
     clean_up(comm, red);
 }
 
+static void test_never_creates(void) {
+    tw_layer layer[] = {TW_LAYER("the.layer", count)};
+    tw_comm_stats stats = TW_COMM_STATS_INIT;
+    tw_reducer *red = NULL;
+    tw_comm *comm = NULL;
+    MPI_OK(tw_comm_create_mpi(NULL, MPI_COMM_WORLD, &comm));
+    if (mpi_rank != 1) {
+        double t0 = mpi_seconds();
+        MPI_CHECK(tw_reducer_create(comm, layer, 1, NULL, NULL, &red) == TW_ERR_TIMEOUT);
+        MPI_CHECK(mpi_seconds() - t0 < 1.5 * DEADLINE);
+        MPI_CHECK(red == NULL && strstr(tw_last_error(), "tw_reducer_create") && strstr(tw_last_error(), "allgather"));
+        MPI_OK(tw_comm_get_stats(comm, &stats));
+        MPI_CHECK(stats.leaked_frames == 1);
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+    if (mpi_rank == 1 && tw_reducer_create(comm, layer, 1, NULL, NULL, &red) >= 0) { /* late, and MPI completes it */
+        MPI_CHECK(tw_comm_progress(comm) == TW_ERR_POISONED);
+        MPI_CHECK(strstr(tw_last_error(), "tw_reducer_create") != NULL);
+        MPI_OK(tw_reducer_destroy(red));
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+    MPI_OK(tw_comm_destroy(comm));
+}
+
 int main(int argc, char **argv) {
     static const mpi_test tests[] = {{"a rank never posts", test_never_posts},
-                                     {"a rank stops after hop 1", test_stops_after_hop1}};
+                                     {"a rank stops after hop 1", test_stops_after_hop1},
+                                     {"a rank never creates its reducer", test_never_creates}};
     MPI_Init(&argc, &argv);
     MPI_Comm_rank(MPI_COMM_WORLD, &mpi_rank);
     MPI_Comm_size(MPI_COMM_WORLD, &mpi_size);
@@ -104,7 +129,7 @@ int main(int argc, char **argv) {
     out = malloc(count * sizeof *out);
     setenv("THINWIRE_FAULT", "mute:2@1", 1);
     setenv("THINWIRE_TIMEOUT", "2", 1);
-    int status = mpi_run(tests, 2);
+    int status = mpi_run(tests, 3);
     free(g);
     free(out);
     MPI_Finalize();

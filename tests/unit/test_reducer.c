@@ -439,13 +439,53 @@ static void test_progress_thread(void) {
     CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
 }
 
+/* ---- a rank that never creates its reducer ---- */
+
+static void *create_main(void *arg) {
+    int r = (int)(intptr_t)arg;
+    tw_reducer *red = NULL;
+    long bad = tw_reducer_create(local[r], layers, 1, NULL, NULL, &red) != TW_ERR_TIMEOUT || red;
+    bad |= !strstr(tw_last_error(), "tw_reducer_create") || !strstr(tw_last_error(), "rank 1 did not come");
+    bad |= tw_reducer_create(local[r], layers, 1, NULL, NULL, &red) != TW_ERR_POISONED;
+    return (void *)(intptr_t)bad;
+}
+
+static void test_a_rank_never_creates(void) {
+    tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
+    tw_ctx *ctx = NULL;
+    tw_reducer *red = NULL;
+    pthread_t t[P];
+    cfg.timeout_s = 0.1;
+    CU_ASSERT_EQUAL(tw_ctx_create(&cfg, &ctx), TW_OK);
+    CU_ASSERT_EQUAL(tw_comm_create_local(ctx, P, local), TW_OK);
+    for (intptr_t r = 0; r < P; r += 2)
+        CU_ASSERT_EQUAL(pthread_create(&t[r], NULL, create_main, (void *)r), 0);
+    for (int r = 0; r < P; r += 2) {
+        void *bad;
+        pthread_join(t[r], &bad);
+        CU_ASSERT_PTR_NULL(bad);
+    }
+    CU_ASSERT_EQUAL(tw_comm_progress(local[1]), TW_ERR_POISONED); /* it hears of it as soon as it looks */
+    unit_has(tw_last_error(), "rank 1 did not come");
+    CU_ASSERT_EQUAL(tw_reducer_create(local[1], layers, 1, NULL, NULL, &red), TW_ERR_POISONED);
+    for (int r = 0; r < P; r++)
+        CU_ASSERT_EQUAL(tw_comm_destroy(local[r]), TW_OK);
+    CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
+}
+
 int main(void) {
     static const unit_test tests[] = {
-        UNIT_TEST(test_creation_errors),   UNIT_TEST(test_call_order),
-        UNIT_TEST(test_overlaps),          UNIT_TEST(test_requests),
-        UNIT_TEST(test_discard_and_reset), UNIT_TEST(test_nonfinite),
-        UNIT_TEST(test_memory_estimate),   UNIT_TEST(test_every_allocation_fails),
-        UNIT_TEST(test_progress_thread),   UNIT_TEST(test_hot_path_allocates_nothing),
+        UNIT_TEST(test_creation_errors),
+        UNIT_TEST(test_call_order),
+        UNIT_TEST(test_overlaps),
+        UNIT_TEST(test_requests),
+        UNIT_TEST(test_discard_and_reset),
+        UNIT_TEST(test_nonfinite),
+        UNIT_TEST(test_memory_estimate),
+        UNIT_TEST(test_every_allocation_fails),
+        UNIT_TEST(test_progress_thread),
+        UNIT_TEST(test_hot_path_allocates_nothing),
+        UNIT_TEST(test_a_rank_never_creates),
     };
     return unit_main("reducer", tests, UNIT_COUNT(tests));
 }
