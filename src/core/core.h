@@ -51,6 +51,20 @@ tw_status tw_fail(tw_status s, const char *format, ...) TW_PRINTF(2, 3); /* sets
 void tw_set_error(const char *sentence);
 void tw_one_line(char *s); /* control characters become '?' */
 
+/* ---- sized.c: structs that begin with their size ---- */
+typedef struct tw_sized {
+    const char *name;
+    uint32_t least, full, align; /* bytes of the first version, and of this one */
+} tw_sized;
+/* behind: the first member that the first version did without. */
+#define TW_SIZED(type, behind) (&(const tw_sized){#type, offsetof(type, behind), sizeof(type), _Alignof(type)})
+tw_status tw_sized_check(const tw_sized *t, const char *call, const void *given);
+/* An input: *to holds the defaults, and gets what both sides know. */
+tw_status tw_sized_take(const tw_sized *t, const char *call, const void *from, void *to);
+/* An output that was checked: fills what fits, 0 where the caller knows more. */
+void tw_sized_fill(const tw_sized *t, void *out, const void *from);
+bool tw_zero_behind(const void *p, uint32_t known, uint32_t size);
+
 /* ---- ctx.c ---- */
 #define TW_TIMEOUT_MAX 1e9 /* seconds; keeps deadlines within any clock type */
 struct tw_ctx {

@@ -59,28 +59,14 @@ static void fill_defaults(tw_ctx_config *c) {
     c->api_version = TW_API_VERSION;
 }
 
-#define END_OF(field) (offsetof(tw_ctx_config, field) + sizeof(((tw_ctx_config *)0)->field))
-
-/* Copies the fields that the caller's struct has whole; the others stay 0, which is "default". */
 static tw_status take_config(const tw_ctx_config *given, tw_ctx_config *c) {
-    if (given->api_version == 0 || given->api_version > TW_API_VERSION)
-        return tw_fail(TW_ERR_ARG, "tw_ctx_create: api_version %u, this library knows 1..%u (use TW_CTX_CONFIG_INIT)",
-                       given->api_version, TW_API_VERSION);
-    if (given->size < END_OF(alloc_arg) || given->size > sizeof *c)
-        return tw_fail(TW_ERR_ARG, "tw_ctx_create: config size %u, must be %u..%u (use TW_CTX_CONFIG_INIT)",
-                       given->size, (unsigned)END_OF(alloc_arg), (unsigned)sizeof *c);
     memset(c, 0, sizeof *c);
-    c->alloc = given->alloc;
-    c->release = given->release;
-    c->alloc_arg = given->alloc_arg;
-    if (given->size >= END_OF(log))
-        c->log = given->log;
-    if (given->size >= END_OF(log_arg))
-        c->log_arg = given->log_arg;
-    if (given->size >= END_OF(timeout_s))
-        c->timeout_s = given->timeout_s;
-    if (given->size >= END_OF(progress))
-        c->progress = given->progress;
+    tw_status s = tw_sized_take(TW_SIZED(tw_ctx_config, log), "tw_ctx_create", given, c);
+    if (s < 0)
+        return s;
+    if (c->api_version == 0 || c->api_version > TW_API_VERSION)
+        return tw_fail(TW_ERR_ARG, "tw_ctx_create: api_version %u, this library knows 1..%u (use TW_CTX_CONFIG_INIT)",
+                       c->api_version, TW_API_VERSION);
     if (!c->alloc != !c->release)
         return tw_fail(TW_ERR_ARG, "tw_ctx_create: %s is given without %s", c->alloc ? "alloc" : "release",
                        c->alloc ? "release" : "alloc");

@@ -12,9 +12,13 @@ typedef struct hello {
     uint32_t magic, wire_version, size, rank;
 } hello;
 
-static tw_status check_ops(const tw_transport_ops *ops, int rank, int size) {
-    if (!ops || ops->size < offsetof(tw_transport_ops, native_sum) || !ops->name || !ops->oob_allgather || !ops->post ||
-        !ops->poll || !ops->close)
+/* *mine holds no function that the caller does not know. */
+static tw_status take_ops(const tw_transport_ops *ops, int rank, int size, tw_transport_ops *mine) {
+    memset(mine, 0, sizeof *mine);
+    tw_status s = tw_sized_take(TW_SIZED(tw_transport_ops, native_sum), "tw_comm_create", ops, mine);
+    if (s < 0)
+        return s;
+    if (!mine->name || !mine->oob_allgather || !mine->post || !mine->poll || !mine->close)
         return tw_fail(TW_ERR_ARG, "a transport needs size, name, oob_allgather, post, poll and close");
     if (size < 1 || rank < 0 || rank >= size)
         return tw_fail(TW_ERR_ARG, "rank %d of %d ranks", rank, size);
@@ -128,7 +132,8 @@ static tw_status make(tw_ctx *given, const tw_transport_ops *ops, void *t, int r
     tw_ctx *ctx;
     if (!out)
         return tw_fail(TW_ERR_ARG, "tw_comm_create: out is NULL");
-    tw_status s = check_ops(ops, rank, size);
+    tw_transport_ops mine;
+    tw_status s = take_ops(ops, rank, size, &mine);
     if (s >= 0)
         s = tw_ctx_resolve(given, &ctx);
     if (s < 0)
@@ -136,7 +141,7 @@ static tw_status make(tw_ctx *given, const tw_transport_ops *ops, void *t, int r
     tw_comm *c = tw_alloc(ctx, sizeof *c);
     if (!c)
         return TW_ERR_NOMEM;
-    memcpy(&c->ops, ops, ops->size < sizeof c->ops ? ops->size : sizeof c->ops);
+    c->ops = mine;
     c->ctx = ctx;
     c->t = t;
     c->rank = rank;
@@ -241,13 +246,14 @@ tw_status tw_comm_progress(tw_comm *c) {
 }
 
 tw_status tw_comm_get_stats(const tw_comm *c, tw_comm_stats *out) {
-    if (!c || !out || out->size < sizeof(uint32_t) || out->size > sizeof *out)
-        return tw_fail(TW_ERR_ARG, "tw_comm_get_stats: start from TW_COMM_STATS_INIT");
-    uint32_t size = out->size;
+    const tw_sized *stats = TW_SIZED(tw_comm_stats, sent_bytes);
+    tw_status s = c ? tw_sized_check(stats, "tw_comm_get_stats", out)
+                    : tw_fail(TW_ERR_ARG, "tw_comm_get_stats: the communicator is NULL");
+    if (s < 0)
+        return s;
     tw_comm_lock((tw_comm *)c);
-    memcpy(out, &c->stats, size);
+    tw_sized_fill(stats, out, &c->stats);
     tw_comm_unlock((tw_comm *)c);
-    out->size = size;
     return TW_OK;
 }
 

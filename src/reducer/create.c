@@ -9,14 +9,15 @@ static const tw_layer *layer_at(const tw_layer *layers, uint32_t i) {
 
 /* ---- checking ---- */
 
+static tw_status take_config(const tw_reducer_config *given, tw_reducer_config *out) {
+    return tw_sized_take(TW_SIZED(tw_reducer_config, bucket_bytes), "tw_reducer_create", given, out);
+}
+
 static tw_status check_config(const tw_reducer_config *given, tw_reducer_config *out) {
     *out = (tw_reducer_config)TW_REDUCER_CONFIG_INIT;
-    if (given) {
-        if (given->size < offsetof(tw_reducer_config, algo) || given->size > sizeof *given)
-            return tw_fail(TW_ERR_ARG, "reducer config of %u bytes: start from TW_REDUCER_CONFIG_INIT", given->size);
-        memcpy(out, given, given->size);
-        out->size = sizeof *out;
-    }
+    tw_status s = given ? take_config(given, out) : TW_OK;
+    if (s < 0)
+        return s;
     out->redop = out->redop ? out->redop : TW_AVG;
     out->nonfinite = out->nonfinite ? out->nonfinite : TW_NONFINITE_PROPAGATE;
     out->algo = out->algo ? out->algo : TW_ALGO_AUTO;
@@ -38,12 +39,14 @@ static tw_status check_config(const tw_reducer_config *given, tw_reducer_config 
 static tw_status check_layers(const tw_layer *layers, uint32_t n) {
     if (n && !layers)
         return tw_fail(TW_ERR_ARG, "%u layers, but the array is NULL", n);
-    if (n && (layers[0].size < sizeof(tw_layer) || layers[0].size % sizeof(uint64_t)))
+    if (n && (layers[0].size < sizeof(tw_layer) || layers[0].size > 4096 || layers[0].size % sizeof(uint64_t)))
         return tw_fail(TW_ERR_ARG, "a tw_layer of %u bytes: start from TW_LAYER", layers[0].size);
     for (uint32_t i = 0; i < n; i++) {
         const tw_layer *l = layer_at(layers, i);
         if (!l->name || !*l->name)
             return tw_fail(TW_ERR_ARG, "layer %u has no name", i);
+        if (!tw_zero_behind(l, sizeof *l, layers[0].size))
+            return tw_fail(TW_ERR_UNSUPPORTED, "layer '%s' has a member set that this library does not know", l->name);
         if (l->dtype && !tw_dtype_size(l->dtype))
             return tw_fail(TW_ERR_ARG, "layer '%s': dtype %d is unknown", l->name, (int)l->dtype);
         if (l->count > UINT64_MAX / 64)
@@ -320,11 +323,12 @@ static tw_status dry_run(int rank, int size, const tw_layer *layers, uint32_t n,
 tw_status tw_reducer_estimate(int rank, int size, const tw_layer *layers, uint32_t n, const char *rules,
                               const tw_reducer_config *cfg, tw_memory *out) {
     tw_memory m = TW_MEMORY_INIT;
-    if (!out || out->size != sizeof *out)
-        return tw_fail(TW_ERR_ARG, "tw_reducer_estimate: start from TW_MEMORY_INIT");
-    tw_status s = dry_run(rank, size, layers, n, rules, cfg, &m.state_bytes, &m.frame_bytes, NULL);
+    const tw_sized *memory = TW_SIZED(tw_memory, frame_bytes);
+    tw_status s = tw_sized_check(memory, "tw_reducer_estimate", out);
     if (s >= 0)
-        *out = m;
+        s = dry_run(rank, size, layers, n, rules, cfg, &m.state_bytes, &m.frame_bytes, NULL);
+    if (s >= 0)
+        tw_sized_fill(memory, out, &m);
     return s;
 }
 
@@ -333,15 +337,15 @@ tw_status tw_plan_compute(int rank, int size, const tw_layer *layers, uint32_t n
     tw_plan_info info = TW_PLAN_INFO_INIT;
     tw_reducer_config one = TW_REDUCER_CONFIG_INIT;
     uint64_t state, frames;
-    if (!out || out->size != sizeof *out)
-        return tw_fail(TW_ERR_ARG, "tw_plan_compute: start from TW_PLAN_INFO_INIT");
-    if (cfg && cfg->size <= sizeof one)
-        memcpy(&one, cfg, cfg->size);
-    one.size = sizeof one;
+    const tw_sized *plan = TW_SIZED(tw_plan_info, payload_bytes);
+    tw_status s = tw_sized_check(plan, "tw_plan_compute", out);
+    if (s >= 0 && cfg)
+        s = take_config(cfg, &one);
     one.bucket_bytes = UINT64_MAX; /* all in one op */
-    tw_status s = dry_run(rank, size, layers, n, rules, &one, &state, &frames, &info);
     if (s >= 0)
-        *out = info;
+        s = dry_run(rank, size, layers, n, rules, &one, &state, &frames, &info);
+    if (s >= 0)
+        tw_sized_fill(plan, out, &info);
     return s;
 }
 

@@ -184,14 +184,18 @@ tw_status tw_reducer_destroy(tw_reducer *r) {
 }
 
 tw_status tw_reducer_memory(const tw_reducer *r, tw_memory *out) {
-    if (!r || !out || out->size != sizeof *out)
-        return tw_fail(TW_ERR_ARG, "tw_reducer_memory: start from TW_MEMORY_INIT");
-    out->state_bytes = r->state_bytes;
-    out->frame_bytes = 0;
+    tw_memory m = TW_MEMORY_INIT;
+    const tw_sized *memory = TW_SIZED(tw_memory, frame_bytes);
+    tw_status s = r ? tw_sized_check(memory, "tw_reducer_memory", out)
+                    : tw_fail(TW_ERR_ARG, "tw_reducer_memory: the reducer is NULL");
+    if (s < 0)
+        return s;
+    m.state_bytes = r->state_bytes;
     tw_comm_lock(r->comm);
     for (const tw_op *op = r->cache; op; op = op->next_cached)
-        out->frame_bytes += tw_op_bytes(op);
+        m.frame_bytes += tw_op_bytes(op);
     tw_comm_unlock(r->comm);
+    tw_sized_fill(memory, out, &m);
     return TW_OK;
 }
 
@@ -237,18 +241,21 @@ tw_status tw_reducer_layer_report(const tw_reducer *r, uint32_t layer, tw_layer_
     tw_status s = check_layer(r, layer, out, "tw_reducer_layer_report");
     if (s < 0)
         return s;
-    if (out->size != sizeof *out)
-        return tw_fail(TW_ERR_ARG, "tw_reducer_layer_report: start from TW_LAYER_REPORT_INIT");
+    const tw_sized *report = TW_SIZED(tw_layer_report, dense_bytes);
+    s = tw_sized_check(report, "tw_reducer_layer_report", out);
+    if (s < 0)
+        return s;
     const tw_layer_state *l = &r->layer[layer];
     double held = 0;
     for (uint64_t i = 0; l->slot[l->now] && i < l->count; i++)
         held += (double)l->slot[l->now][i] * l->slot[l->now][i];
-    *out = (tw_layer_report){.size = sizeof *out,
-                             .certified = !l->native,
-                             .spec = r->view[layer].spec,
-                             .dense_bytes = tw_dense_bytes(l->count * tw_dtype_size(l->dtype), (uint64_t)r->comm->size),
-                             .wire_bytes = l->wire,
-                             .error_bound = sqrt(l->bound_sq),
-                             .residual_norm = sqrt(held)};
+    tw_layer_report mine = {.size = sizeof mine,
+                            .certified = !l->native,
+                            .spec = r->view[layer].spec,
+                            .dense_bytes = tw_dense_bytes(l->count * tw_dtype_size(l->dtype), (uint64_t)r->comm->size),
+                            .wire_bytes = l->wire,
+                            .error_bound = sqrt(l->bound_sq),
+                            .residual_norm = sqrt(held)};
+    tw_sized_fill(report, out, &mine);
     return TW_OK;
 }

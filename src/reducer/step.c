@@ -58,18 +58,18 @@ void tw_reducer_bucket_args(const tw_reducer *r, const tw_bucket *b, tw_piece *p
 /* ---- begin ---- */
 
 static tw_status check_scale(const tw_step_args *args, float *out) {
+    tw_step_args mine = TW_STEP_ARGS_INIT;
     int exponent;
     *out = 1.0f;
     if (!args)
         return TW_OK;
-    if (args->size != sizeof *args)
-        return tw_fail(TW_ERR_ARG, "step args of %u bytes: start from TW_STEP_ARGS_INIT", args->size);
-    if (args->input_scale == 0.0f)
-        return TW_OK;
-    if (!(args->input_scale > 0) || !isfinite(args->input_scale) || frexpf(args->input_scale, &exponent) != 0.5f)
+    tw_status s = tw_sized_take(TW_SIZED(tw_step_args, input_scale), "tw_reducer_begin", args, &mine);
+    if (s < 0 || mine.input_scale == 0.0f)
+        return s;
+    if (!(mine.input_scale > 0) || !isfinite(mine.input_scale) || frexpf(mine.input_scale, &exponent) != 0.5f)
         return tw_fail(TW_ERR_ARG, "input_scale %g is not a power of two: scaling would round",
-                       (double)args->input_scale);
-    *out = args->input_scale;
+                       (double)mine.input_scale);
+    *out = mine.input_scale;
     return TW_OK;
 }
 
@@ -460,16 +460,17 @@ static tw_status end_step(tw_reducer *r, bool keep) {
 }
 
 tw_status tw_reducer_end(tw_reducer *r, tw_report *out) {
-    if (!r || (out && (out->size < sizeof(uint32_t) || out->size > sizeof *out)))
-        return tw_fail(TW_ERR_ARG, "tw_reducer_end: %s", r ? "start from TW_REPORT_INIT" : "NULL");
+    const tw_sized *report = TW_SIZED(tw_report, step);
+    if (!r)
+        return tw_fail(TW_ERR_ARG, "tw_reducer_end: NULL");
     if (r->mode == TW_MODE_IDLE)
         return tw_fail(TW_ERR_ARG, "tw_reducer_end outside a step: call tw_reducer_begin first");
-    tw_status s = end_step(r, true);
-    if (out) { /* set on failure too: which layer and rank is what the caller wants to know then */
-        uint32_t size = out->size;
-        memcpy(out, &r->report, size);
-        out->size = size;
-    }
+    tw_status s = out ? tw_sized_check(report, "tw_reducer_end", out) : TW_OK;
+    if (s < 0)
+        return s;
+    s = end_step(r, true);
+    if (out) /* set on failure too: which layer and rank is what the caller wants to know then */
+        tw_sized_fill(report, out, &r->report);
     return s;
 }
 

@@ -319,9 +319,6 @@ static tw_status check_config(const tw_sim_config *c) {
                    {"bandwidth", c->bandwidth, 1e300}, {"compute_values_per_s", c->compute_values_per_s, 1e300},
                    {"reorder", c->reorder, 1},         {"loss", c->loss, 1},
                    {"corruption", c->corruption, 1},   {"truncation", c->truncation, 1}};
-    if (c->size != sizeof *c)
-        return tw_fail(TW_ERR_ARG, "sim: the config's size is %u, not %zu; start from TW_SIM_CONFIG_INIT",
-                       (unsigned)c->size, sizeof *c);
     if (c->ranks < 1)
         return tw_fail(TW_ERR_ARG, "sim: %d ranks; at least 1 is needed", (int)c->ranks);
     if (c->dead_rank < -1 || c->dead_rank >= c->ranks)
@@ -347,9 +344,12 @@ static void sim_free(tw_sim *s) {
 tw_status tw_sim_create(tw_ctx *c, const tw_sim_config *cfg, tw_sim **out) {
     if (out == NULL)
         return tw_fail(TW_ERR_ARG, "tw_sim_create: out is NULL");
-    tw_sim_config defaults = TW_SIM_CONFIG_INIT;
-    const tw_sim_config *use = cfg != NULL ? cfg : &defaults;
-    tw_status status = check_config(use);
+    tw_sim_config mine = TW_SIM_CONFIG_INIT;
+    const tw_sim_config *use = &mine;
+    tw_status status =
+        cfg != NULL ? tw_sized_take(TW_SIZED(tw_sim_config, latency_s), "tw_sim_create", cfg, &mine) : TW_OK;
+    if (status == TW_OK)
+        status = check_config(use);
     if (status == TW_OK)
         status = tw_ctx_resolve(c, &c);
     if (status != TW_OK)

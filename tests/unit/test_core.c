@@ -174,7 +174,7 @@ static void older_callers_get_defaults_for_the_rest(void) {
     const uint32_t least = offsetof(tw_ctx_config, log);
     cfg.timeout_s = -3.0; /* wrong, but beyond what the caller has */
     cfg.progress = (tw_progress)99;
-    for (uint32_t size = 0; size < sizeof cfg + 100; size++) {
+    for (uint32_t size = 0; size <= sizeof cfg; size++) {
         tw_ctx *c = NULL;
         cfg.size = size;
         tw_status s = tw_ctx_create(&cfg, &c);
