@@ -111,7 +111,8 @@ typedef struct tw_ctx_config {
 } tw_ctx_config;
 #define TW_CTX_CONFIG_INIT {sizeof(tw_ctx_config), TW_API_VERSION, 0, 0, 0, 0, 0, 0.0, (tw_progress)0}
 
-/* The context must outlive what is made from it; destroying it earlier is TW_ERR_ARG. Thread-safe. */
+/* The context must outlive what is made from it; destroying it earlier is TW_ERR_ARG. Thread-safe. A bad value in the
+ * environment (THINWIRE_LOG, _TIMEOUT, _ISA, _FAULT; see thinwire-info) fails creation, of the default context too. */
 TW_API tw_status tw_ctx_create(const tw_ctx_config *cfg, tw_ctx **out);
 TW_API tw_status tw_ctx_destroy(tw_ctx *c);
 TW_API tw_progress tw_ctx_progress(const tw_ctx *c); /* NULL: the default context's */
@@ -169,7 +170,7 @@ TW_API tw_status tw_comm_progress(tw_comm *c);
 
 typedef struct tw_comm_stats {
     uint32_t size;
-    uint32_t leaked_frames;               /* frames that an MPI deadline left in flight; never freed */
+    uint32_t leaked_frames;               /* frames, and buffers of creation, that an MPI deadline left in flight; never freed */
     uint64_t sent_bytes, received_bytes;  /* frame bytes handed to and taken from the transport, headers included */
     uint64_t sent_frames, received_frames;
     uint64_t native_bytes;                /* dense bytes given to native sums */
