@@ -49,6 +49,21 @@ typedef struct tw_enc {
 typedef void (*tw_encode_fn)(const tw_spec *s, const tw_enc *a, tw_tile_stat *stat);
 typedef void (*tw_decode_fn)(const tw_spec *s, tw_dtype t, const void *src, float *y, uint32_t n);
 
+/* What the ranks that have the layer sent of one tile, in rank order. */
+typedef struct tw_parts {
+    const uint8_t *const *payload; /* [n]; NULL where the owner's own raw values stand */
+    uint32_t n;
+    const float *own; /* the values of the tile, any 4-byte alignment; NULL: the owner lacks the layer */
+    float own_scale;
+    float *sum;    /* scratch: TW_MAX_TILE values, 64-byte aligned */
+    double own_sq; /* out: sum of squares of own, in the order of stat's */
+} tw_parts;
+
+/* Optional: the owner's tile in one go. a->g is p->sum; payload, out and stat as the ef encoder makes them from what
+ * decode_set (or g * own_scale), then decode_add (or += g * own_scale) leave there, bit for bit. False: a sum left the
+ * range in which fp32 is safe, or was not finite; the caller goes the long way, and dst and out hold nothing. */
+typedef bool (*tw_reduce_fn)(const tw_spec *s, const tw_enc *a, tw_parts *p, tw_tile_stat *stat);
+
 /* ---- payloads, version 1 ----
  * none    n values in the layer's dtype, padded with zeros to 4 bytes
  * cast    n halves of spec->type, padded with zeros to 4 bytes; NaN canonical

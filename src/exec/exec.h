@@ -72,9 +72,10 @@ typedef struct tw_exec {
     const uint32_t *piece0; /* first piece of each layer [nlayer + 1] */
     uint32_t nlayer, npiece;
     uint8_t *arena;
-    float **scratch;  /* native: per piece, work area where no output was given; made when needed */
-    uint32_t *cursor; /* [size]: position in each peer's payload */
-    float *tile;      /* 4 tiles of scratch, 64-byte aligned */
+    float **scratch;      /* native: per piece, work area where no output was given; made when needed */
+    uint32_t *cursor;     /* [size]: position in each peer's payload */
+    const uint8_t **part; /* [size]: scratch, what each rank sent of a tile */
+    float *tile;          /* 4 tiles of scratch, 64-byte aligned */
     tw_stamp stamp;
     float input_scale;
     tw_redop redop;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * One table of loops per ISA, all with the same bytes. Filled by isa_ref.c, isa_avx2.c, isa_avx512.c: each includes the
- * codecs' kernels/{ref,rows}/NAME.inc once per variant. No entry is NULL: an ISA takes what it lacks from the
- * reference. */
+ * codecs' kernels/{ref,rows}/NAME.inc once per variant. No entry but of `reduce` is NULL: an ISA takes what it lacks
+ * from the reference. */
 #ifndef TW_KERNELS_H
 #define TW_KERNELS_H
 
@@ -22,6 +22,7 @@ typedef struct tw_kernels {
     tw_decode_fn decode_set[TW_CODECS];    /* y  = decoded; ordinary stores */
     tw_decode_fn decode_stream[TW_CODECS]; /* y  = decoded; non-temporal stores where y's alignment allows */
     tw_decode_fn decode_add[TW_CODECS];    /* y += decoded */
+    tw_reduce_fn reduce[TW_CODECS];        /* NULL: the owner adds with decode_set and decode_add, then encodes */
     /* halves <-> fp32, NaN canonical. src and dst do not overlap; any alignment of their own element size */
     void (*f16_to_f32)(float *dst, const uint16_t *src, uint32_t n);
     void (*bf16_to_f32)(float *dst, const uint16_t *src, uint32_t n);

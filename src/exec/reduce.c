@@ -43,6 +43,12 @@ static void read_trailers(const tw_exec *x, const tw_frame *f, uint32_t i, run_s
     }
 }
 
+/* Whether rank r has the layer of run i. */
+static bool has_run(const tw_exec *x, const tw_frame *f, int r, uint32_t i) {
+    return r == x->plan->me ? !x->layer[x->plan->run[f->run0 + i].layer].absent
+                            : !(trailer1(x, f, r, i).flags & TW_RUN_ABSENT);
+}
+
 /* Sum of one tile over the ranks, in rank order. Advances every present peer's cursor. */
 static void sum_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, uint32_t n, float *sum, run_sum *s) {
     const tw_tiles *run = &x->plan->run[f->run0 + i];
@@ -50,9 +56,9 @@ static void sum_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, u
     uint32_t bytes = tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype);
     bool first = true;
     for (int r = 0; r < x->plan->size; r++) {
+        if (!has_run(x, f, r, i))
+            continue;
         if (r == x->plan->me) {
-            if (l->absent)
-                continue;
             const float *g = tw_tile_load(x, run->layer, tile, n, x->tile + TW_MAX_TILE);
             (first ? x->k->set_scaled : x->k->add_scaled)(sum, g, x->input_scale, n);
             double sq = x->k->sum_sq(g, n) * ((double)x->input_scale * x->input_scale);
@@ -60,14 +66,38 @@ static void sum_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, u
                 s->code = 1 + (uint32_t)r;
             s->own_sq += isfinite(sq) ? sq : 0;
         } else {
-            if (trailer1(x, f, r, i).flags & TW_RUN_ABSENT)
-                continue;
             const uint8_t *src = arrival(x, f, r) + x->cursor[r];
             (first ? x->k->decode_set : x->k->decode_add)[l->spec.codec](&l->spec, l->dtype, src, sum, n);
             x->cursor[r] += bytes;
         }
         first = false;
     }
+}
+
+/* Sum and encode of one tile in one call, where the codec has it: the raw part and the residual then come from memory
+ * side by side, and the sum never leaves L1. False: nothing happened, go the long way. */
+static bool reduce_at_once(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, uint32_t n, float scale,
+                           uint8_t *dst, run_sum *s, tw_tile_stat *st) {
+    const tw_tiles *run = &x->plan->run[f->run0 + i];
+    const tw_exec_layer *l = &x->layer[run->layer];
+    tw_reduce_fn reduce = x->k->reduce[l->spec.codec];
+    if (!reduce || !l->e || l->drain || l->dtype != TW_F32)
+        return false;
+    uint64_t at = tile * x->plan->tile;
+    tw_parts p = {.payload = x->part, .own_scale = x->input_scale, .sum = x->tile};
+    tw_enc a = {
+        .g = x->tile, .e = l->e + at, .out = l->e_new + at, .scale = scale, .n = n, .dtype = l->dtype, .dst = dst};
+    if (!l->absent)
+        p.own = tw_tile_load(x, run->layer, tile, n, x->tile + TW_MAX_TILE);
+    for (int r = 0; r < x->plan->size; r++)
+        if (has_run(x, f, r, i))
+            x->part[p.n++] = r == x->plan->me ? NULL : arrival(x, f, r) + x->cursor[r];
+    if (!reduce(&l->spec, &a, &p, st))
+        return false;
+    for (int r = 0; r < x->plan->size; r++)
+        x->cursor[r] += has_run(x, f, r, i) ? tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype) : 0;
+    s->own_sq += p.own_sq * ((double)x->input_scale * x->input_scale);
+    return true;
 }
 
 static bool all_finite(const float *y, uint32_t n) {
@@ -174,6 +204,7 @@ static uint8_t *reduce_run(tw_exec *x, const tw_frame *f, uint32_t i, uint8_t *d
     const tw_tiles *run = &x->plan->run[f->run0 + i];
     tw_exec_layer *l = &x->layer[run->layer];
     double weight = x->redop == TW_AVG ? 1.0 / x->plan->size : 1.0;
+    float scale = x->redop == TW_AVG ? 1.0f / (float)x->plan->size : 1.0f;
     run_sum s = {0};
     read_trailers(x, f, i, &s);
     if (!s.any)
@@ -181,8 +212,10 @@ static uint8_t *reduce_run(tw_exec *x, const tw_frame *f, uint32_t i, uint8_t *d
     for (uint64_t tile = run->first; s.any && tile < run->first + run->n; tile++) {
         uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
         tw_tile_stat st;
-        sum_tile(x, f, i, tile, n, x->tile, &s);
-        tw_owner_encode(x, l, tile, n, x->tile, x->redop == TW_AVG ? 1.0f / (float)x->plan->size : 1.0f, dst, &st);
+        if (!reduce_at_once(x, f, i, tile, n, scale, dst, &s, &st)) {
+            sum_tile(x, f, i, tile, n, x->tile, &s);
+            tw_owner_encode(x, l, tile, n, x->tile, scale, dst, &st);
+        }
         if (st.nonfinite) {
             poison_tile(x, l, tile, n, dst);
             s.code = s.code ? s.code : 1 + (uint32_t)x->plan->me;

@@ -139,6 +139,7 @@ static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint3
     x->piece = tw_alloc(ctx, (s->npiece + 1) * sizeof *x->piece);
     x->scratch = tw_alloc(ctx, (s->npiece + 1) * sizeof *x->scratch);
     x->cursor = tw_alloc(ctx, (uint64_t)op->plan->size * sizeof *x->cursor);
+    x->part = tw_alloc(ctx, (uint64_t)op->plan->size * sizeof *x->part);
     x->tile = tw_alloc(ctx, 4 * TW_MAX_TILE * sizeof(float));
     x->arena = op->plan->arena_bytes ? tw_alloc(ctx, op->plan->arena_bytes) : NULL;
     uint32_t *piece0 = tw_alloc(ctx, (s->nlayer + 2) * sizeof *piece0);
@@ -146,8 +147,8 @@ static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint3
     op->order = tw_alloc(ctx, (given + 1) * sizeof *op->order);
     op->layer_of = tw_alloc(ctx, (s->nlayer + 1) * sizeof *op->layer_of);
     op->layer_wire = tw_alloc(ctx, (s->nlayer + 1) * sizeof *op->layer_wire);
-    if (!x->layer || !x->piece || !x->scratch || !x->cursor || !x->tile || !piece0 || !op->order || !op->layer_of ||
-        !op->layer_wire || (op->plan->arena_bytes && !x->arena))
+    if (!x->layer || !x->piece || !x->scratch || !x->cursor || !x->part || !x->tile || !piece0 || !op->order ||
+        !op->layer_of || !op->layer_wire || (op->plan->arena_bytes && !x->arena))
         return TW_ERR_NOMEM;
     memcpy(op->order, s->order, given * sizeof *op->order);
     memcpy(op->layer_of, s->layer_of, s->nlayer * sizeof *op->layer_of);
@@ -196,6 +197,7 @@ static void free_op(tw_op *op) {
     tw_free(ctx, op->x.piece);
     tw_free(ctx, op->x.scratch);
     tw_free(ctx, op->x.cursor);
+    tw_free(ctx, op->x.part);
     tw_free(ctx, op->x.tile);
     tw_free(ctx, (void *)(uintptr_t)op->x.piece0);
     tw_free(ctx, op->order);

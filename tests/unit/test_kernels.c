@@ -380,6 +380,106 @@ static void host_environment_is_ignored(void) {
 }
 #endif
 
+/* ---- the owner's tile in one go ---- */
+enum { MOST_PARTS = 20 };
+
+typedef struct tile_parts {
+    _Alignas(64) uint8_t payload[MOST_PARTS][sizeof(float) * TW_MAX_TILE];
+    const uint8_t *at[MOST_PARTS];
+    _Alignas(64) float own[TW_MAX_TILE + 32], e[TW_MAX_TILE], sum[2][TW_MAX_TILE];
+    tw_parts p;
+    tw_enc a;
+} tile_parts;
+
+/* Mostly what encoders write; now and then any bytes, as a peer might send. own_at = n: the owner lacks the layer. */
+static void draw_parts(unit_rng *r, tile_parts *t, const tw_spec *s, uint32_t n, int kind) {
+    uint32_t shift = unit_below(r, 16), own_at = 0;
+    static float x[TW_MAX_TILE];
+    t->p = (tw_parts){.payload = t->at, .n = 1 + unit_below(r, unit_below(r, 4) ? 5 : MOST_PARTS)};
+    t->p.own_scale = unit_below(r, 2) ? 1.0f : 0.25f;
+    t->a = (tw_enc){.g = t->sum[0], .e = t->e, .scale = 1.0f / (float)t->p.n, .n = n, .dtype = TW_F32};
+    own_at = unit_below(r, t->p.n + 1);
+    fill(r, kind, t->own + shift, n);
+    fill(r, unit_below(r, 2) ? kind : NORMAL, t->e, n);
+    for (uint32_t k = 0; k < t->p.n; k++) {
+        uint8_t *to = t->payload[k] + 4 * unit_below(r, 8);
+        tw_enc a = {.g = x, .scale = 1.0f, .n = n, .dtype = TW_F32, .dst = to};
+        tw_tile_stat stat;
+        fill(r, unit_below(r, 3) ? NORMAL : kind, x, n);
+        tw_kernels_ref.encode[s->codec][TW_V_PLAIN](s, &a, &stat);
+        for (uint32_t i = 0; unit_below(r, 60) == 0 && i < payload_bytes(s, n, TW_F32); i++)
+            to[i] = (uint8_t)unit_below(r, 256);
+        t->at[k] = k == own_at ? NULL : to;
+    }
+    t->p.own = own_at < t->p.n ? t->own + shift : NULL;
+}
+
+/* As the owner does it without the loop: false if that meets NaN or Inf. */
+static bool long_way(tile_parts *t, const tw_spec *s, outcome *o) {
+    const tw_kernels *k = &tw_kernels_ref;
+    tw_enc a = t->a;
+    for (uint32_t i = 0; i < t->p.n; i++)
+        if (t->at[i])
+            (i ? k->decode_add : k->decode_set)[s->codec](s, TW_F32, t->at[i], t->sum[1], a.n);
+        else
+            (i ? k->add_scaled : k->set_scaled)(t->sum[1], t->p.own, t->p.own_scale, a.n);
+    t->p.own_sq = t->p.own ? k->sum_sq(t->p.own, a.n) : 0.0;
+    a.g = t->sum[1];
+    encode(k, s, TW_V_EF, a, 0, o);
+    return !o->stat.nonfinite && isfinite(t->p.own_sq);
+}
+
+static bool at_once(tile_parts *t, const tw_kernels *k, const tw_spec *s, uint32_t shift, double *own_sq, outcome *o) {
+    tw_enc a = t->a;
+    memset(o, CANARY, sizeof *o);
+    o->bytes = payload_bytes(s, a.n, TW_F32);
+    a.dst = o->payload + MARGIN + shift;
+    a.out = (float *)(void *)(o->out + MARGIN);
+    tw_parts p = t->p;
+    p.sum = t->sum[0];
+    bool ok = k->reduce[s->codec](s, &a, &p, &o->stat);
+    *own_sq = p.own_sq;
+    memmove(o->payload + MARGIN, o->payload + MARGIN + shift, o->bytes + MARGIN - shift);
+    memset(o->payload + 2 * MARGIN + o->bytes - shift, CANARY, shift);
+    CU_ASSERT(untouched(o->payload, o->bytes) && untouched(o->out, a.n * sizeof(float)));
+    return ok;
+}
+
+static void check_reduce(const tw_kernels *k, const tw_spec *s, unit_rng *r) {
+    static tile_parts t;
+    static outcome want, got;
+    uint32_t finite = 0, done = 0;
+    for (int round = 0; round < 600; round++) {
+        uint32_t n = sizes[round % UNIT_COUNT(sizes)];
+        double own_sq;
+        draw_parts(r, &t, s, n ? n : 1 + unit_below(r, TW_MAX_TILE), round / 2 % KINDS);
+        bool clean = long_way(&t, s, &want), ok = at_once(&t, k, s, 4 * unit_below(r, 8), &own_sq, &got);
+        CU_ASSERT(clean || !ok);
+        bool same = !ok || (same_outcome(&want, &got, TW_V_EF, t.a.n) && !memcmp(&own_sq, &t.p.own_sq, sizeof own_sq));
+        CU_ASSERT(same);
+        if (!same)
+            printf("%s reduce: group %u, n %u, %u parts, round %d\n", k->name, s->group, t.a.n, t.p.n, round);
+        finite += clean;
+        done += ok;
+    }
+    CU_ASSERT(done > finite / 2); /* else it hands too much over to the long way */
+}
+
+static void reduce_equals_long_way(void) {
+    static const char *const specs[] = {"onebit", "onebit:group=128", "onebit:group=1024,scale=rms",
+                                        "onebit:group=2048", "onebit:group=4096,scale=rms"};
+    unit_rng r = unit_seeded("reduce");
+    tw_fpenv env = tw_fp_enter();
+    for (const char *const *isa = tw_isa_list(); *isa; isa++)
+        for (size_t i = 0; i < UNIT_COUNT(specs); i++) {
+            tw_spec s;
+            CU_ASSERT_EQUAL(tw_spec_parse(specs[i], &s), TW_OK);
+            if (tw_kernels_named(*isa)->reduce[s.codec])
+                check_reduce(tw_kernels_named(*isa), &s, &r);
+        }
+    tw_fp_leave(env);
+}
+
 /* ---- loops that belong to no codec ---- */
 static void check_halves(const tw_kernels *k) {
     static uint16_t all[65536], back[65536];
@@ -505,15 +605,11 @@ static void isa_is_named(void) {
 
 int main(void) {
     static const unit_test tests[] = {
-        UNIT_TEST(avx2_equals_reference),
-        UNIT_TEST(avx512_equals_reference),
-        UNIT_TEST(reference_equals_model),
-        UNIT_TEST(nonfinite_is_told),
-        UNIT_TEST(plain_loops),
-        UNIT_TEST(tile_variants_agree),
-        UNIT_TEST(host_environment_is_ignored),
-        UNIT_TEST(tile_arguments),
-        UNIT_TEST(tile_overlap),
+        UNIT_TEST(avx2_equals_reference),  UNIT_TEST(avx512_equals_reference),
+        UNIT_TEST(reference_equals_model), UNIT_TEST(nonfinite_is_told),
+        UNIT_TEST(reduce_equals_long_way), UNIT_TEST(plain_loops),
+        UNIT_TEST(tile_variants_agree),    UNIT_TEST(host_environment_is_ignored),
+        UNIT_TEST(tile_arguments),         UNIT_TEST(tile_overlap),
         UNIT_TEST(isa_is_named),
     };
     return unit_main("kernels", tests, UNIT_COUNT(tests));
