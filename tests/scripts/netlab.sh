@@ -203,11 +203,12 @@ fi
 
 # ---- an ordinary user ----
 name="an ordinary user"
-cp "$netlab" "$tmp/netlab" && chmod 755 "$tmp" "$tmp/netlab"
+mkdir "$tmp/bin" && cp "$netlab" "$tmp/bin/thinwire-netlab" && cp -RL "$(dirname "$netlab")/netlab" "$tmp/bin" &&
+    chmod -R a+rX "$tmp" && chmod 755 "$tmp" "$tmp/bin/thinwire-netlab"
 if [ "$(id -u)" != 0 ] || ! command -v setpriv >/dev/null || ! command -v ip >/dev/null; then
     skip "$name" "not root, so all of the above was that"
 else
-    plain() { timeout -k 5 60 setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=/tmp "$tmp/netlab" "$@" >"$tmp/log" 2>&1; }
+    plain() { timeout -k 5 60 setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=/tmp "$tmp/bin/thinwire-netlab" "$@" >"$tmp/log" 2>&1; }
     cd /
     plain limit --name $b --hosts 2 --rate 100mbit
     status=$?
