@@ -14,9 +14,12 @@ there() { # there PATH SENTENCE
         bad=$((bad + 1))
     fi
 }
+links_of() { # links_of PAGE: relative ones, without the part behind #
+    grep -o '](<*[^)]*)' "$1" | sed 's/^](//; s/[#)].*//' | grep -v '^[a-z]*:' | sort -u
+}
 
 for page in $(find "$THINWIRE_PREFIX/share/doc/thinwire" -name '*.md' | sort); do
-    for link in $(grep -o '](<*[^)]*)' "$page" | sed 's/^](//; s/[#)].*//' | grep -v '^[a-z]*:' | sort -u); do
+    for link in $(links_of "$page"); do
         there "$(dirname "$page")/$link" "${page#"$THINWIRE_PREFIX"/} links to $link, which is not installed"
     done
 done

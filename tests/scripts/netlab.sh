@@ -179,7 +179,7 @@ done
 # ---- the same, with the bytes from a file that the command writes ----
 told() { # told STATUS NAME JSON: the ring, whose account of itself is JSON, ends with this status
     # shellcheck disable=SC2016 # for the ranks
-    gives "$1" "run: $2" run --name $a --hosts 2 --rate 1gbit --mpi $kind --expect-bytes-from "$tmp/told" -- \
+    gives "$1" "run: $2" run --name $a --hosts 2 --rate 1gbit --mpi "$kind" --expect-bytes-from "$tmp/told" -- \
         sh -c '"$0" && printf "%s\n" "$1" >"$2"' "$tmp/ring" "$3" "$tmp/told"
 }
 if [ -x "$tmp/ring" ]; then
@@ -196,7 +196,7 @@ if [ -x "$tmp/ring" ]; then
     told 76 "no figure" '{"time": 8000000}'
     told 76 "nothing" ''
     touch -d '1 hour ago' "$tmp/told"
-    gives 76 "run: an old file" run --name $a --hosts 2 --rate 1gbit --mpi $kind --expect-bytes-from "$tmp/told" -- "$tmp/ring"
+    gives 76 "run: an old file" run --name $a --hosts 2 --rate 1gbit --mpi "$kind" --expect-bytes-from "$tmp/told" -- "$tmp/ring"
 else
     skip "bytes by the command's own account" "no mpicc"
 fi
