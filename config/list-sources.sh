@@ -33,8 +33,12 @@ files src '*.c' '*.h' | sed -n '/^src\/transports\/mpi/p' | list tw_mpi_sources
 files include '*.h' | sed '/\/mpi\.h$/d' | list tw_public_headers
 for f in tools/thinwire-bench.c tools/bench_*.[ch]; do if [ -f "$f" ]; then echo "$f"; fi; done | list tw_bench_sources
 for f in tools/thinwire-info.c tools/info_*.[ch]; do if [ -f "$f" ]; then echo "$f"; fi; done | list tw_info_sources
+files tools/netlab '*.py' | list tw_netlab_parts
 files man '*.1' '*.3' '*.7' | list tw_man_pages
-for f in README.md LICENSE docs/*.md; do if [ -f "$f" ]; then echo "$f"; fi; done | list tw_docs
+{
+    for f in README.md LICENSE; do if [ -f "$f" ]; then echo "$f"; fi; done
+    files docs '*'
+} | list tw_docs
 files examples '*' | list tw_examples
 
 # Every C file below tests/ with a main() is a program; the others are helpers that the programs of their folder may use.
@@ -74,7 +78,6 @@ files tests/scripts 'rule-*.sh' 'add-a-codec.sh' | list tw_rule_tests
 {
     files tests '*' | sed '/\.c$/d'
     files bench '*'
-    files docs '*' | sed '/^docs\/[^\/]*\.md$/d'
     files config '*' | sed '/^config\/auto\//d'
     for f in quickstart autogen.sh VERSION .ci/run .clang-format; do if [ -f "$f" ]; then echo "$f"; fi; done
 } | list tw_extra_dist

@@ -55,7 +55,8 @@ def train(o, codec, steps):
     if o.local:
         command += ["--transport", "local", "--ranks", o.hosts]
     else:
-        lab = [o.netlab, "run", "--name", f"charlm{os.getpid()}", "--hosts", o.hosts, "--rate", o.rate, "--"]
+        lab = [o.netlab, "run", "--name", f"charlm{os.getpid()}", "--hosts", o.hosts, "--rate", o.rate]
+        lab += ["--expect-bytes-from", path, "--"]  # what charlm says it sent must have crossed the hosts' interfaces
         command = lab + command + ["--transport", "mpi"]
     command = [str(word) for word in command] + shlex.split(o.charlm_options)
     print(f"\n== {label} ==", file=sys.stderr, flush=True)

@@ -15,8 +15,9 @@ static int on_terminal(void) {
 }
 
 void report_start(const options *o, const text *t, const result *r) {
-    printf("text       %s: %u file%s, %zu bytes, xxh64 %016" PRIx64 "\n", t->source, t->files, t->files == 1 ? "" : "s",
-           t->size, t->hash);
+    printf("text       %s%s%s%s: %u file%s, %zu bytes, xxh64 %016" PRIx64 "\n", t->source,
+           *t->python ? " (Python " : "", t->python, *t->python ? ")" : "", t->files, t->files == 1 ? "" : "s", t->size,
+           t->hash);
     printf("held out   %zu characters, of which %d are predicted\n", text_heldout_chars(t, o->context), o->eval_chars);
     printf("model      %d characters x %d -> %d -> %d -> 256, %.2f M parameters\n", o->context, o->embed, o->hidden,
            o->hidden, 1e-6 * (double)r->parameters);
@@ -86,6 +87,7 @@ static void json_settings(FILE *f, const options *o, const text *t) {
     json_text(f, "rules", o->rules);
     json_text(f, "optimizer", o->optimizer == OPTIMIZER_SGD ? "sgd" : "adam");
     json_text(f, "text", t->source);
+    json_text(f, "python", t->python);
     fprintf(f, "  \"text_files\": %u,\n  \"text_bytes\": %zu,\n  \"text_xxh64\": \"%016" PRIx64 "\",\n", t->files,
             t->size, t->hash);
     fprintf(f, "  \"seed\": %" PRIu64 ",\n  \"steps\": %d,\n  \"batch\": %d,\n  \"warmup\": %d,\n", o->seed, o->steps,

@@ -89,12 +89,16 @@ static void append_folder(text *t, const char *root) {
     free(found.names);
 }
 
-static void find_library(char *where, size_t room) {
-    FILE *f = popen("python3 -c 'import sysconfig; print(sysconfig.get_paths()[\"stdlib\"])' 2>/dev/null", "r");
-    if (!f || !fgets(where, (int)room, f))
+/* Another version's library is another text: losses are compared only with those of the same one. */
+static void find_library(text *t) {
+    FILE *f = popen("python3 -c 'import platform, sysconfig; print(sysconfig.get_paths()[\"stdlib\"]); "
+                    "print(platform.python_version())' 2>/dev/null",
+                    "r");
+    if (!f || !fgets(t->source, sizeof t->source, f) || !fgets(t->python, sizeof t->python, f))
         fail(1, "python3 does not say where its standard library is; name a text with --text FILE|FOLDER");
     pclose(f);
-    where[strcspn(where, "\n")] = '\0';
+    t->source[strcspn(t->source, "\n")] = '\0';
+    t->python[strcspn(t->python, "\n")] = '\0';
 }
 
 static size_t blocks(const text *t) {
@@ -130,7 +134,7 @@ void text_load(text *t, const char *where, int context) {
     if (where)
         snprintf(t->source, sizeof t->source, "%s", where);
     else
-        find_library(t->source, sizeof t->source);
+        find_library(t);
     if (stat(t->source, &st))
         fail(1, "cannot read %s: %s", t->source, strerror(errno));
     if (S_ISDIR(st.st_mode))

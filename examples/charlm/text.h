@@ -17,6 +17,7 @@ typedef struct text {
     uint64_t hash; /* XXH64 of the text as it was read */
     unsigned files;
     char source[1024];
+    char python[32]; /* version whose library it is; empty where --text named it */
 } text;
 
 /* where: a file, a folder (its .py files without tests and site-packages, in order of relative path), or NULL for the

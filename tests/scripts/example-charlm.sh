@@ -26,8 +26,12 @@ timeout 300 "$MPIRUN" "$@" $train --transport mpi --json mpi.json
 # shellcheck disable=SC2086
 timeout 300 $train --transport local --ranks 2 --json local.json
 set +f
+timeout 300 ./charlm --transport local --ranks 2 --eval-chars 1024 --steps 1 --json own.json >own.txt
 python3 - <<'END'
-import json
+import json, platform
+own, version = json.load(open("own.json")), platform.python_version()
+assert own["python"] == version and f"(Python {version})" in open("own.txt").readline(), "the text's origin is not named"
+assert json.load(open("local.json"))["python"] == "", "a text named by --text is no Python's own"
 mpi, local = (json.load(open(f + ".json")) for f in ("mpi", "local"))
 losses = [[(point[0], point[-1]) for point in run["curve"]] for run in (mpi, local)]
 print("mpi", losses[0], "local", losses[1])

@@ -176,13 +176,39 @@ C
     result $? "$name ($(value "$tmp/count" max_tx_payload) of 8000000)"
 done
 
+# ---- the same, with the bytes from a file that the command writes ----
+told() { # told STATUS NAME JSON: the ring, whose account of itself is JSON, ends with this status
+    # shellcheck disable=SC2016 # for the ranks
+    gives "$1" "run: $2" run --name $a --hosts 2 --rate 1gbit --mpi "$kind" --expect-bytes-from "$tmp/told" -- \
+        sh -c '"$0" && printf "%s\n" "$1" >"$2"' "$tmp/ring" "$3" "$tmp/told"
+}
+if [ -x "$tmp/ring" ]; then
+    for kind in openmpi mpich; do # that of the last ring
+        command -v mpicc.$kind >/dev/null && command -v mpirun.$kind >/dev/null && last=$kind
+    done
+    kind=$last
+    told 0 "bytes by the command's own account" '{"wire_bytes": 8000000}'
+    told 0 "bytes by rows" '{"wire_bytes": 1e6, "iterations": 4, "warmup": 2}
+{"wire_bytes": 1e6, "iterations": 1, "warmup": 1, "mpi_ms": null}'
+    told 76 "a fifth more than was sent" '{"wire_bytes": 9600000}'
+    told 76 "half of what was sent" '{"wire_bytes": 4000000}'
+    told 76 "rows beside plain MPI" '{"wire_bytes": 8000000, "iterations": 1, "warmup": 0, "mpi_ms": 80.5}'
+    told 76 "no figure" '{"time": 8000000}'
+    told 76 "nothing" ''
+    touch -d '1 hour ago' "$tmp/told"
+    gives 76 "run: an old file" run --name $a --hosts 2 --rate 1gbit --mpi "$kind" --expect-bytes-from "$tmp/told" -- "$tmp/ring"
+else
+    skip "bytes by the command's own account" "no mpicc"
+fi
+
 # ---- an ordinary user ----
 name="an ordinary user"
-cp "$netlab" "$tmp/netlab" && chmod 755 "$tmp" "$tmp/netlab"
+mkdir "$tmp/bin" && cp "$netlab" "$tmp/bin/thinwire-netlab" && cp -RL "$(dirname "$netlab")/netlab" "$tmp/bin" &&
+    chmod -R a+rX "$tmp" && chmod 755 "$tmp" "$tmp/bin/thinwire-netlab"
 if [ "$(id -u)" != 0 ] || ! command -v setpriv >/dev/null || ! command -v ip >/dev/null; then
     skip "$name" "not root, so all of the above was that"
 else
-    plain() { timeout -k 5 60 setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=/tmp "$tmp/netlab" "$@" >"$tmp/log" 2>&1; }
+    plain() { timeout -k 5 60 setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=/tmp "$tmp/bin/thinwire-netlab" "$@" >"$tmp/log" 2>&1; }
     cd /
     plain limit --name $b --hosts 2 --rate 100mbit
     status=$?

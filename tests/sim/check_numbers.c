@@ -54,6 +54,26 @@ static double residual_norm(const trial *t, uint32_t l, int r) {
     return sqrt(sq);
 }
 
+/* With feedback a bound is the norms of what is held, added up, and roundings: no more, once the norms of runs that meet
+ * at a point are taken over the whole layer. */
+static bool check_tight(trial *t, uint32_t l, double bound) {
+    uint64_t n = t->layer[l].count;
+    double w = t->rc.redop == TW_AVG ? 1.0 / t->ranks : 1.0, own_sq = 0, most = t->m.rho[l];
+    for (int r = 0; r < t->ranks; r++) {
+        double sq = 0;
+        for (uint64_t i = 0; i < n; i++) {
+            double e = t->m.e[l][(uint64_t)r * n + i];
+            *(t->m.own[l][i / t->rc.tile] == r ? &own_sq : &sq) += e * e;
+        }
+        most += w * sqrt(sq);
+    }
+    most = (most + sqrt(own_sq)) * 1.001 + MOST_STEPS * (double)(n + MOST_TILE) * 0x1p-147;
+    bool known = t->ranks > 1 && !t->m.loose[l] && !t->m.native[l] && isfinite(bound); /* squares may overflow */
+    if (known && bound > most)
+        return trial_fail(t, "layer %u: bound %.9g, but what is held and was rounded is %.9g at most", l, bound, most);
+    return true;
+}
+
 static bool check_layer_report(trial *t, uint32_t l, int r, double truth, double *bound) {
     tw_layer_report y = TW_LAYER_REPORT_INIT;
     if (tw_reducer_layer_report(t->red[r], l, &y) != TW_OK)
@@ -94,7 +114,7 @@ static bool check_layers(trial *t, bool committed) {
         for (int r = 0; r < t->ranks; r++)
             if (!check_layer_report(t, l, r, truth, &bound))
                 return false;
-        if (committed && !check_untouched_bound(t, l, bound))
+        if (!check_tight(t, l, bound) || (committed && !check_untouched_bound(t, l, bound)))
             return false;
         t->m.bound[l] = bound;
         sq += t->m.native[l] ? 0 : truth * truth;

@@ -105,8 +105,11 @@ bool drive_open(trial *t) {
     cc.alloc_arg = &t->allocations;
     cc.timeout_s = t->deadline;
     tw_status s = tw_ctx_create(&cc, &t->ctx);
+    cc.alloc_arg = &t->sim_allocations; /* the network's own memory grows as it likes */
     if (s >= 0)
-        s = tw_sim_create(t->ctx, &t->net, &t->sim);
+        s = tw_ctx_create(&cc, &t->sim_ctx);
+    if (s >= 0)
+        s = tw_sim_create(t->sim_ctx, &t->net, &t->sim);
     if (s >= 0)
         s = tw_sim_comms(t->sim, t->ctx, t->comm);
     if (s < 0)
@@ -128,10 +131,13 @@ void drive_close(trial *t) {
     worst = s < 0 ? s : worst;
     s = tw_ctx_destroy(t->ctx);
     worst = s < 0 ? s : worst;
+    s = tw_ctx_destroy(t->sim_ctx);
+    worst = s < 0 ? s : worst;
     if (worst < 0)
         trial_fail(t, "closing: %s", tw_last_error());
-    else if (t->allocations)
-        trial_fail(t, "%llu allocations were not given back", (unsigned long long)t->allocations);
+    else if (t->allocations || t->sim_allocations)
+        trial_fail(t, "%llu allocations were not given back",
+                   (unsigned long long)(t->allocations + t->sim_allocations));
 }
 
 /* ---- one step ---- */
@@ -202,9 +208,18 @@ static void post(trial *t, session *s, int r, uint32_t i) {
         piece[n].in = address(t, p->has_in, p->in);
         piece[n++].out = address(t, p->has_out, p->out);
     }
+    refused_post(t, r, i, piece, n);
     tw_status st = tw_reducer_post(t->red[r], piece, n, rng_chance(&t->rng, 70) ? &s->req[i][r] : NULL);
     q->posted[i] = st >= 0;
     note(q, &q->post, st);
+}
+
+static void push_part(trial *t, int r, uint32_t l, const part *p) {
+    rank_result *q = &t->result[r];
+    tw_status st = tw_reducer_push(t->red[r], l, address(t, p->has_in, p->in), address(t, p->has_out, p->out));
+    note(q, &q->post, st);
+    if (st >= 0)
+        refused_push(t, r, l);
 }
 
 static void push(trial *t, int r, uint32_t l) {
@@ -216,8 +231,7 @@ static void push(trial *t, int r, uint32_t l) {
                 continue;
             q->posted[i] = true;
             if (p->has_in || p->has_out || rng_chance(&t->rng, 40))
-                note(q, &q->post,
-                     tw_reducer_push(t->red[r], l, address(t, p->has_in, p->in), address(t, p->has_out, p->out)));
+                push_part(t, r, l, p);
             else
                 q->unpushed = true;
         }

@@ -57,7 +57,7 @@ void model_reset(trial *t) {
         memset(m->applied[l], 0, n * sizeof(double));
         memset(m->exact[l], 0, n * sizeof(double));
         memset(m->held[l], 0, sizeof m->held[l]);
-        m->used[l] = m->native[l] = m->lossy[l] = false;
+        m->used[l] = m->native[l] = m->lossy[l] = m->loose[l] = false;
         m->rho[l] = 0;
     }
 }
@@ -168,6 +168,9 @@ static void commit_layer(trial *t, uint32_t l) {
     }
     m->used[l] = m->used[l] || ef;
     m->rho[l] += m->rho_step[l];
+    bool cut_anew = t->post || (m->last_spec[l].size && memcmp(m->last_spec, t->step.spec, sizeof m->last_spec) != 0);
+    bool some_bad = memchr(m->bad[l], 1, t->layer[l].tiles), some_away = memchr(m->away[l], 1, t->layer[l].tiles);
+    m->loose[l] = m->loose[l] || !ef || cut_anew || some_bad || some_away;
     if ((!ef || t->ranks == 1) && (s->codec != TW_CODEC_NONE || t->layer[l].dtype != TW_F32))
         m->lossy[l] = true;
 }

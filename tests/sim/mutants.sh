@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-3-Clause
-# mutants.sh [--quick] [--configs N] [NAME...]: plants the bugs of mutants.txt, one at a time, and lets the property test
-# look for them. Each must be found within N configurations (default 1000). Nothing is written to the source tree.
+# mutants.sh [--quick] [--configs N] [--seconds S] [--list FILE] [NAME...]: plants the bugs of mutants.txt (or FILE), one at
+# a time, and lets the property test look for them, S seconds at most (default 60). Each must be found by one of its checks within N configurations (default 1000); a crash or a hang counts
+# only where the bug's line says that it is expected. Nothing is written to the source tree.
 # Objects of a build are used where builddir names one; else all is compiled here.
 set -u
 export LC_ALL=C
@@ -11,12 +12,16 @@ cc=${CC:-cc}
 flags="-std=c11 -D_GNU_SOURCE -O1 -w -ffp-contract=off -I$srcdir/include -I$srcdir/src ${CPPFLAGS:-}"
 quick=0
 configs=1000
+seconds=60
 names=
+list=$here/mutants.txt
 while [ $# -gt 0 ]; do
     case $1 in
     --quick) quick=1 ;;
     --configs) configs=${2:?--configs wants a number}; shift ;;
-    -h | --help) sed -n '3,5s/^# //p' "$0"; exit 0 ;;
+    --seconds) seconds=${2:?--seconds wants a number}; shift ;;
+    --list) list=${2:?--list wants a file}; shift ;;
+    -h | --help) sed -n '3,6s/^# //p' "$0"; exit 0 ;;
     -*) echo "mutants.sh: no option $1" >&2; exit 2 ;;
     *) names="$names $1" ;;
     esac
@@ -59,21 +64,31 @@ test_library=$tmp/libtest.a
 archive "$test_library" $(find "$srcdir/tests/sim" -name '*.c' | grep -Ev '/(property|thousand|overflow)\.c$' | sort) || exit 99
 compile "$srcdir/tests/sim/property.c" "$tmp/property.o" || exit 99
 
-# search PROGRAM: 0 if the test found something; says in how many configurations.
+# search PROGRAM: how the test ended, in $ending: passed, check (one of its checks failed), crash, hang, or slow; $found
+# says more.
 search() {
-    timeout -k 5 150 "$1" --configs "$configs" --seed 1 --time-limit 120 >"$tmp/out" 2>/dev/null
+    timeout -k 5 "$seconds" "$1" --configs "$configs" --seed 1 --time-limit $((seconds * 3 / 4)) >"$tmp/out" 2>/dev/null
     status=$?
     tries=$(sed -n 's/^\([0-9]*\) passed, [0-9]* failed$/\1/p' "$tmp/out")
+    seed=$(sed -n 's/^  again: .* --only \([0-9]*\) .*/\1/p' "$tmp/out" | head -n 1)
     found=$(sed -n 's/^FAILED: //p' "$tmp/out" | head -n 1)
-    if grep -q '^FAILED: [0-9.]* s are over' "$tmp/out"; then
-        status=0 # too slow is not found
+    if [ $status -eq 0 ]; then
+        ending=passed
+    elif [ $status -eq 124 ] || [ $status -eq 137 ]; then
+        ending=hang found="stopped after $seconds s"
+    elif [ -z "$tries" ]; then
+        ending=crash found="exit status $status"
+    elif [ -z "$seed" ]; then
+        ending=slow
+    else
+        ending=check
     fi
-    [ $status -ne 0 ]
 }
 
 link_test "$tmp/property" || exit 99
-if search "$tmp/property"; then
-    echo "without any bug planted the test fails: ${found:-status $status}"
+search "$tmp/property"
+if [ $ending != passed ]; then
+    echo "without any bug planted the test fails ($ending): $found"
     echo "0 passed, 1 failed"
     exit 1
 fi
@@ -81,20 +96,37 @@ echo "without a planted bug: $configs configurations pass"
 
 caught=0
 missed=0
-try() { # try NAME FILE, script in $tmp/script
+miss() { # miss NAME WHY
+    echo "MISSED $1: $2"
+    missed=$((missed + 1))
+}
+
+# judge NAME EXPECTED: EXPECTED is empty, or "crash: why" or "hang: why". A check that finds the bug is always right.
+judge() {
+    short=$(echo "$found" | cut -c1-110)
+    if [ $ending = check ]; then
+        echo "caught $1 by a check in $((tries + 1)) configurations (seed $seed): $short"
+    elif [ $ending = "${2%%:*}" ]; then
+        echo "caught $1 by a $ending, as expected (${2#*: }): $short"
+    elif [ $ending = passed ]; then
+        miss "$1" "$configs configurations pass"
+        return
+    else
+        miss "$1" "no check finds it, the test ends by a $ending that its line does not expect: $short"
+        return
+    fi
+    caught=$((caught + 1))
+}
+
+try() { # try NAME FILE EXPECTED, script in $tmp/script
     sed -f "$tmp/script" "$srcdir/$2" >"$tmp/mutant.c" || exit 99
     if cmp -s "$srcdir/$2" "$tmp/mutant.c"; then
-        echo "MISSED $1: its script changes nothing in $2; the code has moved"
-        missed=$((missed + 1))
+        miss "$1" "its script changes nothing in $2; the code has moved"
     elif ! compile "$tmp/mutant.c" "$tmp/mutant.o" 2>"$tmp/errors" || ! link_test "$tmp/mutant" "$tmp/mutant.o" 2>>"$tmp/errors"; then
-        echo "MISSED $1: does not compile: $(head -n 3 "$tmp/errors" | tr '\n' ' ')"
-        missed=$((missed + 1))
-    elif search "$tmp/mutant"; then
-        echo "caught $1 in ${tries:+$((tries + 1)) configurations: }$(echo "${found:-a crash or a hang, status $status}" | cut -c1-110)"
-        caught=$((caught + 1))
+        miss "$1" "does not compile: $(head -n 3 "$tmp/errors" | tr '\n' ' ')"
     else
-        echo "MISSED $1: $configs configurations pass"
-        missed=$((missed + 1))
+        search "$tmp/mutant"
+        judge "$1" "$3"
     fi
 }
 
@@ -107,11 +139,13 @@ wanted() { # wanted NAME QUICK
 }
 
 # Records to $tmp/list, scripts to $tmp/NAME.sed.
-awk -v to="$tmp" '/^#/ || /^$/ { next } /^[^ ]/ { print; out = to "/" $1 ".sed"; next } { print > out }' "$here/mutants.txt" >"$tmp/list"
-while read -r name file speed; do
+awk -v to="$tmp" '/^#/ || /^$/ { next } /^[^ ]/ { print; out = to "/" $1 ".sed"; next } { print > out }' "$list" >"$tmp/list"
+while read -r name file rest; do
+    speed=${rest%% *}
+    [ "$speed" = quick ] && rest=${rest#quick} && rest=${rest# }
     if wanted "$name" "$speed"; then
         cp "$tmp/$name.sed" "$tmp/script"
-        try "$name" "$file"
+        try "$name" "$file" "$rest"
     fi
 done <"$tmp/list"
 echo "$caught caught, $missed missed"

@@ -9,7 +9,7 @@
 
 static uint64_t ranks[MOST_RANKS + 1], kinds[KIND_COUNT], faults[FAULT_COUNT], odds[ODD_COUNT], values[VALUES_COUNT];
 static uint64_t dtypes[4], codecs[4][3], redops[3], policies[4], algos[4], ops[MOST_OPS + 1], steps[MOST_STEPS + 1];
-static uint64_t sizes[7], tiles[4], verdicts[4], failures[16], pieces[8];
+static uint64_t sizes[7], tiles[4], verdicts[4], failures[16], pieces[8], refusals[REFUSAL_COUNT];
 static uint64_t posted, pushed, layers, no_overlap, phases, scaled, nan_steps, absent_somewhere, absent_everywhere,
     in_place, unwanted, parts, odd_bytes, discards, incomplete, native_ops, all_steps, layer_steps, ops_sharing,
     flushes, plans;
@@ -80,6 +80,10 @@ static void tally_ops(const trial *t) {
 
 void tally_plan(void) {
     plans++;
+}
+
+void tally_refusal(refusal_kind kind) {
+    refusals[kind]++;
 }
 
 void tally_step(const trial *t) {
@@ -158,6 +162,7 @@ void tally_print(void) {
     LINE("layer-steps", flat, "none", "none+ef", "cast", "cast+ef", "onebit", "onebit+ef");
     LINE("ops a step", ops, "0", "1", "2", "3", "4", "5", "6");
     LINE("pieces", pieces, "0", "1", "2", "3", "4", "5", "6", "7+");
+    LINE("refusals", refusals, "again", "twice", "one-less", "half-absent", "same-output", "outside", "push");
     LINE("verdicts", verdicts, "(none)", "ok", "skipped", "failed");
     print_failures();
     printf("  trials: %llu push, %llu post, %llu without overlap; %llu layers, %llu with phases\n",

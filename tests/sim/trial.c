@@ -45,7 +45,18 @@ static bool check_requests(trial *t, int r) {
     return true;
 }
 
-static bool after_clean_step(trial *t) {
+/* A step of pushes under the specs of the last one finds its plans and frames made. */
+static bool check_allocations(trial *t, uint64_t before) {
+    bool same = !t->post && t->ranks > 1 && memcmp(t->m.last_spec, t->step.spec, sizeof t->m.last_spec) == 0;
+    for (uint32_t i = 0; i < t->step.nop; i++)
+        same = same && !t->step.op[i].native; /* where no output is given, that takes memory for the sum */
+    if (same && t->allocations != before)
+        return trial_fail(t, "a step like the last one leaves %llu allocations where there were %llu",
+                          (unsigned long long)t->allocations, (unsigned long long)before);
+    return true;
+}
+
+static bool after_clean_step(trial *t, uint64_t allocations) {
     tw_status want = expected_end(t);
     bool committed = !t->step.discard && !t->step.incomplete && !model_step_is_bad(t);
     for (int r = 0; r < t->ranks; r++) {
@@ -56,6 +67,8 @@ static bool after_clean_step(trial *t) {
         if (!check_requests(t, r) || !check_memory(t, r, want))
             return false;
     }
+    if (!check_allocations(t, allocations))
+        return false;
     if (committed)
         model_commit(t);
     t->discarded = t->discarded || t->step.discard;
@@ -244,10 +257,11 @@ static bool one_step(trial *t, uint32_t index) {
     if (!trial_draw_step(t, index))
         return trial_fail(t, "out of memory");
     model_step(t);
+    uint64_t allocations = t->allocations;
     drive_step(t);
     tally_step(t);
     bool rough = t->kind != KIND_CLEAN;
-    bool ok = !t->failed && (rough ? after_rough_step(t) : after_clean_step(t));
+    bool ok = !t->failed && (rough ? after_rough_step(t) : after_clean_step(t, allocations));
     if (t->verbose)
         describe_step(t);
     trial_free_step(t);

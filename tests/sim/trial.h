@@ -74,6 +74,18 @@ typedef enum odd_kind {
     ODD_COUNT
 } odd_kind;
 
+/* Calls that clean trials make beside the right ones: refused, and as if they had not been made. */
+typedef enum refusal_kind {
+    REFUSAL_AGAIN,       /* values that the step posted before */
+    REFUSAL_TWICE,       /* values twice in one op */
+    REFUSAL_ONE_LESS,    /* one value is left out */
+    REFUSAL_HALF_ABSENT, /* a layer with and without input */
+    REFUSAL_SAME_OUTPUT, /* two pieces write the same memory */
+    REFUSAL_OUTSIDE,     /* of the layer */
+    REFUSAL_PUSH,        /* a layer is pushed once more */
+    REFUSAL_COUNT
+} refusal_kind;
+
 typedef enum values_kind {
     VALUES_PLAIN,
     VALUES_MIXED,   /* magnitudes of 2^-40 .. 2^40 side by side */
@@ -145,6 +157,7 @@ typedef struct model {
     uint8_t *own[MOST_LAYERS];  /* owner of each tile */
     bool held[MOST_LAYERS][MOST_RANKS], kept[MOST_LAYERS][MOST_RANKS];
     bool used[MOST_LAYERS], native[MOST_LAYERS], lossy[MOST_LAYERS];
+    bool loose[MOST_LAYERS]; /* no feedback, NaN, absent, or frames cut anew: its bound may be far from what is held */
     double rho[MOST_LAYERS], rho_step[MOST_LAYERS]; /* of the ledger */
     double bound[MOST_LAYERS];                      /* certificate after the last step */
     tw_spec last_spec[MOST_LAYERS];
@@ -184,8 +197,8 @@ typedef struct trial {
     bool post, verbose, others_committed;
     uint64_t next_number;
     /* library */
-    uint64_t allocations;
-    tw_ctx *ctx;
+    uint64_t allocations, sim_allocations; /* not given back yet: of communicators and reducers; of the network */
+    tw_ctx *ctx, *sim_ctx;
     tw_sim *sim;
     tw_comm *comm[MOST_RANKS];
     tw_reducer *red[MOST_RANKS];
@@ -240,6 +253,10 @@ bool drive_open(trial *t);
 void drive_close(trial *t);
 void drive_step(trial *t);
 
+/* refused.c: now and then, on one rank, before op i is posted as piece[n]; after layer l was pushed */
+void refused_post(trial *t, int rank, uint32_t op, const tw_piece *piece, uint32_t n);
+void refused_push(trial *t, int rank, uint32_t l);
+
 /* check.c, check_numbers.c */
 bool check_memory(trial *t, int rank, tw_status how); /* how: what the rank's step returned */
 bool check_canaries(trial *t);
@@ -256,6 +273,7 @@ bool trial_deviates(const trial *t, int rank); /* in this step */
 void tally_trial(const trial *t);
 void tally_step(const trial *t);
 void tally_plan(void);
+void tally_refusal(refusal_kind kind);
 void tally_print(void);
 
 #endif
