@@ -15,7 +15,7 @@ static tw_trailer2 trailer2(const tw_exec *x, const tw_frame *f, uint32_t run) {
 
 static void note_nonfinite(tw_exec *x, uint32_t layer, uint32_t code) {
     int32_t rank = (int32_t)code - 1;
-    if (x->bad_layer >= 0 && (uint32_t)x->bad_layer < layer)
+    if (x->bad_layer >= 0 && x->layer[x->bad_layer].index < x->layer[layer].index)
         return;
     if (x->bad_layer == (int32_t)layer && x->bad_rank <= rank)
         return;

@@ -44,6 +44,7 @@ typedef struct tw_cert { /* ledger of the certificate, per tile; tiles of one ru
 
 typedef struct tw_exec_layer {
     const char *name;
+    uint32_t index; /* the caller's number of the layer: of two bad ones the smaller is reported */
     uint64_t count;
     tw_dtype dtype;
     tw_spec spec;

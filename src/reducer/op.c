@@ -160,8 +160,11 @@ static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint3
     for (uint32_t i = 0; i < s->nlayer; i++) /* layers without values */
         piece0[i + 1] = piece0[i + 1] < piece0[i] ? piece0[i] : piece0[i + 1];
     for (uint32_t i = 0; i < s->nlayer; i++)
-        x->layer[i] = (tw_exec_layer){
-            .name = s->layer[i].name, .count = s->layer[i].count, .dtype = s->layer[i].dtype, .spec = s->layer[i].spec};
+        x->layer[i] = (tw_exec_layer){.name = s->layer[i].name,
+                                      .index = s->layer_of[i],
+                                      .count = s->layer[i].count,
+                                      .dtype = s->layer[i].dtype,
+                                      .spec = s->layer[i].spec};
     count_layer_wire(op);
     return TW_OK;
 }

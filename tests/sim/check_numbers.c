@@ -131,15 +131,18 @@ static bool check_layers(trial *t, bool committed) {
 
 static bool check_bad(trial *t, const tw_report *p) {
     uint64_t any = 0;
-    for (uint32_t l = 0; l < t->nlayer; l++)
+    uint32_t first = UINT32_MAX;
+    for (uint32_t l = 0; l < t->nlayer; l++) {
         any |= t->m.bad_ranks[l];
+        first = first == UINT32_MAX && t->m.bad_ranks[l] ? l : first;
+    }
     if (!any != (p->bad_layer < 0) || !any != (p->bad_rank < 0))
         return trial_fail(t, "NaN or Inf on ranks %llx, report: layer %d, rank %d", (unsigned long long)any,
                           p->bad_layer, p->bad_rank);
-    if (any && ((uint32_t)p->bad_layer >= t->nlayer || p->bad_rank >= t->ranks ||
-                !(t->m.bad_ranks[p->bad_layer] >> p->bad_rank & 1)))
-        return trial_fail(t, "report: NaN or Inf in layer %d of rank %d, where there was none", p->bad_layer,
-                          p->bad_rank);
+    if (any &&
+        ((uint32_t)p->bad_layer != first || p->bad_rank >= t->ranks || !(t->m.bad_ranks[first] >> p->bad_rank & 1)))
+        return trial_fail(t, "report: NaN or Inf in layer %d of rank %d; the first with any is layer %u", p->bad_layer,
+                          p->bad_rank, first);
     return true;
 }
 
