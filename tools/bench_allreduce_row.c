@@ -90,6 +90,9 @@ static bool make_buffers(run *u) {
             return false;
     if (c->check_every && !(u->error = calloc((size_t)(u->share_end - u->share_begin) + 1, sizeof *u->error)))
         return false;
+    if (u->w->ops->plain && c->baseline_n && bytes / 4 > INT32_MAX && u->w->rank == 0)
+        fprintf(stderr, "thinwire-bench: no plain MPI beside %llu bytes: its counts end at 2^31 - 1 values\n",
+                (unsigned long long)bytes);
     if (u->w->ops->plain && c->baseline_n && bytes / 4 <= INT32_MAX) {
         ba_source fp32 = {u->source.shape, TW_F32, u->source.seed};
         u->base_in = aligned_alloc(64, (bytes + 63) & ~(uint64_t)63);

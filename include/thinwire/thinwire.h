@@ -218,6 +218,7 @@ typedef struct tw_reducer_config {
 
 /* Collective; the same arguments on all ranks: a difference is TW_ERR_MISMATCH and names the first differing layer or
  * option; a rank that does not call it ends the others' wait at the deadline, and the communicator with TW_ERR_TIMEOUT.
+ * While it waits, ops of other reducers on this communicator do not move.
  * rules := rule {";" rule}; rule := pattern {"|" pattern} "=" phase; phase := spec ["until" step "then" phase].
  * Patterns are shell globs on layer names; the first match wins; a layer that no rule matches goes as `none`. NULL: all
  * layers `none`. Example: "*.bias|*norm*=none; *=none until 1000 then onebit+ef". */
@@ -251,7 +252,8 @@ typedef struct tw_report { /* the same on every rank, except wire_bytes and the 
     uint64_t step;
     uint64_t dense_bytes; /* what plain summing would send from one rank: 2(P-1)/P x the layers' bytes in their dtype */
     uint64_t wire_bytes;  /* what this rank gave to the transport in this step, headers and trailers included */
-    double error_bound;   /* proven: || all outputs so far - all exact results so far ||_2 over all certified layers */
+    double error_bound;   /* proven: || all outputs so far - all exact results so far ||_2 over all certified layers; Inf
+                           * once a norm is beyond fp32 */
     uint32_t uncertified; /* layers that went through a native sum in this step or before: not in error_bound */
     int32_t bad_layer;    /* first layer with NaN or Inf, or -1 */
     int32_t bad_rank;     /* the rank it came from, or -1 */
