@@ -116,6 +116,12 @@ bool ba_problem(ba_world *w, int rank, const char *format, ...) __attribute__((f
 /* Collective: whether no rank noted a failure. If one did, every world's sentence is then that rank's. */
 bool ba_agree(ba_world *w);
 
+/* Seconds in which all ranks at once can make the codec's passes over memory; NaN: not measured. */
+typedef struct ba_memory {
+    double all;   /* the encoder's reads and writes of all values, and the writes of all outputs */
+    double write; /* the writes of all outputs alone: they follow the last frame */
+} ba_memory;
+
 /* ---- one row (bench_allreduce_row.c) ---- */
 typedef struct ba_sums {                               /* of the timed iterations */
     double cpu, cpu_sys, encode, reduce, decode, wait; /* seconds: cpu over all ranks, the rest mean over ranks */
@@ -132,8 +138,8 @@ typedef struct ba_row {
     double rel_l2, bound; /* NaN: not known */
     double mpi, mpi_half; /* seconds, NaN: not measured */
     const char *mpi_best;
-    double limit;  /* seconds; NaN: no rate given */
-    double memory; /* seconds; NaN: not measured */
+    double limit; /* seconds; NaN: no rate given */
+    ba_memory memory;
     uint64_t state_bytes, frame_bytes;
     bool same, ok;
     char problem[BA_TEXT]; /* "" or why not ok */
@@ -142,9 +148,8 @@ typedef struct ba_row {
 bool ba_run_row(ba_world *w, uint64_t bytes, const char *codec, ba_row *row);
 
 /* ---- the limit that memory sets (bench_allreduce_memory.c) ----
- * Collective. Seconds in which all ranks at once can make the codec's passes over memory: the encoder's reads and
- * writes of all values, and the writes of all outputs. NaN for sim, half precision, messages below a tile or too large. */
-double ba_memory_limit(ba_world *w, const char *codec, uint64_t bytes);
+ * Collective. NaN for sim, half precision, messages below a tile or too large. */
+ba_memory ba_memory_limit(ba_world *w, const char *codec, uint64_t bytes);
 
 /* ---- output (bench_allreduce_print.c); rank 0 only ---- */
 void ba_print_header(const ba_world *w);

@@ -18,11 +18,12 @@ typedef struct passes {
 } passes;
 
 /* Seconds from the first rank's start to the last one's end: where ranks share cores, some start late. */
-static double pass(const passes *p, unsigned variant) {
+static double pass(const passes *p, unsigned variant, bool encode) {
     ba_world *w = p->w;
     w->ops->barrier(w);
     double t = w->ops->now(w);
-    skeleton_run(&p->encode, variant);
+    if (encode)
+        skeleton_run(&p->encode, variant);
     skeleton_run(&p->write, variant);
     w->ops->barrier(w);
     t = w->ops->now(w) - t;
@@ -35,7 +36,7 @@ static unsigned best_variant(const passes *p) {
     unsigned best = 0, variants = skeleton_variants(tw_isa_chosen(NULL));
     double least = INFINITY;
     for (unsigned v = 0; v < variants; v++) {
-        double t = pass(p, v);
+        double t = pass(p, v, true);
         if (t < least) {
             least = t;
             best = v;
@@ -44,20 +45,23 @@ static unsigned best_variant(const passes *p) {
     return best;
 }
 
-static double median_pass(const passes *p) {
-    double t[PASSES];
+static ba_memory median_pass(const passes *p) {
+    double all[PASSES], write[PASSES];
     unsigned variant = best_variant(p);
-    for (unsigned i = 0; i < PASSES; i++)
-        t[i] = pass(p, variant);
-    return bc_median(t, PASSES);
+    for (unsigned i = 0; i < PASSES; i++) {
+        all[i] = pass(p, variant, true);
+        write[i] = pass(p, variant, false);
+    }
+    return (ba_memory){bc_median(all, PASSES), bc_median(write, PASSES)};
 }
 
-double ba_memory_limit(ba_world *w, const char *codec, uint64_t bytes) {
+ba_memory ba_memory_limit(ba_world *w, const char *codec, uint64_t bytes) {
     tw_spec s;
     size_t n = (size_t)(bytes / sizeof(float)) / TILE * TILE;
     if (w->sim || w->cfg->dtype != TW_F32 || n == 0 || bytes > MOST_BYTES || tw_spec_parse(codec, &s) < 0)
-        return (double)NAN;
-    double bits = (double)tw_spec_bound(&s, TILE, TW_F32) * 8 / TILE, missing = 0, t = (double)NAN;
+        return (ba_memory){(double)NAN, (double)NAN};
+    double bits = (double)tw_spec_bound(&s, TILE, TW_F32) * 8 / TILE, missing = 0;
+    ba_memory t = {(double)NAN, (double)NAN};
     float *m = aligned_alloc(64, 5 * n * sizeof *m);
     missing = m == NULL;
     w->ops->fold(w, BA_MAX, &missing, 1);

@@ -78,7 +78,7 @@ void ba_print_row(const ba_world *w, const ba_row *r) {
     ms(9, r->mpi_half);
     fixed(7, 2, r->mpi / r->time_median);
     ms(8, r->limit);
-    ms(8, r->memory);
+    ms(8, r->memory.all);
     putchar('\n');
     fflush(stdout);
     if (!r->ok)
@@ -112,7 +112,8 @@ void ba_json_row(const ba_world *w, const ba_row *r, FILE *to) {
     bc_json_bool(&j, "ok", r->ok);
     bc_json_string(&j, "problem", r->ok ? NULL : r->problem);
     bc_json_bool(&j, "wire_computed", r->wire_computed);
-    bc_json_number(&j, "memory_ms", 1e3 * r->memory);
+    bc_json_number(&j, "memory_ms", 1e3 * r->memory.all);
+    bc_json_number(&j, "memory_write_ms", 1e3 * r->memory.write);
     bc_json_number(&j, "algbw_gbs", algbw);
     bc_json_number(&j, "busbw_gbs", algbw * 2 * (p - 1) / p);
     bc_json_number(&j, "speedup", r->mpi / r->time_median);

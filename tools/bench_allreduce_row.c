@@ -470,6 +470,6 @@ bool ba_run_row(ba_world *w, uint64_t bytes, const char *codec, ba_row *row) {
     if (good)
         finish(&u);
     tear_down(&u);
-    row->memory = good ? ba_memory_limit(w, codec, row->bytes) : (double)NAN;
+    row->memory = good ? ba_memory_limit(w, codec, row->bytes) : (ba_memory){(double)NAN, (double)NAN};
     return ba_agree(w) && good;
 }
