@@ -66,7 +66,8 @@ ba_memory ba_memory_limit(ba_world *w, const char *codec, uint64_t bytes) {
     missing = m == NULL;
     w->ops->fold(w, BA_MAX, &missing, 1);
     if (missing == 0) {
-        memset(m, 0x3c, 5 * n * sizeof *m); /* pages there, no denormals */
+        memset(m, 0xbc,
+               5 * n * sizeof *m); /* no denormals; negative, or the writes would be zeros, which cost a third */
         passes p = {.w = w, .encode = {.kind = SKELETON_ENCODE, .feedback = s.feedback != TW_FEEDBACK_NONE, .n = n}};
         p.encode.payload_bits = bits < 2 ? 1 : bits < 17 ? 16 : 32;
         p.encode.g = m, p.encode.e = m + n, p.encode.out = m + 2 * n;
