@@ -196,7 +196,8 @@ typedef struct tw_layer {
  *            verdict TW_VERDICT_SKIPPED
  * ERROR      as SKIP, but the step returns TW_ERR_NONFINITE on every rank, naming layer and rank */
 typedef enum tw_nonfinite { TW_NONFINITE_PROPAGATE = 1, TW_NONFINITE_SKIP = 2, TW_NONFINITE_ERROR = 3 } tw_nonfinite;
-/* NATIVE: the transport's own sum (fp32 layers under `none` only; writes user memory while in flight).
+/* NATIVE: the transport's own sum (fp32 layers under `none` only; writes user memory while in flight, says nothing of NaN;
+ * the same pieces on all ranks, which a small sum checks first).
  * SRA: split, reduce at the owner, allgather; two roundings for any number of ranks.
  * AUTO: NATIVE where all of an op is fp32 `none`, non-finite values propagate, and the transport says that its sum is fast
  * (local and sim do; MPI's non-blocking sum was 1.6 to 3.3 times slower than its ring where it was measured); else SRA. */
@@ -255,7 +256,7 @@ typedef struct tw_report { /* the same on every rank, except wire_bytes and the 
     double error_bound;   /* proven: || all outputs so far - all exact results so far ||_2 over all certified layers; Inf
                            * once a norm is beyond fp32 */
     uint32_t uncertified; /* layers that went through a native sum in this step or before: not in error_bound */
-    int32_t bad_layer;    /* first layer with NaN or Inf, or -1 */
+    int32_t bad_layer;    /* first layer with NaN or Inf, or -1; native sums are not looked at */
     int32_t bad_rank;     /* the rank it came from, or -1 */
     uint32_t reserved;
     double encode_s, reduce_s, decode_s, wait_s; /* this rank's time by kind, seconds */
@@ -310,7 +311,7 @@ TW_API tw_status tw_req_wait(tw_req *q, double timeout_s);
 TW_API tw_status tw_req_free(tw_req *q);
 
 /* Stateless: one array, no residual (feedback other than none is TW_ERR_ARG). Blocking. in == out is allowed. Collective,
- * in the order of posting. NULL spec: none. */
+ * in the order of posting; a count of 0 returns at once, so it must be 0 on all ranks. NULL spec: none. */
 TW_API tw_status tw_allreduce(tw_comm *c, const tw_spec *s, const void *in, void *out, uint64_t count, tw_dtype t,
                               tw_redop op);
 

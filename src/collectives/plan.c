@@ -112,6 +112,10 @@ static uint64_t agreement_hash(const tw_plan_in *in, uint32_t frame_bytes) {
         h = mix(h, num, sizeof num);
         h = mix(h, spec, sizeof spec);
     }
+    for (uint32_t i = 0; in->algo == TW_ALGO_NATIVE && i < in->npiece; i++) { /* each is a sum of its own */
+        uint64_t num[] = {in->piece[i].layer, in->piece[i].first, in->piece[i].count};
+        h = mix(h, num, sizeof num);
+    }
     return h;
 }
 

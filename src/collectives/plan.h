@@ -46,9 +46,15 @@ typedef enum tw_kernel {
     TW_K_DECODE,   /* frame: write the output */
     TW_K_PRESCALE, /* piece: output = input * scale, before a native sum */
     TW_K_POSTSCALE,
+    TW_K_AGREED,  /* after the first native sum of an op, of TW_AGREEMENT: do all ranks mean the same op? */
     TW_K_BARRIER, /* nothing; orders stages where overlap is off */
     TW_K_COUNT
 } tw_kernel;
+
+/* "Piece" of a native action that sums a digest of the op, at the arena's begin, before any user memory is touched. */
+#define TW_AGREEMENT    UINT32_MAX
+#define TW_AGREE_DIGITS 16u                    /* of 4 bits */
+#define TW_AGREE_VALUES (2u * TW_AGREE_DIGITS) /* fp32: the digits, their squares */
 
 typedef struct tw_action {
     uint8_t act, kernel, hop;

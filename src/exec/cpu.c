@@ -18,6 +18,8 @@ static tw_status run_kernel(tw_exec *x, const tw_action *a, uint32_t *len) {
     case TW_K_DECODE:
         tw_exec_decode(x, f);
         return TW_OK;
+    case TW_K_AGREED:
+        return tw_exec_agreed(x);
     case TW_K_PRESCALE:
         return tw_exec_prescale(x, a->frame);
     case TW_K_POSTSCALE:

@@ -44,8 +44,39 @@ tw_status tw_exec_postscale(tw_exec *x, uint32_t i) {
     return TW_OK;
 }
 
+/* What all ranks must have in common, as digits small enough that fp32 sums of them and of their squares are exact. */
+static void digits(const tw_exec *x, float v[TW_AGREE_VALUES]) {
+    uint64_t words[] = {x->stamp.plan, x->stamp.step, x->stamp.epoch}, h = tw_hash64(words, sizeof words, 0);
+    for (uint32_t k = 0; k < TW_AGREE_DIGITS; k++) {
+        v[k] = (float)(h >> 4 * k & 15);
+        v[TW_AGREE_DIGITS + k] = v[k] * v[k];
+    }
+}
+
+/* Digits with the mean of this rank's and the mean square of this rank's have no variance: all are the same. So either
+ * every rank sees that they agree or every rank sees that they do not. */
+tw_status tw_exec_agreed(const tw_exec *x) {
+    float mine[TW_AGREE_VALUES];
+    const float *sum = (const float *)(const void *)x->arena;
+    digits(x, mine);
+    for (uint32_t k = 0; k < TW_AGREE_VALUES; k++)
+        if (sum[k] != (float)x->plan->size * mine[k])
+            return tw_fail(
+                TW_ERR_MISMATCH,
+                "rank %d, step %u, layer '%s': ranks posted different ops to a native sum (layers, pieces, average or "
+                "sum, step, or a step that some discarded)",
+                x->plan->me, x->stamp.step, x->nlayer ? x->layer[0].name : "(none)");
+    return TW_OK;
+}
+
 tw_status tw_exec_native(tw_exec *x, const tw_action *a, float **buf, uint64_t *count) {
     tw_status s;
+    if (a->frame == TW_AGREEMENT) {
+        *buf = (float *)(void *)x->arena;
+        *count = TW_AGREE_VALUES;
+        digits(x, *buf);
+        return TW_OK;
+    }
     *buf = work_area(x, a->frame, &s);
     *count = x->piece[a->frame].count;
     return s;

@@ -168,7 +168,7 @@ static void poison_tile(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n,
 /* docs/design.md derives the rounding term: first order, (P + 4) * 2^-24 of what was added up, plus underflow. */
 static double rounding_bound(const tw_exec *x, const run_sum *s, double weight, uint64_t values) {
     double sums = weight * (s->norms + sqrt(s->own_sq)) + sqrt(s->x_sq) + sqrt(s->e_sq);
-    return (x->plan->size + 4) * 0x1p-24 * sums * (1 + 0x1p-15) + sqrt((double)values) * 0x1p-147;
+    return (x->plan->size + 4) * 0x1p-24 * sums * (1 + 0x1p-15) + sqrt((double)values) * (x->plan->size + 4) * 0x1p-149;
 }
 
 static tw_trailer2 certify(const tw_exec *x, const tw_tiles *run, const run_sum *s, double weight) {

@@ -10,6 +10,7 @@ uint32_t tw_exec_encode(tw_exec *x, const tw_frame *f); /* returns the frame's b
 uint32_t tw_exec_reduce(tw_exec *x, const tw_frame *f);
 tw_status tw_exec_verdict(tw_exec *x);
 void tw_exec_decode(tw_exec *x, const tw_frame *f);
+tw_status tw_exec_agreed(const tw_exec *x);
 tw_status tw_exec_prescale(tw_exec *x, uint32_t piece);
 tw_status tw_exec_postscale(tw_exec *x, uint32_t piece);
 

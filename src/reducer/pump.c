@@ -126,14 +126,16 @@ static void take_poison(tw_comm *c, int peer) {
     tw_comm_poison(c, TW_ERR_PEER, false);
 }
 
-static const char *transport_sentence(tw_comm *c) {
+static const char *transport_sentence(tw_comm *c, tw_status status) {
     const char *s = c->ops.error ? c->ops.error(c->t) : NULL;
-    return s && *s ? s : "no further word from it";
+    return s && *s ? s : tw_status_text(status);
 }
 
 static const char *layer_of_frame(const tw_op *op, const tw_action *a) {
     if (a->act == TW_A_NATIVE)
-        return op->x.layer[op->x.piece[a->frame].layer].name;
+        return a->frame < op->x.npiece ? op->x.layer[op->x.piece[a->frame].layer].name
+               : op->x.nlayer          ? op->x.layer[0].name
+                                       : "(none)";
     const tw_frame *f = &op->plan->frame[a->frame];
     return f->nrun ? op->x.layer[op->plan->run[f->run0].layer].name : "(none)";
 }
@@ -148,7 +150,7 @@ static tw_status bad_transfer(tw_comm *c, const tw_op *op, const tw_action *a, c
         return tw_fail(TW_ERR_PEER, "rank %d is gone; layer '%s' of step %u was under way", a->peer, layer,
                        op->x.stamp.step);
     return tw_fail(d->status, "%s transport, rank %d, layer '%s': %s", c->ops.name, a->peer, layer,
-                   transport_sentence(c));
+                   transport_sentence(c, d->status));
 }
 
 static void take(tw_comm *c, const tw_done *d) {
@@ -183,7 +185,7 @@ static int poll_transport(tw_comm *c) {
     do {
         n = c->ops.poll(c->t, done, BATCH);
         if (n < 0) {
-            tw_fail((tw_status)n, "%s transport: %s", c->ops.name, transport_sentence(c));
+            tw_fail((tw_status)n, "%s transport: %s", c->ops.name, transport_sentence(c, (tw_status)n));
             tw_comm_poison(c, (tw_status)n, true);
             return 1;
         }
@@ -217,7 +219,7 @@ static tw_status post_transfer(tw_comm *c, tw_op *op, uint32_t action) {
     tw_status s = c->ops.post(c->t, &x);
     if (s < 0)
         tw_fail(s, "%s transport, rank %d, layer '%s': %s", c->ops.name, a->peer, layer_of_frame(op, a),
-                transport_sentence(c));
+                transport_sentence(c, s));
     return s;
 }
 
@@ -233,7 +235,7 @@ static tw_status post_native(tw_comm *c, tw_op *op, uint32_t action) {
     s = c->ops.native_sum(c->t, buf, count, (uint64_t)op->slot << 32 | action);
     if (s < 0)
         tw_fail(s, "%s transport: native sum of %llu values: %s", c->ops.name, (unsigned long long)count,
-                transport_sentence(c));
+                transport_sentence(c, s));
     return s;
 }
 

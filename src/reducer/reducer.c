@@ -175,7 +175,7 @@ tw_status tw_reducer_destroy(tw_reducer *r) {
     }
     for (uint32_t i = 0; i < r->nflying; i++)
         if (r->flying[i]->req)
-            *r->flying[i]->req = (tw_req){.comm = r->comm, .status = r->flying[i]->status};
+            tw_req_keep(r->flying[i]->req, r->flying[i]);
     r->comm->users--;
     tw_comm *c = r->comm;
     tw_reducer_unmake(r);

@@ -75,6 +75,8 @@ struct tw_req {
     char sentence[TW_SENTENCE];
 };
 
+void tw_req_keep(tw_req *q, const tw_op *op); /* the op's end, for a request that outlives it */
+
 /* create.c: local part, then agreement */
 typedef struct tw_manifest { /* what ranks compare */
     int32_t status;

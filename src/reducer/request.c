@@ -3,8 +3,12 @@
  * Requests of tw_reducer_post. */
 #include "reducer/reducer.h"
 
-static tw_status outcome(const tw_req *q, tw_status s, const char *sentence) {
-    (void)q;
+void tw_req_keep(tw_req *q, const tw_op *op) {
+    *q = (tw_req){.comm = op->comm, .status = op->status};
+    memcpy(q->sentence, op->sentence, sizeof q->sentence);
+}
+
+static tw_status outcome(tw_status s, const char *sentence) {
     if (s < 0)
         tw_set_error(sentence);
     return s;
@@ -14,20 +18,20 @@ tw_status tw_req_test(tw_req *q) {
     if (!q)
         return tw_fail(TW_ERR_ARG, "tw_req_test: NULL");
     if (!q->op)
-        return outcome(q, q->status, q->sentence);
+        return outcome(q->status, q->sentence);
     tw_comm *c = q->op->comm;
     tw_comm_lock(c);
     if (!q->op->finished && !c->threaded)
         tw_comm_pump(c);
     tw_status s = q->op->finished ? q->op->status : TW_IN_PROGRESS;
     tw_comm_unlock(c);
-    return outcome(q, s, q->op->sentence);
+    return outcome(s, q->op->sentence);
 }
 
 tw_status tw_req_wait(tw_req *q, double timeout_s) {
     if (!q)
         return tw_fail(TW_ERR_ARG, "tw_req_wait: NULL");
-    return q->op ? tw_op_wait(q->op, timeout_s) : outcome(q, q->status, q->sentence);
+    return q->op ? tw_op_wait(q->op, timeout_s) : outcome(q->status, q->sentence);
 }
 
 tw_status tw_req_free(tw_req *q) {

@@ -14,12 +14,13 @@ static fate fate_of(const trial *t, int r, uint32_t i, tw_status how) {
     bool held_back = t->m.op_bad[i] && t->rc.nonfinite != TW_NONFINITE_PROPAGATE;
     if (!t->result[r].posted[i] && t->post)
         return FATE_UNTOUCHED;
+    bool ended = how == TW_OK || how == TW_ERR_NONFINITE || how == TW_ERR_ARG;
+    if (op->native && !ended)
+        return FATE_ANY; /* user memory is in flight there */
     if (trial_deviates(t, r))
         return FATE_EITHER;
-    if (how == TW_OK || how == TW_ERR_NONFINITE || how == TW_ERR_ARG)
+    if (ended)
         return held_back ? FATE_UNTOUCHED : FATE_WRITTEN;
-    if (op->native)
-        return FATE_ANY; /* user memory is in flight there */
     return held_back ? FATE_UNTOUCHED : FATE_EITHER;
 }
 

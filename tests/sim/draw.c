@@ -87,13 +87,11 @@ static void draw_options(trial *t) {
     c->in_flight = rng_chance(r, 20) ? 0 : (uint32_t)rng_range(r, 2, 16);
     c->no_overlap = rng_chance(r, 15);
     c->bucket_bytes = rng_chance(r, 30) ? 0 : (uint64_t)1 << rng_range(r, 4, 14);
-    if (t->kind == KIND_ODD_STEP)
-        c->algo = TW_ALGO_SRA; /* a native sum cannot see that ranks disagree */
 }
 
 /* NATIVE is refused where it cannot serve, so it is asked for only where it can. */
 static void maybe_force_native(trial *t) {
-    if (t->kind == KIND_ODD_STEP || !rng_chance(&t->rng, 6))
+    if (!rng_chance(&t->rng, t->kind == KIND_ODD_STEP ? 30 : 6))
         return;
     t->rc.algo = TW_ALGO_NATIVE;
     t->rc.nonfinite = TW_NONFINITE_PROPAGATE;

@@ -110,7 +110,7 @@ bool model_crosses(const trial *t) {
     bool any = false;
     for (uint32_t i = 0; i < t->step.nop; i++)
         for (uint32_t l = 0; l < t->nlayer; l++)
-            any = any || (!t->step.op[i].native && t->step.op[i].tiles[l] > 0);
+            any = any || t->step.op[i].tiles[l] > 0;
     return any && t->ranks > 1;
 }
 

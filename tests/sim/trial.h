@@ -246,7 +246,7 @@ bool model_step_is_bad(const trial *t);
 void model_tile(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
 void model_native(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
 bool model_op_is_native(const op_plan *op); /* and sums anything */
-bool model_crosses(const trial *t);         /* some SRA frame goes over the wire in this step */
+bool model_crosses(const trial *t);         /* something goes over the wire in this step */
 
 /* drive.c */
 bool drive_open(trial *t);
