@@ -311,6 +311,25 @@ static void test_nonfinite(void) {
 
 static long allocations, live, fail_at;
 
+/* One bit loses nothing of values of one size, so the bound is what rounding may have cost, and that is known: every
+ * rank's norm counts, the owner's raw part like the others. */
+static void test_bound_of_exact_steps(void) {
+    world w;
+    tw_report rep[P];
+    CU_ASSERT_EQUAL(open_world(&w, NULL, "*=onebit+ef", NULL), TW_OK);
+    for (int r = 0; r < P; r++)
+        for (int i = 0; i < N + 5; i++)
+            w.in[r][i] = 1000.0f;
+    for (int r = 0; r < P; r++)
+        rep[r] = (tw_report)TW_REPORT_INIT;
+    CU_ASSERT_EQUAL(step(&w, 0, rep), TW_OK);
+    CU_ASSERT(outputs_are(&w, 1000.0f));
+    double norm = 1000.0 * sqrt(N + 5), least = (P + 4) * 0x1p-24 * (norm + norm);
+    CU_ASSERT(rep[0].error_bound >= least);
+    CU_ASSERT(rep[0].error_bound < 1.01 * least);
+    close_world(&w);
+}
+
 static void *counting_alloc(void *arg, size_t bytes, size_t align) {
     (void)arg;
     if (++allocations == fail_at)
@@ -481,6 +500,7 @@ int main(void) {
         UNIT_TEST(test_requests),
         UNIT_TEST(test_discard_and_reset),
         UNIT_TEST(test_nonfinite),
+        UNIT_TEST(test_bound_of_exact_steps),
         UNIT_TEST(test_memory_estimate),
         UNIT_TEST(test_every_allocation_fails),
         UNIT_TEST(test_progress_thread),
