@@ -13,11 +13,37 @@ dnl C11, and the flags without which bytes would differ between builds.
 AC_DEFUN([TW_C11], [
     AS_CASE([" $CFLAGS "], [*" -std="*], [], [CC="$CC -std=c11"])
     TW_CFLAGS="-fvisibility=hidden"
-    TW_TRY_CFLAG([TW_CFLAGS], [-fno-fast-math])
     TW_TRY_CFLAG([TW_CFLAGS], [-fno-math-errno])
-    TW_TRY_CFLAG([TW_CFLAGS], [-ffp-contract=off])
     TW_TRY_CFLAG([TW_CFLAGS], [-pthread])
     AC_SUBST([TW_CFLAGS])
+])
+
+dnl Flags that keep floating-point values as written. They follow the user's, since the last one counts; and they stand in
+dnl TW_CFLAGS too, for `make CFLAGS=...`. Tried without the user's, about which clang may warn. -ffp-contract is the last
+dnl one: clang's -fno-fast-math changes it.
+AC_DEFUN([TW_EXACT_MATH], [
+    AC_MSG_CHECKING([that CFLAGS do not ask for -ffast-math])
+    AC_COMPILE_IFELSE([AC_LANG_PROGRAM([[
+#if defined(__FAST_MATH__)
+#error fast-math
+#endif]])], [AC_MSG_RESULT([yes])],
+        [AC_MSG_RESULT([no])
+         AC_MSG_ERROR([CFLAGS ask for -ffast-math (or -Ofast): ranks would no longer agree bit for bit. Remove it.])])
+    tw_exact_cflags=
+    tw_user_cflags=$CFLAGS
+    CFLAGS=
+    m4_foreach_w([tw_flag], [-fno-fast-math -fno-unsafe-math-optimizations -fno-associative-math -fno-reciprocal-math
+        -fno-finite-math-only -fsigned-zeros -fno-single-precision-constant -fno-approx-func -fexcess-precision=standard
+        -fdenormal-fp-math=ieee -mno-daz-ftz -ffp-contract=off],
+        [TW_TRY_CFLAG([tw_exact_cflags], tw_flag)])
+    AS_CASE([$host_cpu], [x86_64], [TW_TRY_CFLAG([tw_exact_cflags], [-mfpmath=sse])])
+    CFLAGS="$tw_user_cflags$tw_exact_cflags"
+    TW_CFLAGS="$TW_CFLAGS$tw_exact_cflags"
+    AC_MSG_CHECKING([that floating-point arithmetic is IEEE 754's])
+    AC_COMPILE_IFELSE([AC_LANG_SOURCE([[#include "$srcdir/src/core/ieee.h"
+int tw_translation_unit;]])], [AC_MSG_RESULT([yes])],
+        [AC_MSG_RESULT([no])
+         AC_MSG_ERROR([with these CFLAGS or this compiler values would be rounded otherwise than everywhere: ranks would no longer agree bit for bit. src/core/ieee.h says what is asked, config.log which of it failed.])])
 ])
 
 AC_DEFUN([TW_WARNINGS], [

@@ -84,7 +84,7 @@ static const bc_opt options[] = {
     {O_BUCKET, 0, "bucket", "SIZE", "layers are fused up to this size (default: the library's, 4M)"},
     {O_TILE, 0, "tile", "N", "values a tile (default 4096)"},
     {O_PROGRESS, 0, "progress", "MODE", "poll (default) or thread"},
-    {O_TIMEOUT, 0, "timeout", "SECONDS", "deadline of every wait (default: the library's)"},
+    {O_TIMEOUT, 0, "timeout", "SECONDS", "deadline of every wait, above 0 (default: the library's)"},
     {O_JSON, 0, "json", "FILE", "also write one JSON object a row to FILE (- : standard output instead of the table)"},
     {O_HELP, 'h', "help", NULL, "this text"},
     {0, 0, NULL, NULL, NULL}};
@@ -133,7 +133,7 @@ static void help(void) {
         "memory: all ranks at once making the codec's passes over memory and nothing else (fp32, up to 256M).\n\n"
         "Exit status: 0 all rows good; 1 ranks differ, a canary was touched, the certificate is below the true error, "
         "a time\n"
-        "is under the wire limit, or the run failed; 2 the command line was wrong.");
+        "is under the wire limit, the run failed, or output could not be written; 2 the command line was wrong.");
 }
 
 static bool word(const bc_args *a, const char *option, const char *value, const char *const *valid, int *index) {
@@ -257,7 +257,8 @@ static bool set_number(const bc_args *a, ba_config *c, int id, const char *v) {
     case O_COMPUTE:
         return real(a, "--compute", v, &c->compute);
     case O_TIMEOUT:
-        return real(a, "--timeout", v, &c->timeout_s);
+        return real(a, "--timeout", v, &c->timeout_s) &&
+               (c->timeout_s > 0 || (bc_usage_error(a, "--timeout: must be above 0 seconds"), false));
     case O_FRAME:
         return size(a, "--frame", v, 1u << 20, &bytes) && (c->reducer.frame_bytes = (uint32_t)bytes, true);
     case O_IN_FLIGHT:
@@ -286,6 +287,15 @@ static bool set(const bc_args *a, ba_config *c, int id, const char *v) {
     default:
         return set_word(a, c, id, v, &done) && (done || set_number(a, c, id, v));
     }
+}
+
+/* How many ranks an mpirun started; 0: not said. */
+static int launched_ranks(void) {
+    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", NULL};
+    for (int i = 0; names[i]; i++)
+        if (getenv(names[i]))
+            return atoi(getenv(names[i]));
+    return 0;
 }
 
 /* Ranks of an mpirun: the launchers' variables, since MPI must not be initialised for a usage error or --help. */
@@ -335,6 +345,10 @@ static bool settle(const bc_args *a, ba_config *c, bool under_mpirun) {
     if (c->transport == BA_MPI && !have_mpi)
         return bc_usage_error(a,
                               "--transport mpi: this build has no MPI (configure --with-mpi); local and sim are there"),
+               false;
+    if (c->transport != BA_MPI && launched_ranks() > 1)
+        return bc_usage_error(a, "--transport %s needs no mpirun: each of its %d processes would run all ranks%s", name,
+                              launched_ranks(), have_mpi ? "" : "; this build has no MPI (configure --with-mpi)"),
                false;
     if (c->transport == BA_MPI && c->ranks)
         return bc_usage_error(a, "--ranks is for local and sim; mpirun -n says how many ranks mpi has"), false;

@@ -392,7 +392,8 @@ static void help(void) {
          "process).\n"
          "Inputs are normal numbers of 64 layers with scales 1e-4 to 1e-2, new for every encode.\n");
     bc_print_options(stdout, options);
-    puts("\nExit status: 0 all good; 1 a decoded value, residual or payload was wrong; 2 the command line was wrong.");
+    puts("\nExit status: 0 all good; 1 a decoded value, residual or payload was wrong, or output could not be "
+         "written;\n2 the command line was wrong.");
 }
 
 static int take_option(config *c, const bc_args *a, int id, const char *value) {

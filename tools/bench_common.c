@@ -340,8 +340,22 @@ void bc_cpu_model(char *buf, size_t cap) {
 }
 
 bool bc_close_json(FILE *to, const char *mode) {
-    bool good = !to || (!ferror(to) && (to == stdout ? fflush(stdout) : fclose(to)) == 0);
+    if (to == stdout)
+        return true; /* bc_end_output looks after it */
+    bool good = !to || !ferror(to);
+    if (to && fclose(to) != 0)
+        good = false;
     if (!good)
         fprintf(stderr, "thinwire-bench %s: the JSON file could not be written\n", mode);
     return good;
+}
+
+int bc_end_output(const char *program, int status) {
+    errno = 0;
+    bool lost = fflush(stdout) != 0;
+    if (!lost && !ferror(stdout))
+        return status;
+    fprintf(stderr, "%s: standard output could not be written%s%s\n", program, lost && errno ? ": " : "",
+            lost && errno ? strerror(errno) : "");
+    return status == BC_EXIT_USAGE ? status : BC_EXIT_FAILED;
 }

@@ -66,8 +66,11 @@ void bc_json_bool(bc_json *j, const char *key, bool value);
 void bc_json_open(bc_json *j, const char *key, char bracket); /* key NULL inside an array; bracket '{' or '[' */
 void bc_json_close(bc_json *j, char bracket);                 /* '}' or ']' */
 void bc_json_end(bc_json *j);                                 /* closes the object and the line, and flushes */
-/* The file or standard output, NULL: none. False, and a sentence on standard error, if something was not written. */
+/* NULL: none; standard output stays open. False, and a sentence on standard error, if something was not written. */
 bool bc_close_json(FILE *to, const char *mode);
+/* Flushes standard output at the end of a program. Returns status; if something was not written, says so and turns
+ * BC_EXIT_OK and 3 (thinwire-info: bad environment) into BC_EXIT_FAILED. */
+int bc_end_output(const char *program, int status);
 
 void bc_cpu_model(char *buf, size_t cap);
 

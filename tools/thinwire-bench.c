@@ -18,11 +18,11 @@ static void help(FILE *to) {
           "codec       speed of one core beside a loop with the same reads and writes\n\n"
           "  -h, --help       this text; `thinwire-bench MODE --help` lists the options of a mode\n"
           "      --version    version of the library that is loaded\n\n"
-          "Exit status: 0 all good; 1 a check failed; 2 the command line was wrong.\n",
+          "Exit status: 0 all good; 1 a check failed or output could not be written; 2 the command line was wrong.\n",
           to);
 }
 
-int main(int argc, char **argv) {
+static int run(int argc, char **argv) {
     static const char *const modes[] = {"allreduce", "codec", "--help", "--version", NULL};
     const char *mode = argc > 1 ? argv[1] : "";
     if (!strcmp(mode, "allreduce"))
@@ -42,4 +42,8 @@ int main(int argc, char **argv) {
     else
         fprintf(stderr, "thinwire-bench: unknown mode \"%s\"; did you mean \"%s\"?\n", mode, bc_nearest(mode, modes));
     return BC_EXIT_USAGE;
+}
+
+int main(int argc, char **argv) {
+    return bc_end_output("thinwire-bench", run(argc, argv));
 }

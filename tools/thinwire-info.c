@@ -10,6 +10,8 @@
 #include <thinwire/experimental.h>
 #include <thinwire/thinwire.h>
 
+#include "bench_common.h"
+
 /* ---- one JSON object over several lines ---- */
 
 static void quoted(const char *s) {
@@ -174,23 +176,28 @@ static void show_transports(int json) {
         const char *name, *abandon, *detects, *native, *text;
     } rows[] = {{"local", "yes", "yes", "yes", "ranks are threads of one process"},
                 {"sim", "yes", "if asked", "yes", "all ranks in one thread, virtual clock, seeded faults"},
-                {"mpi", "no", "no", "yes", "libthinwire-mpi; a lost peer ends in TW_ERR_TIMEOUT"}};
+                {"mpi", "no", "no", "yes", "libthinwire-mpi; a lost peer ends in TW_ERR_TIMEOUT"},
+                {"mpi", "-", "-", "-", "not in this build (configure --with-mpi)"}};
+    bool lacks_mpi = !strcmp(build_mpi(), "no");
     if (json)
         puts("\"transports\": [");
     else
         printf("\nTransports   %-8s %-8s %-10s\n", "abandon", "detects", "native sum");
-    for (int i = 0; i < 3; i++)
+    for (int k = 0; k < 3; k++) {
+        int i = k == 2 && lacks_mpi ? 3 : k;
         if (json) {
             fputs("  {", stdout);
             pair("name", rows[i].name, ", ");
+            pair("in_build", i == 3 ? "no" : "yes", ", ");
             pair("abandon", rows[i].abandon, ", ");
             pair("detects", rows[i].detects, ", ");
             pair("native_sum", rows[i].native, ", ");
-            pair("note", rows[i].text, i == 2 ? "}\n" : "},\n");
+            pair("note", rows[i].text, k == 2 ? "}\n" : "},\n");
         } else {
             printf("  %-10s %-8s %-8s %-10s  %s\n", rows[i].name, rows[i].abandon, rows[i].detects, rows[i].native,
                    rows[i].text);
         }
+    }
     if (json)
         puts("],");
 }
@@ -254,7 +261,7 @@ static void help(FILE *to) {
           to);
 }
 
-int main(int argc, char **argv) {
+static int run(int argc, char **argv) {
     const char *arg = argc > 1 ? argv[1] : "";
     int json = argc == 2 && !strcmp(arg, "--json");
     if (argc == 2 && (!strcmp(arg, "--help") || !strcmp(arg, "-h"))) {
@@ -279,5 +286,9 @@ int main(int argc, char **argv) {
     int bad = show_environment(json);
     if (json)
         puts("}");
-    return fflush(stdout) || ferror(stdout) ? 1 : bad ? 3 : 0;
+    return bad ? 3 : 0;
+}
+
+int main(int argc, char **argv) {
+    return bc_end_output("thinwire-info", run(argc, argv));
 }

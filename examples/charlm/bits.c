@@ -28,6 +28,16 @@ _Noreturn void fail(int status, const char *format, ...) {
     _Exit(status); /* not exit(): it would tear down what other threads still use */
 }
 
+void warn(const char *format, ...) {
+    char line[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    if (!fail_silent)
+        fprintf(stderr, "charlm: warning: %s\n", line);
+}
+
 void *need(size_t bytes) {
     size_t room = (bytes + 63) / 64 * 64;
     void *p = aligned_alloc(64, room ? room : 64);

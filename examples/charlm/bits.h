@@ -36,6 +36,8 @@ uint64_t xxh64(const void *data, size_t bytes, uint64_t seed);
 void *need(size_t bytes);
 /* Prints "charlm: ..." to stderr and ends the program with `status`; under MPI it takes the other ranks along. */
 _Noreturn void fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Prints "charlm: warning: ..." to stderr, unless fail_silent. */
+void warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 extern void (*fail_hook)(int status); /* main sets it once MPI runs */
 extern int fail_silent;               /* what every rank would say alike is said by one */
 

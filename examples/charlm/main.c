@@ -33,6 +33,24 @@ static const char *launcher_rank(void) {
     return NULL;
 }
 
+static int launcher_ranks(void) {
+    const char *size = getenv("OMPI_COMM_WORLD_SIZE");
+    size = size ? size : getenv("PMI_SIZE");
+    return size ? atoi(size) : 1;
+}
+
+/* Whether the workers are MPI ranks; refuses --ranks that would not count, and runs that would be several. */
+static int settle_transport(options *o, const char *rank) {
+    int mpi = o->transport == TRANSPORT_MPI || (o->transport == TRANSPORT_AUTO && rank);
+    if (mpi && o->ranks)
+        fail(2, "--ranks is for --transport local; mpirun -n says how many workers MPI has");
+    if (!mpi && launcher_ranks() > 1)
+        fail(2, "--transport local needs no mpirun: each of its %d processes would run all workers", launcher_ranks());
+    if (!o->ranks)
+        o->ranks = 4;
+    return mpi;
+}
+
 static void abort_mpi(int status) {
     MPI_Abort(MPI_COMM_WORLD, status);
 }
@@ -122,6 +140,17 @@ static void need_writable(const char *path) {
         fclose(f);
 }
 
+/* Status 1 if what was printed did not arrive. */
+static int end_output(int status) {
+    errno = 0;
+    int lost = fflush(stdout) != 0;
+    if (!lost && !ferror(stdout))
+        return status;
+    fprintf(stderr, "charlm: standard output could not be written%s%s\n", errno ? ": " : "",
+            errno ? strerror(errno) : "");
+    return status ? status : 1;
+}
+
 int main(int argc, char **argv) {
     options o;
     text t;
@@ -132,23 +161,23 @@ int main(int argc, char **argv) {
     if (o.help) {
         if (rank0)
             options_help();
-        return 0;
+        return end_output(0);
     }
     if (o.plot)
         plot_check(&o);
     if (o.plot_from) {
         if (rank0)
             plot_files(&o);
-        return 0;
+        return end_output(0);
     }
+    int use_mpi = settle_transport(&o, rank);
     train_check(&o);
     if (rank0)
         need_writable(o.json), need_writable(o.plot);
     openblas_set_num_threads(1); /* a worker is one core */
     text_load(&t, o.text, o.context);
     fail_silent = 0;
-    int use_mpi = o.transport == TRANSPORT_MPI || (o.transport == TRANSPORT_AUTO && rank);
     int status = use_mpi ? run_mpi(&o, &t, &argc, &argv) : run_local(&o, &t);
     text_free(&t);
-    return status;
+    return end_output(status);
 }

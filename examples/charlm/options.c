@@ -73,7 +73,7 @@ void options_help(void) {
         snprintf(left, sizeof left, "--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
         printf("  %-29s %s\n", left, o->help);
     }
-    puts("\nexit status: 0 done and replicas identical, 1 failed while running, 2 wrong usage");
+    puts("\nexit status: 0 done and replicas identical, 1 failed while running or output lost, 2 wrong usage");
 }
 
 static size_t edits(const char *a, const char *b) /* Levenshtein; words here are short */
@@ -160,8 +160,7 @@ static void defaults(options *o) {
 }
 
 void options_parse(options *o, int argc, char **argv) {
-    *o = (options){.ranks = 4,
-                   .steps = 1000,
+    *o = (options){.steps = 1000,
                    .batch = 32,
                    .warmup = -1,
                    .context = 16,

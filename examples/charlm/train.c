@@ -4,11 +4,13 @@
 #include "model.h"
 #include "report.h"
 
+#include <fnmatch.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define LN2 0.69314718055994530942
+#define SPACE " \t\n\v\f\r"
+#define LN2   0.69314718055994530942
 
 enum { DATA_STREAM = 1000 }; /* weights draw from streams 0..LAYERS-1 */
 enum { EVAL_BATCH = 256 };
@@ -155,6 +157,33 @@ static void layers_of(const model *m, tw_layer *layers) {
         layers[l] = (tw_layer)TW_LAYER(layer_name[l], m->count[l]);
 }
 
+static int matches_layer(const char *pattern) {
+    for (int l = 0; l < LAYERS; l++)
+        if (fnmatch(pattern, layer_name[l], 0) == 0)
+            return 1;
+    return 0;
+}
+
+/* Layers that no rule names go uncompressed; a pattern without a layer is more likely a slip than meant. The rules are
+ * known to be right: PATTERN {"|" PATTERN} "=" ..., with ";" between them. */
+static void warn_unmatched(const char *rules) {
+    char names[512] = "", *copy = need(strlen(rules) + 1), *rule_end, *pattern_end;
+    for (int l = 0; l < LAYERS; l++)
+        snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", l ? ", " : "", layer_name[l]);
+    strcpy(copy, rules);
+    for (char *rule = strtok_r(copy, ";", &rule_end); rule; rule = strtok_r(NULL, ";", &rule_end)) {
+        rule[strcspn(rule, "=")] = 0;
+        for (char *p = strtok_r(rule, "|", &pattern_end); p; p = strtok_r(NULL, "|", &pattern_end)) {
+            p += strspn(p, SPACE);
+            for (size_t n = strlen(p); n && strchr(SPACE, p[n - 1]); n--)
+                p[n - 1] = 0;
+            if (*p && !matches_layer(p))
+                warn("--rules: no layer matches \"%s\"; the layers are %s", p, names);
+        }
+    }
+    free(copy);
+}
+
 void train_check(const options *o) {
     tw_memory memory = TW_MEMORY_INIT;
     tw_layer layers[LAYERS];
@@ -163,6 +192,7 @@ void train_check(const options *o) {
     layers_of(&m, layers);
     if (tw_reducer_estimate(0, 1, layers, LAYERS, o->rules, NULL, &memory) < 0)
         fail(2, "--rules \"%s\": %s", o->rules, tw_last_error());
+    warn_unmatched(o->rules);
 }
 
 static void start(worker *w) {

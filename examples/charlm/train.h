@@ -25,7 +25,8 @@ typedef struct result { /* the same on every rank; times are means over ranks, b
     int points;
 } result;
 
-/* Ends the program with status 2 if the rules are wrong; before anything is read or started. */
+/* Ends the program with status 2 if the rules are wrong, warns of patterns that match no layer; before anything is read
+ * or started. */
 void train_check(const options *o);
 /* Collective over comm. Ends the program with a sentence on any failure. */
 void train(const options *o, const text *t, tw_comm *comm, result *out);

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <thinwire/thinwire.h>
 #include <thinwire/experimental.h>
+#include "core/ieee.h"
 
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "Thinwire writes little-endian frames by copying memory; big-endian hosts are not supported yet"

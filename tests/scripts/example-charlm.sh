@@ -27,6 +27,31 @@ timeout 300 "$MPIRUN" "$@" $train --transport mpi --json mpi.json
 timeout 300 $train --transport local --ranks 2 --json local.json
 set +f
 timeout 300 ./charlm --transport local --ranks 2 --eval-chars 1024 --steps 1 --json own.json >own.txt
+
+# gives STATUS TEXT COMMAND...: ends with this status and says TEXT
+gives() {
+    want=$1 said=$2 status=0
+    shift 2
+    timeout 300 "$@" >said.txt 2>&1 || status=$?
+    if [ $status != "$want" ] || ! grep -q -e "$said" said.txt; then
+        echo "$*: exit status $status, wanted $want and \"$said\""
+        cat said.txt
+        exit 1
+    fi
+}
+few="--eval-chars 1024 --steps 1 --context 2 --embed 4 --hidden 8 --text $text"
+# shellcheck disable=SC2086
+gives 2 "charlm: --ranks is for --transport local" env OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2 ./charlm --ranks 3 $few
+# shellcheck disable=SC2086
+gives 2 "charlm: --transport local needs no mpirun" env PMI_RANK=0 PMI_SIZE=2 ./charlm --transport local $few
+# shellcheck disable=SC2086
+gives 0 'warning: --rules: no layer matches "hidden"; the layers are embed, hidden1.weight' \
+    ./charlm --ranks 2 $few --rules "embed | hidden=onebit+ef; *.bias=none"
+[ "$(grep -c warning said.txt)" = 1 ]
+if [ -w /dev/full ]; then
+    # shellcheck disable=SC2086
+    gives 1 "charlm: standard output could not be written" sh -c 'exec "$@" >/dev/full' sh ./charlm --quiet --ranks 2 $few
+fi
 python3 - <<'END'
 import json, platform
 own, version = json.load(open("own.json")), platform.python_version()

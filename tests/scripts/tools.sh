@@ -54,5 +54,33 @@ for transport in local sim; do
     # shellcheck disable=SC2086
     gives 0 . "$bench" $small --transport $transport --baseline none
 done
+gives 2 "--timeout: must be above 0" "$bench" allreduce --timeout 0
+for size in OMPI_COMM_WORLD_SIZE PMI_SIZE; do
+    for transport in local sim; do
+        # shellcheck disable=SC2086
+        gives 2 "--transport $transport needs no mpirun: each of its 3 processes" env $size=3 "$bench" $small --transport $transport
+    done
+    # shellcheck disable=SC2086
+    gives 0 . env $size=1 "$bench" $small --transport sim
+done
+if "$info" | grep -q '^  mpi  *no$'; then
+    gives 0 '"name": "mpi", "in_build": "no", "abandon": "-".*not in this build' "$info" --json
+else
+    gives 0 '"name": "mpi", "in_build": "yes", "abandon": "no"' "$info" --json
+fi
+if [ -w /dev/full ]; then
+    lost="standard output could not be written: No space left"
+    full='exec "$@" >/dev/full'
+    for option in "" --json --help --version; do
+        gives 1 "thinwire-info: $lost" sh -c "$full" sh "$info" ${option:+$option}
+    done
+    gives 1 "thinwire-bench: $lost" sh -c "$full" sh "$bench" --version
+    # shellcheck disable=SC2086
+    gives 1 "thinwire-bench: standard output could not be written" sh -c "$full" sh $codec
+    # shellcheck disable=SC2086
+    gives 1 "thinwire-bench: standard output could not be written" sh -c "$full" sh "$bench" $small --transport sim
+    # shellcheck disable=SC2086
+    gives 1 "thinwire-bench: standard output could not be written" sh -c "$full" sh "$bench" $small --transport sim --json -
+fi
 echo "1..$n"
 exit $bad

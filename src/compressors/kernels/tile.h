@@ -8,10 +8,6 @@
 
 #include "compressors/codec.h"
 
-#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
-#error "the codec loops need IEEE arithmetic: do not compile them with -ffast-math"
-#endif
-
 #define TW_INLINE         static inline __attribute__((always_inline))
 #define TW_LANES          32u   /* values of one row */
 #define TW_SEGMENT        1024u /* values summed in fp32 before a tree or a double takes over */
