@@ -129,6 +129,13 @@ if [ $have_mpi = 1 ]; then
 
     # ---- a lab that lasts as long as the command ----
     gives 7 "run: the command's exit status" run --name $a --hosts 1 --rate none "${mpi[@]}" -- sh -c 'exit 7'
+    # shellcheck disable=SC2016 # for the ranks
+    gives 124 "run: --timeout ends it" run --name $a --hosts 3 --rate none "${mpi[@]}" --timeout 3 -- \
+        sh -c "test \"\${OMPI_COMM_WORLD_RANK-\$PMI_RANK}\" = 1 || exec sleep $mark"
+    grep -q 'not done after 3 s: the command still ran on ranks 0, 2 of 3$' "$tmp/log" && none_left
+    result $? "run: --timeout names the ranks that still ran, and leaves nothing"
+    gives 0 "run: done before --timeout" run --name $a --hosts 2 --rate none "${mpi[@]}" --timeout 50 -- true
+    gives 2 "a timeout that is none" run --timeout 0 -- true
     begin_sleep
     kill -INT -- -$job # the whole group, as a terminal does
     ends 130 "Ctrl-C leaves nothing"
