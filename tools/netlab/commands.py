@@ -167,7 +167,7 @@ def parser(given):
     size = argparse.ArgumentParser(add_help=False)
     size.add_argument("--hosts", type=whole(1, MAX_HOSTS), metavar="N", help="number of hosts (default: 4)")
     size.add_argument("--rate", type=parse_rate, metavar="R",
-                      help="100mbit, 1gbit, 2.5gbit, 10gbit or the like, or none (default: 1gbit)")
+                      help="from 1mbit to 400gbit, as in 100mbit or 2.5gbit, or none (default: 1gbit)")
     subs.add_parser("up", parents=[name, size], help="make a lab that stays up").set_defaults(work=cmd_up)
     subs.add_parser("down", parents=[name], help="remove a lab and all that runs in it").set_defaults(work=cmd_down)
     limit = subs.add_parser("limit", parents=[name, size], help="measure the goodput between two hosts")

@@ -72,7 +72,11 @@ def mpirun_line(lab, args, path, kind, agent):
         env = {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "eth0"}
         if "UCX_RNDV_THRESH" not in os.environ:
             env["UCX_RNDV_THRESH"] = "131072"
-    return line + ["-np", str(ranks)] + args.mpirun_arg + args.command, env
+    command = args.command
+    if kind == "openmpi" and "PATH" in os.environ:
+        # Started by absolute path, Open MPI puts its own folder first in the ranks' PATH.
+        command = [shutil.which("env") or "/usr/bin/env", "PATH=" + os.environ["PATH"]] + command
+    return line + ["-np", str(ranks)] + args.mpirun_arg + command, env
 
 
 def ranks_here():
