@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # What the tools say and how they end when their environment or their options are wrong, as TAP.
 set -u
-: "${builddir:?}"
+: "${srcdir:?}" "${builddir:?}"
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 info=$builddir/thinwire-info
@@ -54,5 +54,13 @@ for transport in local sim; do
     # shellcheck disable=SC2086
     gives 0 . "$bench" $small --transport $transport --baseline none
 done
+for rate in 500kbit 0mbit 401gbit fast; do
+    gives 2 '--rate wants 1mbit to 400gbit' "$srcdir/quickstart" --rate $rate
+done
+for words in --jobs "--jobs 0" --jobs=x --stage= --stage "--jobs 2 --stage"; do
+    # shellcheck disable=SC2086 # words
+    gives 2 '^usage: ./check' "$srcdir/check" $words
+done
+gives 2 'no stage none' "$srcdir/check" --jobs=2 --stage none
 echo "1..$n"
 exit $bad
