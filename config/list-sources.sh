@@ -39,7 +39,8 @@ files man '*.1' '*.3' '*.7' | list tw_man_pages
     for f in README.md LICENSE; do if [ -f "$f" ]; then echo "$f"; fi; done
     files docs '*'
 } | list tw_docs
-files examples '*' | list tw_examples
+files examples '*' | sed '/\.py$/d' | list tw_examples
+files examples/charlm '*.py' | list tw_charlm_scripts
 
 # Every C file below tests/ with a main() is a program; the others are helpers that the programs of their folder may use.
 with_main() { while read -r f; do if has_main "$f"; then echo "$f"; fi; done; }

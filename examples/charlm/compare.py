@@ -138,6 +138,10 @@ def table(o, runs):
             print("  " + "-" * (sum(widths) + 3 * (len(widths) - 1)))
     if not o.local:
         print(f"\n  {goal:.3f} is where {name} ends. Time is training only; evaluations are left out.")
+        for run in runs:
+            if run["steps"] != base["steps"]:
+                print(f"  \"{run['label']}\": fewer bytes and speed-up compare all its {run['steps']} steps with the "
+                      f"{base['steps']} of {name}.")
 
 
 def plot(o, runs):

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-3-Clause
 # What `make install` put below THINWIRE_PREFIX is whole: links and pictures of its documents lead to installed files, and
-# every manual page of a program has that program.
+# every manual page of a program has that program; compare.py can be run, as its README says.
 set -u
 : "${THINWIRE_PREFIX:?}"
 good=0
@@ -27,5 +27,7 @@ for page in "$THINWIRE_PREFIX"/share/man/man1/*.1; do
     program=$(basename "$page" .1)
     there "$THINWIRE_PREFIX/bin/$program" "$program.1 is installed, $program is not"
 done
+there "$(find "$THINWIRE_PREFIX/share/doc/thinwire/examples/charlm" -name compare.py -perm -111)" \
+    "examples/charlm/compare.py is not there, or cannot be run"
 echo "$good passed, $bad failed"
 [ $bad -eq 0 ] && [ $good -gt 0 ]

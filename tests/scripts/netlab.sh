@@ -102,6 +102,11 @@ gives 0 "help" --help
 gives 0 "version" --version
 gives 2 "an unknown verb" sideways
 gives 2 "a rate that is none" up --name $b --rate fast
+for rate in 500kbit 0mbit 401gbit; do
+    gives 2 "a rate of $rate" up --name $b --rate $rate
+    grep -q 'a rate is from 1mbit to 400gbit' "$tmp/log"
+    result $? "a rate of $rate: told the range"
+done
 gives 1 "up twice" up --name $a
 gives 1 "another rate than that of the lab" limit --name $a --rate 10gbit
 gives 0 "a second lab beside the first" up --name $b --hosts 2 --rate 100mbit
@@ -120,6 +125,14 @@ if [ $have_mpi = 1 ]; then
     lab run --name $a "${mpi[@]}" -- sh -c 'echo "$(hostname) $HOME $THINWIRE_NETLAB_HOSTS $THINWIRE_NETLAB_RATE $THINWIRE_NETLAB_BURST"'
     [ "$(grep -c "^$a-h[0-2] $HOME 3 1000000000 62500$" "$tmp/log")" = 3 ] && [ "$(grep "^$a-h" "$tmp/log" | sort -u | wc -l)" = 3 ]
     result $? "run: each rank has its host, HOME and the facts of the lab"
+    want=$(PATH="$tmp:$PATH:/none" python3 -c 'import os; print("PATH is " + os.environ["PATH"])') # a python3 that is a wrapper may add to it
+    for kind in openmpi mpich; do
+        command -v mpirun.$kind >/dev/null || continue
+        # shellcheck disable=SC2016 # for the ranks
+        PATH="$tmp:$PATH:/none" lab run --name $a --mpi $kind -- sh -c 'echo "PATH is $PATH"'
+        [ "$(grep -cxF "$want" "$tmp/log")" = 3 ]
+        result $? "run: $kind: ranks have the caller's PATH"
+    done
     gives 76 "run: traffic that is not there is noticed" run --name $a "${mpi[@]}" --expect-bytes 5000000 -- true
     setsid "$netlab" run --name $a "${mpi[@]}" -- sleep $mark >"$tmp/log" 2>&1 &
     job=$!
@@ -129,6 +142,12 @@ if [ $have_mpi = 1 ]; then
 
     # ---- a lab that lasts as long as the command ----
     gives 7 "run: the command's exit status" run --name $a --hosts 1 --rate none "${mpi[@]}" -- sh -c 'exit 7'
+    gives 124 "run: --timeout ends it" run --name $a --hosts 3 --rate none "${mpi[@]}" --timeout 3 -- \
+        sh -c "test \"\${OMPI_COMM_WORLD_RANK-\$PMI_RANK}\" = 1 || exec sleep $mark"
+    grep -q 'not done after 3 s: the command still ran on ranks 0, 2 of 3$' "$tmp/log" && none_left
+    result $? "run: --timeout names the ranks that still ran, and leaves nothing"
+    gives 0 "run: done before --timeout" run --name $a --hosts 2 --rate none "${mpi[@]}" --timeout 50 -- true
+    gives 2 "a timeout that is none" run --timeout 0 -- true
     begin_sleep
     kill -INT -- -$job # the whole group, as a terminal does
     ends 130 "Ctrl-C leaves nothing"
@@ -155,7 +174,7 @@ lab down --name $a && none_left
 result $? "a lab killed with -9, then down, leaves nothing"
 
 # ---- a real allreduce crosses the wire, under each MPI that is here ----
-for kind in openmpi mpich; do
+for kind in mpich openmpi; do # the ring that stays is Open MPI's where there is one
     name="$kind: counters match what an allreduce must send"
     if ! command -v mpicc.$kind >/dev/null || ! command -v mpirun.$kind >/dev/null; then
         skip "$name" "no mpicc.$kind"
@@ -171,9 +190,18 @@ int main(int argc, char **argv)
     return MPI_Finalize();
 }
 C
-    mpicc.$kind -o "$tmp/ring" "$tmp/ring.c" >"$tmp/log" 2>&1 &&
-        lab run --name $a --hosts 2 --rate 1gbit --mpi $kind --expect-bytes 8000000 --counters "$tmp/count" -- "$tmp/ring"
-    result $? "$name ($(value "$tmp/count" max_tx_payload) of 8000000)"
+    rm -f "$tmp/count"
+    mpicc.$kind -o "$tmp/ring" "$tmp/ring.c" >"$tmp/log" 2>&1
+    for _ in 1 2 3; do
+        lab run --name $a --hosts 2 --rate 1gbit --mpi $kind --timeout 15 --expect-bytes 8000000 --counters "$tmp/count" -- "$tmp/ring"
+        status=$?
+        [ "$status $kind" = "124 mpich" ] || break # MPICH's known hang in MPI_Finalize
+    done
+    if [ "$status $kind" = "124 mpich" ]; then
+        skip "$name" "MPICH hung three times in MPI_Finalize, a known fault of it"
+    else
+        result $status "$name ($(value "$tmp/count" max_tx_payload 2>/dev/null) of 8000000)"
+    fi
 done
 
 # ---- the same, with the bytes from a file that the command writes ----
@@ -183,7 +211,7 @@ told() { # told STATUS NAME JSON: the ring, whose account of itself is JSON, end
         sh -c '"$0" && printf "%s\n" "$1" >"$2"' "$tmp/ring" "$3" "$tmp/told"
 }
 if [ -x "$tmp/ring" ]; then
-    for kind in openmpi mpich; do # that of the last ring
+    for kind in mpich openmpi; do # that of the last ring
         command -v mpicc.$kind >/dev/null && command -v mpirun.$kind >/dev/null && last=$kind
     done
     kind=$last
@@ -224,6 +252,15 @@ else
             result $? "$name: run"
         fi
     fi
+fi
+name="user 0 of a user namespace, where the folder is that of the real one"
+others() { timeout -k 5 60 setpriv --reuid 65534 --regid 65534 --clear-groups unshare -Ur "$@" >"$tmp/log" 2>&1; }
+if [ "$(id -u)" = 0 ] && [ -d /tmp/thinwire-netlab-0 ] && others true; then
+    others "$tmp/bin/thinwire-netlab" limit --name $b --hosts 2
+    status=$?
+    result $((status != 77)) "$name: $status"
+else
+    skip "$name" "not root, or no such namespaces here"
 fi
 [ "$before" = "$(machine)" ]
 result $? "in the end the machine's own network is as before"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # What the tools say and how they end when their environment or their options are wrong, as TAP.
 set -u
-: "${builddir:?}"
+: "${srcdir:?}" "${builddir:?}"
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 info=$builddir/thinwire-info
@@ -82,5 +82,13 @@ if [ -w /dev/full ]; then
     # shellcheck disable=SC2086
     gives 1 "thinwire-bench: standard output could not be written" sh -c "$full" sh "$bench" $small --transport sim --json -
 fi
+for rate in 500kbit 0mbit 401gbit fast; do
+    gives 2 '--rate wants 1mbit to 400gbit' "$srcdir/quickstart" --rate $rate
+done
+for words in --jobs "--jobs 0" --jobs=x --stage= --stage "--jobs 2 --stage"; do
+    # shellcheck disable=SC2086 # words
+    gives 2 '^usage: ./check' "$srcdir/check" $words
+done
+gives 2 'no stage none' "$srcdir/check" --jobs=2 --stage none
 echo "1..$n"
 exit $bad

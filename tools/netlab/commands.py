@@ -158,7 +158,8 @@ def parser(given):
     top = argparse.ArgumentParser(
         prog="thinwire-netlab", description="Hosts on one machine, joined by links of a given rate.",
         epilog="Exit status: that of COMMAND; 1 lab failed, 2 usage, 69 program missing, 75 faster than the rate "
-               "allows, 76 traffic does not match the bytes expected, 77 refused by the kernel. See thinwire-netlab(1).")
+               "allows, 76 traffic does not match the bytes expected, 77 refused by the kernel, 124 --timeout is over. "
+               "See thinwire-netlab(1).")
     top.add_argument("--version", action="version", version="thinwire-netlab " + version(given))
     subs = top.add_subparsers(dest="verb", metavar="up|run|down|limit", required=True)
     name = argparse.ArgumentParser(add_help=False)
@@ -166,7 +167,7 @@ def parser(given):
     size = argparse.ArgumentParser(add_help=False)
     size.add_argument("--hosts", type=whole(1, MAX_HOSTS), metavar="N", help="number of hosts (default: 4)")
     size.add_argument("--rate", type=parse_rate, metavar="R",
-                      help="100mbit, 1gbit, 2.5gbit, 10gbit or the like, or none (default: 1gbit)")
+                      help="from 1mbit to 400gbit, as in 100mbit or 2.5gbit, or none (default: 1gbit)")
     subs.add_parser("up", parents=[name, size], help="make a lab that stays up").set_defaults(work=cmd_up)
     subs.add_parser("down", parents=[name], help="remove a lab and all that runs in it").set_defaults(work=cmd_down)
     limit = subs.add_parser("limit", parents=[name, size], help="measure the goodput between two hosts")
@@ -178,6 +179,8 @@ def parser(given):
     run.add_argument("--mpi", choices=("openmpi", "mpich"), help="which MPI (default: that of the mpirun in PATH)")
     run.add_argument("--mpirun", metavar="PATH", help="which mpirun")
     run.add_argument("--mpirun-arg", metavar="ARG", action="append", default=[], help="one more argument for mpirun")
+    run.add_argument("--timeout", type=whole(1, 10**9), metavar="SECONDS",
+                     help="end COMMAND after so long, and say which ranks still ran it")
     run.add_argument("--measure", action="store_true", help="measure the goodput first, for THINWIRE_NETLAB_GOODPUT")
     run.add_argument("--counters", metavar="FILE", help="write what crossed each host's interface, as JSON")
     expect = run.add_mutually_exclusive_group()

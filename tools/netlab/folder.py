@@ -6,7 +6,16 @@ import os
 import shutil
 import stat
 
-from .common import EX_LAB, Fail
+from .common import EX_LAB, EX_REFUSED, Fail
+
+
+def in_user_namespace():
+    """Whether this process knows only some of the machine's users."""
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as f:
+            return f.read().split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False
 
 
 def base_folder():
@@ -23,6 +32,8 @@ def base_folder():
         except FileExistsError:
             pass
         st = os.lstat(path)
+        if st.st_uid != os.geteuid() and in_user_namespace():
+            raise Fail(EX_REFUSED, "%s belongs to a user from outside of this user namespace" % path)
         if not stat.S_ISDIR(st.st_mode) or st.st_uid != os.geteuid() or st.st_mode & 0o077:
             raise Fail(EX_LAB, "%s is not a private folder of yours: remove it" % path)
         return path

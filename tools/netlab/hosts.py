@@ -20,7 +20,7 @@ def parse_rate(text):
     m = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg])bit", text)
     bits = round(float(m[1]) * {"k": 1e3, "m": 1e6, "g": 1e9}[m[2]]) if m else 0
     if not 10**6 <= bits <= 4 * 10**11:
-        raise argparse.ArgumentTypeError("a rate is 100mbit, 1gbit, 2.5gbit, 10gbit or the like, or none")
+        raise argparse.ArgumentTypeError("a rate is from 1mbit to 400gbit, as in 100mbit or 2.5gbit, or none")
     return bits
 
 

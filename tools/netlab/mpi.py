@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from .common import CONTROLLER, EX_MISSING, FD_BASE, NEWNET, NEWUTS, SUBNET, Fail, put
+from .common import CONTROLLER, EX_MISSING, FD_BASE, NEWNET, NEWUTS, SUBNET, Fail, put, say
 from .hosts import address
 from .supervise import run_child
 from .measure import account, all_counters, measure
@@ -72,7 +72,33 @@ def mpirun_line(lab, args, path, kind, agent):
         env = {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "eth0"}
         if "UCX_RNDV_THRESH" not in os.environ:
             env["UCX_RNDV_THRESH"] = "131072"
-    return line + ["-np", str(ranks)] + args.mpirun_arg + args.command, env
+    command = args.command
+    if kind == "openmpi" and "PATH" in os.environ:
+        # Started by absolute path, Open MPI puts its own folder first in the ranks' PATH.
+        command = [shutil.which("env") or "/usr/bin/env", "PATH=" + os.environ["PATH"]] + command
+    return line + ["-np", str(ranks)] + args.mpirun_arg + command, env
+
+
+def ranks_here():
+    """The ranks of which a process lives in this PID namespace."""
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open("/proc/%s/environ" % pid, "rb") as f:
+                m = re.search(rb"(?:^|\0)(?:OMPI_COMM_WORLD_RANK|PMI_RANK)=(\d+)\0", f.read())
+        except OSError:
+            continue  # it has ended
+        if m:
+            found.add(int(m[1]))
+    return sorted(found)
+
+
+def too_long(args, ranks):
+    """What is said when --timeout ends a run."""
+    still = ranks_here()
+    say("not done after %d s: the command still ran on %s" % (
+        args.timeout, "no rank, mpirun did" if not still else "all %d ranks" % ranks if len(still) == ranks else
+        "rank%s %s of %d" % ("s" * (len(still) > 1), ", ".join(map(str, still)), ranks)))
 
 
 def do_run(lab, args, path, kind, mask):
@@ -90,7 +116,7 @@ def do_run(lab, args, path, kind, mask):
     counted = args.counters or args.expect_bytes is not None or args.expect_bytes_from is not None
     started = time.time()
     before = all_counters(lab) if counted else None
-    status = run_child(line, env, mask)
+    status = run_child(line, env, mask, args.timeout, lambda: too_long(args, args.np or lab["hosts"]))
     if status == 0 and counted:
         status = account(lab, before, started, args)
     return status

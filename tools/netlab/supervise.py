@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-from .common import EX_LAB, EX_MISSING, GRACE, SIGNALS, Fail, libc, say, write_json
+from .common import EX_LAB, EX_MISSING, EX_TIMEOUT, GRACE, SIGNALS, Fail, libc, say, write_json
 from .kernel import PR_SET_PDEATHSIG, become_init, join_spaces, new_spaces
 from .hosts import build, burst_of, rate_text
 from .folder import Registry
@@ -29,28 +29,33 @@ def supervise(pid):
             os.kill(pid, signal.SIGKILL)
 
 
-def run_child(argv, env, mask):
-    """In process 1: run a program, collect orphans, end early on a signal. Returns its exit status."""
+def run_child(argv, env, mask, limit=None, late=None):
+    """In process 1: run a program, collect orphans, end early on a signal, or after limit seconds, when late() is called.
+    Returns its exit status."""
     def prepare():
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         child = subprocess.Popen(argv, env=env, preexec_fn=prepare)
     except OSError as e:
         raise Fail(EX_MISSING, "cannot run %s: %s" % (argv[0], e.strerror)) from e
-    end = None
+    end, told = None, None
+    over = time.monotonic() + limit if limit else None
     while True:
         done, status = os.waitpid(-1, os.WNOHANG)
         if done == child.pid:
             child.returncode = os.waitstatus_to_exitcode(status)
-            return child.returncode if child.returncode >= 0 else 128 - child.returncode
+            return told or (child.returncode if child.returncode >= 0 else 128 - child.returncode)
         if done:
             continue
         got = signal.sigtimedwait(SIGNALS, 0.2)
-        if got and got.si_signo != signal.SIGCHLD and end is None:
+        if end is None and over and time.monotonic() > over:
+            told = EX_TIMEOUT
+            late()
+        if end is None and (told or got and got.si_signo != signal.SIGCHLD):
             end = time.monotonic() + GRACE
             child.send_signal(signal.SIGTERM)
         if end and time.monotonic() > end:
-            return 128 + signal.SIGTERM
+            return told or 128 + signal.SIGTERM
 
 
 def below_init(lab, work, mask):
