@@ -228,12 +228,13 @@ TW_API tw_status tw_reducer_destroy(tw_reducer *r); /* TW_ERR_ARG inside a step 
 
 typedef struct tw_memory {
     uint32_t size, reserved;
-    uint64_t state_bytes; /* residuals (two copies, for late commit) and the ledger */
-    uint64_t frame_bytes; /* frames and plans of the push buckets */
+    uint64_t state_bytes; /* residuals (two copies, for late commit), the ledger, what describes the layers and rules */
+    uint64_t frame_bytes; /* frames and plans of the ops, which are kept for their next use */
 } tw_memory;
 #define TW_MEMORY_INIT {sizeof(tw_memory), 0, 0, 0}
-/* Before creation: what a reducer of these arguments will hold on rank `rank` of `size`. Local; touches nothing.
- * Algo AUTO is taken as SRA here, which needs the more. */
+/* Before creation: what a reducer of these arguments that is fed with push will hold at most on rank `rank` of `size`,
+ * once it has been through all phases of its rules. Local; touches nothing. Algo AUTO is taken as SRA here, which needs
+ * the more. A native sum of a layer pushed without `out` holds a copy of it, which is not in the estimate. */
 TW_API tw_status tw_reducer_estimate(int rank, int size, const tw_layer *layers, uint32_t n, const char *rules,
                                      const tw_reducer_config *cfg, tw_memory *out);
 /* What it holds now. */

@@ -36,9 +36,10 @@ typedef struct tw_op_args {
 
 /* Finds or makes the op in *cache, fills in addresses and step; ready for tw_op_start. Wants the lock. */
 tw_status tw_op_prepare(const tw_op_args *a, tw_op **cache, tw_op **out);
-/* Bytes of frames and plan that an op of these arguments would take. */
+/* Bytes of memory that an op of these arguments would take. */
 tw_status tw_op_measure(tw_ctx *ctx, int me, int size, const tw_op_args *a, uint64_t *bytes, tw_plan_info *info);
+uint64_t tw_op_hash(const tw_op_args *a); /* of the signature */
 void tw_op_free_all(tw_op **cache);
-uint64_t tw_op_bytes(const tw_op *op);
+uint64_t tw_op_bytes(const tw_op *op); /* all that it holds */
 
 #endif

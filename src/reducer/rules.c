@@ -17,7 +17,7 @@ struct tw_rules {
     uint32_t *pattern; /* offsets into text */
     char *text;        /* a copy, cut up */
     uint32_t nrule, nphase, npattern;
-    uint64_t hash;
+    uint64_t hash, bytes;
 };
 
 static const tw_phase only_none[] = {{.spec = TW_SPEC_INIT, .until = UINT64_MAX}};
@@ -143,14 +143,17 @@ static tw_status allocate(tw_ctx *ctx, const char *text, tw_rules **out) {
     if (!r)
         return TW_ERR_NOMEM;
     r->ctx = ctx;
+    const uint64_t phases = (most + len / 4) * sizeof(tw_phase); /* a phase more needs " then" at least */
     r->rule = tw_alloc(ctx, most * sizeof(rule));
-    r->phase = tw_alloc(ctx, (most + len / 4) * sizeof(tw_phase)); /* a phase more needs " then" at least */
+    r->phase = tw_alloc(ctx, phases);
     r->pattern = tw_alloc(ctx, patterns * sizeof(uint32_t));
     r->text = tw_alloc(ctx, len + 1);
     if (!r->rule || !r->phase || !r->pattern || !r->text) {
         tw_rules_free(r);
         return TW_ERR_NOMEM;
     }
+    r->bytes = tw_held(sizeof *r) + tw_held(most * sizeof(rule)) + tw_held(phases) +
+               tw_held(patterns * sizeof(uint32_t)) + tw_held(len + 1);
     memcpy(r->text, text, len);
     *out = r;
     return TW_OK;
@@ -188,6 +191,10 @@ void tw_rules_free(tw_rules *r) {
     tw_free(ctx, r->pattern);
     tw_free(ctx, r->text);
     tw_free(ctx, r);
+}
+
+uint64_t tw_rules_bytes(const tw_rules *r) {
+    return r->bytes;
 }
 
 const tw_phase *tw_rules_find(const tw_rules *r, const char *name, uint32_t *n) {

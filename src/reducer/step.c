@@ -123,6 +123,7 @@ static tw_status room_for_one_more(tw_reducer *r) {
     memcpy(more, r->flying, r->nflying * sizeof *more);
     tw_free(r->ctx, r->flying);
     r->flying = more;
+    r->state_bytes += tw_held(2ull * r->cap_flying * sizeof *more) - tw_held(r->cap_flying * sizeof *more);
     r->cap_flying *= 2;
     return TW_OK;
 }

@@ -18,12 +18,13 @@ typedef struct world {
     float *in[P], *out[P];
 } world;
 
-static tw_status open_world(world *w, tw_ctx *ctx, const char *rules, const tw_reducer_config *cfg) {
+static tw_status open_list(world *w, tw_ctx *ctx, const tw_layer *list, uint32_t layer_count, const char *rules,
+                           const tw_reducer_config *cfg) {
     tw_sim_config sc = TW_SIM_CONFIG_INIT;
-    const tw_layer *l[P] = {layers, layers, layers};
+    const tw_layer *l[P] = {list, list, list};
     const char *t[P] = {rules, rules, rules};
     const tw_reducer_config *c[P] = {cfg, cfg, cfg};
-    uint32_t n[P] = {2, 2, 2};
+    uint32_t n[P] = {layer_count, layer_count, layer_count};
     sc.ranks = P;
     memset(w, 0, sizeof *w);
     w->ctx = ctx;
@@ -41,6 +42,10 @@ static tw_status open_world(world *w, tw_ctx *ctx, const char *rules, const tw_r
         }
     }
     return s;
+}
+
+static tw_status open_world(world *w, tw_ctx *ctx, const char *rules, const tw_reducer_config *cfg) {
+    return open_list(w, ctx, layers, 2, rules, cfg);
 }
 
 static void close_world(world *w) {
@@ -310,19 +315,31 @@ static void test_nonfinite(void) {
 /* ---- every allocation made to fail in turn ---- */
 
 static long allocations, live, fail_at;
+static int64_t live_bytes;
 
+/* The size stands in front of the block. */
 static void *counting_alloc(void *arg, size_t bytes, size_t align) {
     (void)arg;
     if (++allocations == fail_at)
         return NULL;
+    char *p = aligned_alloc(align, align + (bytes + align - 1) / align * align);
+    if (!p)
+        return NULL;
     live++;
-    return aligned_alloc(align, (bytes + align - 1) / align * align);
+    live_bytes += (int64_t)bytes;
+    memcpy(p, &bytes, sizeof bytes);
+    memcpy(p + align - sizeof align, &align, sizeof align);
+    return p + align;
 }
 
 static void counting_release(void *arg, void *p) {
+    size_t bytes, align;
     (void)arg;
+    memcpy(&align, (char *)p - sizeof align, sizeof align);
+    memcpy(&bytes, (char *)p - align, sizeof bytes);
     live--;
-    free(p);
+    live_bytes -= (int64_t)bytes;
+    free((char *)p - align);
 }
 
 static void test_every_allocation_fails(void) {
@@ -379,21 +396,71 @@ static void test_hot_path_allocates_nothing(void) {
     CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
 }
 
-static void test_memory_estimate(void) {
+/* ---- memory: what was said before, what is said now, what the allocator gave ---- */
+
+static void memory_of(const char *what, const tw_layer *l, uint32_t n, const char *rules, tw_algo algo) {
     world w;
-    tw_memory guess = TW_MEMORY_INIT, now = TW_MEMORY_INIT;
-    CU_ASSERT_EQUAL(open_world(&w, NULL, "*=cast until 3 then onebit+ef", NULL), TW_OK);
-    for (uint64_t k = 1; k < 6; k++)
-        CU_ASSERT_EQUAL(step(&w, k, NULL), TW_OK);
+    tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
+    tw_reducer_config rc = TW_REDUCER_CONFIG_INIT;
+    tw_ctx *ctx = NULL;
+    uint64_t sum = 0, at;
+    fail_at = 0;
+    cfg.alloc = counting_alloc;
+    cfg.release = counting_release;
+    rc.algo = algo;
+    for (uint32_t i = 0; i < n; i++)
+        sum += l[i].count;
+    float *g = calloc(P * sum + 1, sizeof *g);
+    CU_ASSERT_EQUAL(tw_ctx_create(&cfg, &ctx), TW_OK);
+    CU_ASSERT_EQUAL(open_list(&w, ctx, l, n, rules, &rc), TW_OK);
+    for (uint64_t k = 0; k < 6; k++) {
+        for (uint32_t r = 0; r < P; r++) {
+            CU_ASSERT_EQUAL(tw_reducer_begin(w.red[r], k, NULL), TW_OK);
+            at = r * sum;
+            for (uint32_t i = 0; i < n; at += l[i++].count)
+                CU_ASSERT_EQUAL(tw_reducer_push(w.red[r], i, g + at, g + at), TW_OK);
+        }
+        for (int r = 0; r < P; r++)
+            CU_ASSERT_EQUAL(tw_reducer_end(w.red[r], NULL), TW_OK);
+    }
     for (int r = 0; r < P; r++) {
-        CU_ASSERT_EQUAL(tw_reducer_estimate(r, P, layers, 2, "*=cast until 3 then onebit+ef", NULL, &guess), TW_OK);
+        tw_memory guess = TW_MEMORY_INIT, now = TW_MEMORY_INIT;
+        CU_ASSERT_EQUAL(tw_reducer_estimate(r, P, l, n, rules, &rc, &guess), TW_OK);
         CU_ASSERT_EQUAL(tw_reducer_memory(w.red[r], &now), TW_OK);
         CU_ASSERT_EQUAL(guess.state_bytes, now.state_bytes);
-        CU_ASSERT(guess.state_bytes >= 2ull * N * sizeof(float));
-        CU_ASSERT(guess.frame_bytes > 0 && now.frame_bytes >= guess.frame_bytes);
+        CU_ASSERT(guess.frame_bytes >= now.frame_bytes);
+        CU_ASSERT(4 * now.frame_bytes >= 3 * guess.frame_bytes);
+        int64_t held = live_bytes;
+        CU_ASSERT_EQUAL(tw_reducer_destroy(w.red[r]), TW_OK);
+        w.red[r] = NULL;
+        held -= live_bytes;
+        CU_ASSERT_EQUAL((uint64_t)held, now.state_bytes + now.frame_bytes);
+        if (r == 0)
+            printf("%s: estimate %llu, held %lld bytes\n", what,
+                   (unsigned long long)(guess.state_bytes + guess.frame_bytes), (long long)held);
     }
-    CU_ASSERT_EQUAL(tw_reducer_estimate(3, 3, layers, 2, NULL, NULL, &guess), TW_ERR_ARG);
     close_world(&w);
+    CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
+    free(g);
+}
+
+static void test_memory_estimate(void) {
+    static const char phases[] = "*=none until 2 then cast:type=bf16 until 3 then onebit+ef until 5 then none";
+    static const tw_layer large[] = {TW_LAYER("a", 50000), TW_LAYER("b", 50000), TW_LAYER("c", 0)};
+    tw_layer small[60];
+    char name[60][8];
+    tw_memory guess = TW_MEMORY_INIT;
+    for (int i = 0; i < 60; i++) {
+        snprintf(name[i], sizeof name[i], "l%d", i);
+        small[i] = (tw_layer)TW_LAYER(name[i], 100);
+    }
+    memory_of("two layers", large, 3, "*=onebit+ef", TW_ALGO_SRA);
+    memory_of("two layers, four phases", large, 3, phases, TW_ALGO_SRA);
+    memory_of("the same phase twice", large, 3, "*=cast until 2 then onebit until 4 then cast", TW_ALGO_SRA);
+    memory_of("two layers, native", large, 3, NULL, TW_ALGO_NATIVE);
+    memory_of("many small layers", small, 60, "*=onebit+ef", TW_ALGO_SRA);
+    memory_of("many small layers, four phases", small, 60, phases, TW_ALGO_SRA);
+    CU_ASSERT_EQUAL(tw_reducer_estimate(3, 3, layers, 2, NULL, NULL, &guess), TW_ERR_ARG);
 }
 
 /* ---- threads: local ranks with the library's progress thread ---- */
