@@ -284,11 +284,13 @@ typedef struct tw_piece {
 } tw_piece;
 #define TW_PIECE(layer, first, count, in, out) {sizeof(tw_piece), layer, first, count, in, out}
 
-/* A step: begin; then either push layers one by one (any order; the library fuses them into buckets, in reverse order of
- * creation, and sends a bucket once it is full; layers not pushed by `end` are absent on this rank), or post ops over
- * pieces (the same ops in the same order on all ranks; ops may cut a layer at multiples of the tile size; all of a layer
- * is posted or none of it); then end or discard. Inputs must not change and outputs must not be read before `end` (or,
- * with post, before the request completes); residuals change at `end` only. `step` is any number that grows. */
+/* A step: begin; then either push layers one by one (any order; the library fuses them into buckets, in reverse order
+ * of creation, and sends a bucket once it is full; layers not pushed by `end` are absent on this rank), or post ops
+ * over pieces (the same ops in the same order on all ranks; ops may cut a layer at multiples of the tile size; all of a
+ * layer is posted or none of it); then end or discard. Plan and frames of ops are kept for the next ones with the same
+ * cuts: at most 64, or twice the ops of the largest step; beyond that the longest unused go. Inputs must not change and
+ * outputs must not be read before `end` (or, with post, before the request completes); residuals change at `end` only.
+ * `step` is any number that grows. */
 TW_API tw_status tw_reducer_begin(tw_reducer *r, uint64_t step, const tw_step_args *args);
 TW_API tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *out); /* returns at once */
 TW_API tw_status tw_reducer_post(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_req **out); /* likewise */
@@ -311,7 +313,8 @@ TW_API tw_status tw_req_wait(tw_req *q, double timeout_s);
 TW_API tw_status tw_req_free(tw_req *q);
 
 /* Stateless: one array, no residual (feedback other than none is TW_ERR_ARG). Blocking. in == out is allowed. Collective,
- * in the order of posting. NULL spec: none. */
+ * in the order of posting. NULL spec: none. The communicator keeps plan and frames of the last 64 different calls (count,
+ * dtype, spec, redop): a call like one of these allocates nothing. */
 TW_API tw_status tw_allreduce(tw_comm *c, const tw_spec *s, const void *in, void *out, uint64_t count, tw_dtype t,
                               tw_redop op);
 

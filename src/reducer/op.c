@@ -278,7 +278,33 @@ static tw_status fill(const tw_op_args *a, tw_op *op) {
     return check_absence(x);
 }
 
-tw_status tw_op_prepare(const tw_op_args *a, tw_op **cache, tw_op **out) {
+static void forget(tw_op *op) {
+    if (!op->leaked)
+        op->comm->table[op->slot] = NULL;
+    free_op(op);
+}
+
+/* Only when an op was made, so steps that repeat search for nothing. */
+static void drop_oldest(tw_op **cache, const tw_op *fresh, uint32_t keep) {
+    for (;;) {
+        tw_op **oldest = NULL;
+        uint32_t n = 0;
+        for (tw_op **p = cache; *p; p = &(*p)->next_cached, n++) {
+            const tw_op *op = *p;
+            if (op == fresh || op->busy || op->leaked || op->req)
+                continue;
+            if (!oldest || op->comm->seq - op->seq > op->comm->seq - (*oldest)->seq) /* seq may wrap */
+                oldest = p;
+        }
+        if (n <= keep || !oldest)
+            return;
+        tw_op *op = *oldest;
+        *oldest = op->next_cached;
+        forget(op);
+    }
+}
+
+tw_status tw_op_prepare(const tw_op_args *a, tw_op **cache, uint32_t keep, tw_op **out) {
     tw_status s = tw_pieces_check(a);
     if (s < 0)
         return s;
@@ -297,6 +323,7 @@ tw_status tw_op_prepare(const tw_op_args *a, tw_op **cache, tw_op **out) {
         op->key_hash = hash;
         op->next_cached = *cache;
         *cache = op;
+        drop_oldest(cache, op, keep);
     }
     s = fill(a, op);
     if (s >= 0)
@@ -353,8 +380,6 @@ void tw_op_free_all(tw_op **cache) {
     while (*cache) {
         tw_op *op = *cache;
         *cache = op->next_cached;
-        if (!op->leaked)
-            op->comm->table[op->slot] = NULL;
-        free_op(op);
+        forget(op);
     }
 }

@@ -5,6 +5,7 @@
 #include "unit.h"
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <thinwire/experimental.h>
 
 enum { P = 3, N = 3 * 4096 + 17 };
@@ -314,8 +315,8 @@ static void test_nonfinite(void) {
 
 /* ---- every allocation made to fail in turn ---- */
 
-static long allocations, live, fail_at;
-static int64_t live_bytes;
+static atomic_long allocations, live, fail_at; /* local ranks are threads */
+static _Atomic int64_t live_bytes;
 
 /* The size stands in front of the block. */
 static void *counting_alloc(void *arg, size_t bytes, size_t align) {
@@ -506,6 +507,110 @@ static void test_progress_thread(void) {
     CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
 }
 
+/* ---- ops kept for their next use ---- */
+
+static long kept_at[2];
+
+/* tw_allreduce with 1,000 counts and back to the first: right, and its memory stops growing. */
+static void *counts_main(void *arg) {
+    int r = (int)(intptr_t)arg;
+    long bad = 0;
+    float x[1001];
+    for (int n = 1; n <= 1001; n++) {
+        int count = n > 1000 ? 1 : n;
+        for (int i = 0; i < count; i++)
+            x[i] = (float)(i + n + r);
+        bad |= tw_allreduce(local[r], NULL, x, x, (uint64_t)count, TW_F32, TW_SUM) < 0;
+        for (int i = 0; i < count; i++)
+            bad |= x[i] != (float)(2 * (i + n) + 1);
+        if (r == 0 && (n == 200 || n == 1000)) /* the other rank is at this call too, or at the next to it */
+            kept_at[n == 1000] = live;
+    }
+    return (void *)(intptr_t)bad;
+}
+
+static void test_counts_are_forgotten(void) {
+    tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
+    tw_ctx *ctx = NULL;
+    pthread_t t[2];
+    fail_at = 0;
+    live = live_bytes = 0;
+    cfg.alloc = counting_alloc;
+    cfg.release = counting_release;
+    CU_ASSERT_EQUAL(tw_ctx_create(&cfg, &ctx), TW_OK);
+    CU_ASSERT_EQUAL(tw_comm_create_local(ctx, 2, local), TW_OK);
+    for (intptr_t r = 0; r < 2; r++)
+        CU_ASSERT_EQUAL(pthread_create(&t[r], NULL, counts_main, (void *)r), 0);
+    for (int r = 0; r < 2; r++) {
+        void *bad;
+        pthread_join(t[r], &bad);
+        CU_ASSERT_PTR_NULL(bad);
+    }
+    printf("memory after 1000 counts: %lld bytes\n", (long long)live_bytes);
+    CU_ASSERT(kept_at[1] < kept_at[0] + kept_at[0] / 10);
+    CU_ASSERT(live_bytes < 2 * 70 * (4 * 4096 * 4 + 20000));
+    for (int r = 0; r < 2; r++)
+        CU_ASSERT_EQUAL(tw_comm_destroy(local[r]), TW_OK);
+    CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
+    CU_ASSERT(live == 0 && live_bytes == 0);
+}
+
+enum { CUT_TILE = 128, CUT_TILES = (N + CUT_TILE - 1) / CUT_TILE };
+
+static void post(world *w, int r, uint64_t first, uint64_t end) {
+    tw_piece p = TW_PIECE(0, first, end - first, w->in[r] + first, w->out[r] + first);
+    CU_ASSERT_EQUAL(tw_reducer_post(w->red[r], &p, 1, NULL), TW_OK);
+}
+
+/* One step of n ops of a tile each, and one over what is left of layer 0; shift: cut differently. */
+static void cut_step(world *w, uint64_t number, uint32_t n, uint32_t shift) {
+    for (int r = 0; r < P; r++) {
+        CU_ASSERT_EQUAL(tw_reducer_begin(w->red[r], number, NULL), TW_OK);
+        uint64_t at = shift * CUT_TILE;
+        if (shift)
+            post(w, r, 0, at);
+        for (uint32_t i = 0; i < n; i++, at += CUT_TILE)
+            post(w, r, at, at + CUT_TILE);
+        post(w, r, at, N);
+    }
+    for (int r = 0; r < P; r++)
+        CU_ASSERT_EQUAL(tw_reducer_end(w->red[r], NULL), TW_OK);
+    CU_ASSERT(!memcmp(w->out[0], w->out[1], N * 4) && !memcmp(w->out[0], w->out[2], N * 4));
+}
+
+static void test_cuts_are_forgotten(void) {
+    tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
+    tw_reducer_config rc = TW_REDUCER_CONFIG_INIT;
+    tw_memory m[2] = {TW_MEMORY_INIT, TW_MEMORY_INIT};
+    tw_ctx *ctx = NULL;
+    world w;
+    uint64_t k = 0;
+    fail_at = 0;
+    cfg.alloc = counting_alloc;
+    cfg.release = counting_release;
+    rc.tile = CUT_TILE;
+    CU_ASSERT_EQUAL(tw_ctx_create(&cfg, &ctx), TW_OK);
+    CU_ASSERT_EQUAL(open_world(&w, ctx, "*=onebit:group=128+ef", &rc), TW_OK);
+    for (uint32_t i = 0; i < CUT_TILES - 1; i++) { /* two or three ops a step, hardly ever the same */
+        cut_step(&w, k++, 1, i);
+        if (i == 40 || i == CUT_TILES - 2)
+            CU_ASSERT_EQUAL(tw_reducer_memory(w.red[0], &m[i != 40]), TW_OK);
+    }
+    CU_ASSERT(m[1].frame_bytes < m[0].frame_bytes + m[0].frame_bytes / 4);
+    for (int i = 0; i < 3; i++) { /* more ops a step than are kept otherwise, in two ways that take turns */
+        cut_step(&w, k++, 80, 0);
+        cut_step(&w, k++, 80, 7);
+    }
+    long before = allocations;
+    for (int i = 0; i < 3; i++) {
+        cut_step(&w, k++, 80, 0);
+        cut_step(&w, k++, 80, 7);
+    }
+    CU_ASSERT_EQUAL(allocations, before);
+    close_world(&w);
+    CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
+}
+
 /* ---- a rank that never creates its reducer ---- */
 
 static void *create_main(void *arg) {
@@ -552,6 +657,8 @@ int main(void) {
         UNIT_TEST(test_every_allocation_fails),
         UNIT_TEST(test_progress_thread),
         UNIT_TEST(test_hot_path_allocates_nothing),
+        UNIT_TEST(test_counts_are_forgotten),
+        UNIT_TEST(test_cuts_are_forgotten),
         UNIT_TEST(test_a_rank_never_creates),
     };
     return unit_main("reducer", tests, UNIT_COUNT(tests));
