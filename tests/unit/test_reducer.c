@@ -138,6 +138,36 @@ static void test_creation_errors(void) {
     CU_ASSERT_EQUAL(tw_reducer_create(NULL, layers, 2, NULL, NULL, &w.red[0]), TW_ERR_ARG);
 }
 
+static void test_rules_refused(void) {
+    static const struct {
+        const char *rules, *part;
+    } bad[] = {
+        {"*=none until 99999999999999999999 then onebit", "99999999999999999999' is too large"},
+        {"*=none until 18446744073709551615 then onebit", "too large"},
+        {"*=none until 5 then cast until 18446744073709551616 then onebit", "too large"},
+        {"*=none until 0 then onebit", "above 0"},
+        {"*=none until 5 then cast until 5 then onebit", "above 5"},
+        {"[=onebit", "rule 1: the layer pattern '[' has a '[' without its ']'"},
+        {"*.bias=none;a|net[!]=onebit", "rule 2: the layer pattern 'net[!]' has a '['"},
+        {"net[[:alpha:]=onebit", "without its ']'"},
+        {"net[a\\]=onebit", "without its ']'"},
+        {"net\\=onebit", "ends with a backslash"},
+    };
+    static const char *const good[] = {"*=none until 18446744073709551614 then onebit", "net.[bw]*=onebit",
+                                       "net.[!]b]*=onebit", "net.[[:alpha:]]*=onebit", "net\\[*=onebit",
+                                       "net.[\\]w]*=onebit", "]=onebit"};
+    world w;
+    for (size_t i = 0; i < UNIT_COUNT(bad); i++) {
+        CU_ASSERT_EQUAL(open_world(&w, NULL, bad[i].rules, NULL), TW_ERR_ARG);
+        unit_has(tw_last_error(), bad[i].part);
+        close_world(&w);
+    }
+    for (size_t i = 0; i < UNIT_COUNT(good); i++) {
+        CU_ASSERT_EQUAL(open_world(&w, NULL, good[i], NULL), TW_OK);
+        close_world(&w);
+    }
+}
+
 static void test_call_order(void) {
     world w;
     tw_step_args args = TW_STEP_ARGS_INIT;
@@ -648,6 +678,7 @@ static void test_a_rank_never_creates(void) {
 int main(void) {
     static const unit_test tests[] = {
         UNIT_TEST(test_creation_errors),
+        UNIT_TEST(test_rules_refused),
         UNIT_TEST(test_call_order),
         UNIT_TEST(test_overlaps),
         UNIT_TEST(test_requests),
