@@ -324,8 +324,8 @@ static tw_status measure_bucket(tw_reducer *r, uint32_t b, uint64_t *seen, uint6
         seen[n++] = hash;
         *frames += bytes;
         for (uint32_t i = 0; i < r->nlayer; i++) /* as a step does: part of the signature */
-            r->layer[i].used = r->layer[i].used ||
-                               (r->layer[i].bucket == b && r->view[i].spec.feedback != TW_FEEDBACK_NONE);
+            r->layer[i].used =
+                r->layer[i].used || (r->layer[i].bucket == b && r->view[i].spec.feedback != TW_FEEDBACK_NONE);
     }
     return TW_OK;
 }

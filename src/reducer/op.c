@@ -335,7 +335,8 @@ tw_status tw_op_prepare(const tw_op_args *a, tw_op **cache, uint32_t keep, tw_op
 uint64_t tw_op_bytes(const tw_op *op) {
     const tw_exec *x = &op->x;
     const tw_plan *p = op->plan;
-    uint64_t layers = x->nlayer, pieces = x->npiece, given = (op->nkey - HEAD_WORDS) / PIECE_WORDS, size = (unsigned)p->size;
+    uint64_t layers = x->nlayer, pieces = x->npiece, given = (op->nkey - HEAD_WORDS) / PIECE_WORDS,
+             size = (unsigned)p->size;
     uint64_t bytes = tw_plan_bytes(p) + tw_run_bytes(p) + tw_held(sizeof *op) + tw_held(op->nkey * sizeof *op->key) +
                      (p->arena_bytes ? tw_held(p->arena_bytes) : 0);
     bytes += tw_held((layers + 1) * sizeof *x->layer) + tw_held((pieces + 1) * sizeof *x->piece) +

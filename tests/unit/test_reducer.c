@@ -153,9 +153,13 @@ static void test_rules_refused(void) {
         {"net[a\\]=onebit", "without its ']'"},
         {"net\\=onebit", "ends with a backslash"},
     };
-    static const char *const good[] = {"*=none until 18446744073709551614 then onebit", "net.[bw]*=onebit",
-                                       "net.[!]b]*=onebit", "net.[[:alpha:]]*=onebit", "net\\[*=onebit",
-                                       "net.[\\]w]*=onebit", "]=onebit"};
+    static const char *const good[] = {"*=none until 18446744073709551614 then onebit",
+                                       "net.[bw]*=onebit",
+                                       "net.[!]b]*=onebit",
+                                       "net.[[:alpha:]]*=onebit",
+                                       "net\\[*=onebit",
+                                       "net.[\\]w]*=onebit",
+                                       "]=onebit"};
     world w;
     for (size_t i = 0; i < UNIT_COUNT(bad); i++) {
         CU_ASSERT_EQUAL(open_world(&w, NULL, bad[i].rules, NULL), TW_ERR_ARG);
