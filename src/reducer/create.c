@@ -276,6 +276,9 @@ tw_status tw_manifest_compare(const tw_manifest *mine, const tw_manifest *theirs
         return tw_fail(TW_ERR_MISMATCH, "bucket_bytes is %llu on rank %d and %llu on rank %u",
                        (unsigned long long)theirs->bucket_bytes, rank, (unsigned long long)mine->bucket_bytes,
                        mine->rank);
+    if (!mine->nlayer != !theirs->nlayer) /* no layer to name; all ranks see such a pair, so all stop here */
+        return tw_fail(TW_ERR_MISMATCH, "rank %d has %u layers and rank %u has %u", rank, theirs->nlayer, mine->rank,
+                       mine->nlayer);
     if (mine->rules != theirs->rules)
         return tw_fail(TW_ERR_MISMATCH, "rules of rank %d differ from those of rank %u", rank, mine->rank);
     return TW_OK;

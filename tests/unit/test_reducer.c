@@ -541,6 +541,32 @@ static void test_progress_thread(void) {
     CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
 }
 
+/* ---- some rank without layers ---- */
+
+static void *without_layers_main(void *arg) {
+    int r = (int)(intptr_t)arg;
+    tw_reducer *red = NULL;
+    long bad = tw_reducer_create(local[r], layers, r == 1 ? 0 : 2, NULL, NULL, &red) != TW_ERR_MISMATCH || red;
+    bad |= !strstr(tw_last_error(), r == 1 ? "has 2 layers and rank 1 has 0" : "rank 1 has 0 layers and rank");
+    bad |= tw_reducer_create(local[r], layers, 2, NULL, NULL, &red) < 0; /* and it still works */
+    bad |= tw_reducer_destroy(red) < 0;
+    return (void *)(intptr_t)bad;
+}
+
+static void test_a_rank_without_layers(void) {
+    pthread_t t[P];
+    CU_ASSERT_EQUAL(tw_comm_create_local(NULL, P, local), TW_OK);
+    for (intptr_t r = 0; r < P; r++)
+        CU_ASSERT_EQUAL(pthread_create(&t[r], NULL, without_layers_main, (void *)r), 0);
+    for (int r = 0; r < P; r++) {
+        void *bad;
+        pthread_join(t[r], &bad);
+        CU_ASSERT_PTR_NULL(bad);
+    }
+    for (int r = 0; r < P; r++)
+        CU_ASSERT_EQUAL(tw_comm_destroy(local[r]), TW_OK);
+}
+
 /* ---- ops kept for their next use ---- */
 
 static long kept_at[2];
@@ -692,6 +718,7 @@ int main(void) {
         UNIT_TEST(test_every_allocation_fails),
         UNIT_TEST(test_progress_thread),
         UNIT_TEST(test_hot_path_allocates_nothing),
+        UNIT_TEST(test_a_rank_without_layers),
         UNIT_TEST(test_counts_are_forgotten),
         UNIT_TEST(test_cuts_are_forgotten),
         UNIT_TEST(test_a_rank_never_creates),
