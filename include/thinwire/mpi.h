@@ -15,7 +15,8 @@ extern "C" {
  * POLL works with what MPI_Init gives (SERIALIZED if several threads take turns); THREAD needs MPI_THREAD_MULTIPLE. Destroy
  * it before MPI_Finalize; if MPI is finalised first, later calls fail with a sentence and destroy frees what it can.
  * All ranks of comm must call it: it begins with MPI_Comm_dup, which has no deadline, so a rank that never comes hangs the
- * others, as in any collective of MPI. From its return on, waits have deadlines. */
+ * others, as in any collective of MPI. From its return on, waits have deadlines.
+ * A rank that fails, out == NULL included, tells the others, and all fail. */
 TW_API tw_status tw_comm_create_mpi(tw_ctx *ctx, MPI_Comm comm, tw_comm **out);
 
 #ifdef __cplusplus

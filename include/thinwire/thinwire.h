@@ -218,7 +218,8 @@ typedef struct tw_reducer_config {
     {sizeof(tw_reducer_config), (tw_redop)0, (tw_nonfinite)0, (tw_algo)0, 0, 0, 0, 0, 0}
 
 /* Collective; the same arguments on all ranks: a difference is TW_ERR_MISMATCH and names the first differing layer or
- * option; a rank that does not call it ends the others' wait at the deadline, and the communicator with TW_ERR_TIMEOUT.
+ * option; a rank whose arguments are bad fails with TW_ERR_ARG and the others with TW_ERR_PEER, except for comm or out
+ * NULL, of which the others are not told; a rank that does not call it ends the others' wait at the deadline, and the communicator with TW_ERR_TIMEOUT.
  * While it waits, ops of other reducers on this communicator do not move.
  * rules := rule {";" rule}; rule := pattern {"|" pattern} "=" phase; phase := spec ["until" step "then" phase].
  * Patterns are shell globs on layer names; the first match wins; a layer that no rule matches goes as `none`. NULL: all
@@ -229,12 +230,13 @@ TW_API tw_status tw_reducer_destroy(tw_reducer *r); /* TW_ERR_ARG inside a step 
 
 typedef struct tw_memory {
     uint32_t size, reserved;
-    uint64_t state_bytes; /* residuals (two copies, for late commit) and the ledger */
-    uint64_t frame_bytes; /* frames and plans of the push buckets */
+    uint64_t state_bytes; /* residuals (two copies, for late commit), the ledger, what describes the layers and rules */
+    uint64_t frame_bytes; /* frames and plans of the ops, which are kept for their next use */
 } tw_memory;
 #define TW_MEMORY_INIT {sizeof(tw_memory), 0, 0, 0}
-/* Before creation: what a reducer of these arguments will hold on rank `rank` of `size`. Local; touches nothing.
- * Algo AUTO is taken as SRA here, which needs the more. */
+/* Before creation: what a reducer of these arguments that is fed with push will hold at most on rank `rank` of `size`,
+ * once it has been through all phases of its rules. Local; touches nothing. Algo AUTO is taken as SRA here, which needs
+ * the more. A native sum of a layer pushed without `out` holds a copy of it, which is not in the estimate. */
 TW_API tw_status tw_reducer_estimate(int rank, int size, const tw_layer *layers, uint32_t n, const char *rules,
                                      const tw_reducer_config *cfg, tw_memory *out);
 /* What it holds now. */
@@ -284,11 +286,13 @@ typedef struct tw_piece {
 } tw_piece;
 #define TW_PIECE(layer, first, count, in, out) {sizeof(tw_piece), layer, first, count, in, out}
 
-/* A step: begin; then either push layers one by one (any order; the library fuses them into buckets, in reverse order of
- * creation, and sends a bucket once it is full; layers not pushed by `end` are absent on this rank), or post ops over
- * pieces (the same ops in the same order on all ranks; ops may cut a layer at multiples of the tile size; all of a layer
- * is posted or none of it); then end or discard. Inputs must not change and outputs must not be read before `end` (or,
- * with post, before the request completes); residuals change at `end` only. `step` is any number that grows. */
+/* A step: begin; then either push layers one by one (any order; the library fuses them into buckets, in reverse order
+ * of creation, and sends a bucket once it is full; layers not pushed by `end` are absent on this rank), or post ops
+ * over pieces (the same ops in the same order on all ranks; ops may cut a layer at multiples of the tile size; all of a
+ * layer is posted or none of it); then end or discard. Plan and frames of ops are kept for the next ones with the same
+ * cuts: at most 64, or twice the ops of the largest step; beyond that the longest unused go. Inputs must not change and
+ * outputs must not be read before `end` (or, with post, before the request completes); residuals change at `end` only.
+ * `step` is any number that grows. */
 TW_API tw_status tw_reducer_begin(tw_reducer *r, uint64_t step, const tw_step_args *args);
 TW_API tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *out); /* returns at once */
 TW_API tw_status tw_reducer_post(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_req **out); /* likewise */
@@ -311,7 +315,9 @@ TW_API tw_status tw_req_wait(tw_req *q, double timeout_s);
 TW_API tw_status tw_req_free(tw_req *q);
 
 /* Stateless: one array, no residual (feedback other than none is TW_ERR_ARG). Blocking. in == out is allowed. Collective,
- * in the order of posting; a count of 0 returns at once, so it must be 0 on all ranks. NULL spec: none. */
+ * in the order of posting; a count of 0 returns at once, so it must be 0 on all ranks. NULL spec: none. The communicator
+ * keeps plan and frames of the last 64 different calls (count, dtype, spec, redop): a call like one of these allocates
+ * nothing. */
 TW_API tw_status tw_allreduce(tw_comm *c, const tw_spec *s, const void *in, void *out, uint64_t count, tw_dtype t,
                               tw_redop op);
 

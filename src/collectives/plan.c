@@ -95,6 +95,20 @@ static void link_actions(tw_builder *b) {
     }
 }
 
+/* The arrays grew by doubling, and a plan is kept for long. */
+static void *fit(tw_builder *b, void *old, uint32_t n, size_t item) {
+    void *p = b->status < 0 || !old ? old : tw_alloc(b->ctx, n * (uint64_t)item);
+    if (p == old)
+        return old;
+    if (!p) {
+        b->status = TW_ERR_NOMEM;
+        return old;
+    }
+    memcpy(p, old, n * item);
+    tw_free(b->ctx, old);
+    return p;
+}
+
 static uint64_t mix(uint64_t h, const void *p, size_t n) {
     return tw_hash64(p, n, h);
 }
@@ -135,12 +149,22 @@ tw_status tw_plan_build(tw_ctx *ctx, const tw_plan_in *in, tw_plan **out) {
         tw_build_sra(&b);
     link_actions(&b);
     tw_free(ctx, b.edge);
+    p->run = fit(&b, p->run, p->nrun, sizeof *p->run);
+    p->frame = fit(&b, p->frame, p->nframe, sizeof *p->frame);
+    p->action = fit(&b, p->action, p->naction, sizeof *p->action);
     if (b.status < 0) {
         tw_plan_free(p);
         return b.status;
     }
     *out = p;
     return TW_OK;
+}
+
+uint64_t tw_plan_bytes(const tw_plan *p) {
+    return tw_held(sizeof *p) + (p->run ? tw_held(p->nrun * sizeof *p->run) : 0) +
+           (p->frame ? tw_held(p->nframe * sizeof *p->frame) : 0) +
+           (p->action ? tw_held(p->naction * sizeof *p->action) : 0) +
+           (p->succ ? tw_held(p->nsucc * sizeof *p->succ) : 0);
 }
 
 void tw_plan_free(tw_plan *p) {

@@ -108,6 +108,7 @@ typedef struct tw_plan {
 
 tw_status tw_plan_build(tw_ctx *ctx, const tw_plan_in *in, tw_plan **out);
 void tw_plan_free(tw_plan *p);
+uint64_t tw_plan_bytes(const tw_plan *p); /* of memory, without the arena */
 
 /* (XXH64(name) + floor(tile * size / tiles)) mod size: a function of nothing else (contract 3). */
 int tw_owner_of(uint64_t name_hash, uint64_t tile, uint64_t tiles, int size);

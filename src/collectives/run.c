@@ -28,13 +28,21 @@ static tw_lane lane_of(const tw_action *a) {
     }
 }
 
+static uint64_t array_bytes(const tw_plan *p) {
+    return (p->naction + 1ull) * ((1 + TW_LANE_COUNT) * sizeof(uint32_t) + sizeof(uint8_t));
+}
+
+uint64_t tw_run_bytes(const tw_plan *p) {
+    return tw_held(sizeof(tw_run)) + tw_held(array_bytes(p));
+}
+
 tw_status tw_run_create(const tw_plan *p, tw_run **out) {
     tw_run *r = tw_alloc(p->ctx, sizeof *r);
     if (!r)
         return TW_ERR_NOMEM;
-    uint64_t n = p->naction + 1;
+    uint64_t n = p->naction + 1ull;
     r->plan = p;
-    r->left = tw_alloc(p->ctx, n * (1 + TW_LANE_COUNT) * sizeof(uint32_t) + n);
+    r->left = tw_alloc(p->ctx, array_bytes(p));
     if (!r->left) {
         tw_free(p->ctx, r);
         return TW_ERR_NOMEM;

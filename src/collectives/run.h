@@ -13,6 +13,7 @@ typedef enum tw_lane { TW_LANE_TRANSFER, TW_LANE_NATIVE, TW_LANE_REDUCE, TW_LANE
 
 tw_status tw_run_create(const tw_plan *p, tw_run **out);
 void tw_run_free(tw_run *r);
+uint64_t tw_run_bytes(const tw_plan *p);                     /* of memory, that a runner of p takes */
 void tw_run_start(tw_run *r);                                /* again from the beginning */
 bool tw_run_next(tw_run *r, tw_lane lane, uint32_t *action); /* false: none is ready */
 void tw_run_done(tw_run *r, uint32_t action);                /* completed well; makes its successors ready */

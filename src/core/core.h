@@ -78,6 +78,11 @@ void tw_ctx_retain(tw_ctx *c);
 void tw_ctx_release(tw_ctx *c);
 /* Zeroed memory, 64-byte aligned; NULL and a sentence when the allocator refuses. free takes NULL. */
 void *tw_alloc(tw_ctx *c, uint64_t bytes);
+#define TW_ALIGN 64u
+/* What tw_alloc asks the allocator for. */
+static inline uint64_t tw_held(uint64_t bytes) {
+    return tw_round_up(bytes ? bytes : 1, TW_ALIGN);
+}
 void tw_free(tw_ctx *c, void *p);
 enum { TW_LOG_ERROR = 1, TW_LOG_WARN, TW_LOG_INFO, TW_LOG_DEBUG };
 void tw_log(tw_ctx *c, int level, const char *format, ...) TW_PRINTF(3, 4);

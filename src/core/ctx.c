@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define ALIGN             64u
 #define DEFAULT_TIMEOUT_S 120.0
 
 /* Residuals are streamed once a step, a page fault or a TLB miss every 4 KiB would show: ask for huge pages. */
@@ -151,12 +150,12 @@ void tw_ctx_release(tw_ctx *c) {
 
 void *tw_alloc(tw_ctx *c, uint64_t bytes) {
     void *p = NULL;
-    if (bytes <= PTRDIFF_MAX - ALIGN) {
-        size_t rounded = (size_t)tw_round_up(bytes ? bytes : 1, ALIGN); /* aligned_alloc wants a multiple */
-        p = c->cfg.alloc(c->cfg.alloc_arg, rounded, ALIGN);
-        if (p && (uintptr_t)p % ALIGN != 0) {
+    if (bytes <= PTRDIFF_MAX - TW_ALIGN) {
+        size_t rounded = (size_t)tw_held(bytes); /* aligned_alloc wants a multiple */
+        p = c->cfg.alloc(c->cfg.alloc_arg, rounded, TW_ALIGN);
+        if (p && (uintptr_t)p % TW_ALIGN != 0) {
             c->cfg.release(c->cfg.alloc_arg, p);
-            tw_fail(TW_ERR_NOMEM, "the allocator's memory is not aligned to %u bytes", ALIGN);
+            tw_fail(TW_ERR_NOMEM, "the allocator's memory is not aligned to %u bytes", TW_ALIGN);
             return NULL;
         }
         if (p)

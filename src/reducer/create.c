@@ -95,8 +95,15 @@ static tw_status check_groups(const tw_reducer *r, const tw_layer_state *l) {
     return TW_OK;
 }
 
+static void *take(tw_reducer *r, uint64_t bytes) {
+    r->state_bytes += tw_held(bytes);
+    return tw_alloc(r->ctx, bytes);
+}
+
 static uint64_t layer_state_bytes(const tw_layer_state *l, bool slots) {
-    return 2 * l->tiles * sizeof(tw_cert) + (slots ? 2 * l->count * sizeof(float) : 0);
+    if (l->tiles == 0)
+        return 0;
+    return 2 * tw_held(l->tiles * sizeof(tw_cert)) + (slots ? 2 * tw_held(l->count * sizeof(float)) : 0);
 }
 
 static tw_status make_state(tw_reducer *r, tw_layer_state *l, bool dry) {
@@ -119,7 +126,7 @@ static tw_status make_layers(tw_reducer *r, const tw_layer *layers, bool dry) {
         const tw_layer *from = layer_at(layers, i);
         tw_layer_state *l = &r->layer[i];
         size_t len = strlen(from->name) + 1;
-        l->name = tw_alloc(r->ctx, len);
+        l->name = take(r, len);
         if (!l->name)
             return TW_ERR_NOMEM;
         memcpy(l->name, from->name, len);
@@ -152,12 +159,12 @@ static void make_buckets(tw_reducer *r) {
 }
 
 static tw_status make_arrays(tw_reducer *r, uint32_t n) {
-    r->layer = tw_alloc(r->ctx, (n + 1ull) * sizeof *r->layer);
-    r->view = tw_alloc(r->ctx, (n + 1ull) * sizeof *r->view);
-    r->bucket = tw_alloc(r->ctx, (n + 1ull) * sizeof *r->bucket);
-    r->piece = tw_alloc(r->ctx, (n + 1ull) * sizeof *r->piece);
+    r->layer = take(r, (n + 1ull) * sizeof *r->layer);
+    r->view = take(r, (n + 1ull) * sizeof *r->view);
+    r->bucket = take(r, (n + 1ull) * sizeof *r->bucket);
+    r->piece = take(r, (n + 1ull) * sizeof *r->piece);
     r->cap_flying = n + 16;
-    r->flying = tw_alloc(r->ctx, r->cap_flying * sizeof(tw_op *));
+    r->flying = take(r, r->cap_flying * sizeof(tw_op *));
     if (!r->layer || !r->view || !r->bucket || !r->piece || !r->flying)
         return TW_ERR_NOMEM;
     r->nlayer = n;
@@ -185,13 +192,16 @@ static tw_status make(tw_comm *c, const tw_layer *layers, uint32_t n, const char
         return TW_ERR_NOMEM;
     r->comm = c;
     r->ctx = c->ctx;
+    r->state_bytes = tw_held(sizeof *r);
     tw_status s = check_config(cfg, &r->cfg);
     if (s >= 0)
         s = check_layers(layers, n);
     if (s >= 0)
         s = tw_rules_parse(c->ctx, rules, &r->rules);
-    if (s >= 0)
+    if (s >= 0) {
+        r->state_bytes += tw_rules_bytes(r->rules);
         s = make_arrays(r, n);
+    }
     if (s >= 0)
         s = make_layers(r, layers, dry);
     if (s >= 0)
@@ -266,6 +276,9 @@ tw_status tw_manifest_compare(const tw_manifest *mine, const tw_manifest *theirs
         return tw_fail(TW_ERR_MISMATCH, "bucket_bytes is %llu on rank %d and %llu on rank %u",
                        (unsigned long long)theirs->bucket_bytes, rank, (unsigned long long)mine->bucket_bytes,
                        mine->rank);
+    if (!mine->nlayer != !theirs->nlayer) /* no layer to name; all ranks see such a pair, so all stop here */
+        return tw_fail(TW_ERR_MISMATCH, "rank %d has %u layers and rank %u has %u", rank, theirs->nlayer, mine->rank,
+                       mine->nlayer);
     if (mine->rules != theirs->rules)
         return tw_fail(TW_ERR_MISMATCH, "rules of rank %d differ from those of rank %u", rank, mine->rank);
     return TW_OK;
@@ -283,23 +296,51 @@ static uint64_t next_change(const tw_reducer *r, uint32_t bucket, uint64_t step)
     return next;
 }
 
-static tw_status measure(tw_reducer *r, uint64_t *frames, tw_plan_info *info) {
-    for (uint32_t b = 0; b < r->nbucket; b++) {
-        uint64_t most = 0, bytes;
-        for (uint64_t step = 0; step != UINT64_MAX; step = next_change(r, b, step)) {
-            tw_op_args a;
-            tw_reducer_view(r, step);
-            tw_reducer_bucket_args(r, &r->bucket[b], r->piece, &a);
-            tw_status s = tw_op_measure(r->ctx, r->comm->rank, r->comm->size, &a, &bytes, info);
-            if (s < 0)
-                return s;
-            most = bytes > most ? bytes : most;
-            if (info)
-                break; /* the plan of step 0 was asked for */
-        }
-        *frames += most;
+static uint32_t most_phases(const tw_reducer *r, uint32_t bucket) {
+    uint32_t n = 1;
+    for (uint32_t i = 0; i < r->nlayer; i++)
+        n += r->layer[i].bucket == bucket ? r->layer[i].nphase : 0;
+    return n;
+}
+
+static bool seen_before(const uint64_t *hash, uint32_t n, uint64_t one) {
+    for (uint32_t i = 0; i < n; i++)
+        if (hash[i] == one)
+            return true;
+    return false;
+}
+
+/* The ops of all phases, since the cache keeps them; two phases of one signature share theirs. */
+static tw_status measure_bucket(tw_reducer *r, uint32_t b, uint64_t *seen, uint64_t *frames, tw_plan_info *info) {
+    uint32_t n = 0;
+    for (uint64_t step = 0; step != UINT64_MAX; step = next_change(r, b, step)) {
+        tw_op_args a;
+        uint64_t bytes;
+        tw_reducer_view(r, step);
+        tw_reducer_bucket_args(r, &r->bucket[b], r->piece, &a);
+        uint64_t hash = tw_op_hash(&a);
+        if (seen_before(seen, n, hash))
+            continue;
+        tw_status s = tw_op_measure(r->ctx, r->comm->rank, r->comm->size, &a, &bytes, info);
+        if (s < 0 || info) /* the plan of step 0 was asked for */
+            return s;
+        seen[n++] = hash;
+        *frames += bytes;
+        for (uint32_t i = 0; i < r->nlayer; i++) /* as a step does: part of the signature */
+            r->layer[i].used =
+                r->layer[i].used || (r->layer[i].bucket == b && r->view[i].spec.feedback != TW_FEEDBACK_NONE);
     }
     return TW_OK;
+}
+
+static tw_status measure(tw_reducer *r, uint64_t *frames, tw_plan_info *info) {
+    tw_status s = TW_OK;
+    for (uint32_t b = 0; b < r->nbucket && s >= 0; b++) {
+        uint64_t *seen = tw_alloc(r->ctx, most_phases(r, b) * sizeof *seen);
+        s = seen ? measure_bucket(r, b, seen, frames, info) : TW_ERR_NOMEM;
+        tw_free(r->ctx, seen);
+    }
+    return s;
 }
 
 static tw_status dry_run(int rank, int size, const tw_layer *layers, uint32_t n, const char *rules,

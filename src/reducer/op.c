@@ -27,7 +27,7 @@ static void piece_words(const tw_op_args *a, uint32_t i, uint32_t w[PIECE_WORDS]
     tw_spec_words(&l->spec, w + 8);
 }
 
-static uint64_t key_hash(const tw_op_args *a) {
+uint64_t tw_op_hash(const tw_op_args *a) {
     uint32_t h[HEAD_WORDS], w[PIECE_WORDS];
     head_words(a, h);
     uint64_t hash = tw_hash64(h, sizeof h, 0);
@@ -278,11 +278,37 @@ static tw_status fill(const tw_op_args *a, tw_op *op) {
     return check_absence(x);
 }
 
-tw_status tw_op_prepare(const tw_op_args *a, tw_op **cache, tw_op **out) {
+static void forget(tw_op *op) {
+    if (!op->leaked)
+        op->comm->table[op->slot] = NULL;
+    free_op(op);
+}
+
+/* Only when an op was made, so steps that repeat search for nothing. */
+static void drop_oldest(tw_op **cache, const tw_op *fresh, uint32_t keep) {
+    for (;;) {
+        tw_op **oldest = NULL;
+        uint32_t n = 0;
+        for (tw_op **p = cache; *p; p = &(*p)->next_cached, n++) {
+            const tw_op *op = *p;
+            if (op == fresh || op->busy || op->leaked || op->req)
+                continue;
+            if (!oldest || op->comm->seq - op->seq > op->comm->seq - (*oldest)->seq) /* seq may wrap */
+                oldest = p;
+        }
+        if (n <= keep || !oldest)
+            return;
+        tw_op *op = *oldest;
+        *oldest = op->next_cached;
+        forget(op);
+    }
+}
+
+tw_status tw_op_prepare(const tw_op_args *a, tw_op **cache, uint32_t keep, tw_op **out) {
     tw_status s = tw_pieces_check(a);
     if (s < 0)
         return s;
-    uint64_t hash = key_hash(a);
+    uint64_t hash = tw_op_hash(a);
     tw_op *op = *cache;
     while (op && (op->busy || op->leaked || op->key_hash != hash || !key_equal(a, op)))
         op = op->next_cached;
@@ -297,6 +323,7 @@ tw_status tw_op_prepare(const tw_op_args *a, tw_op **cache, tw_op **out) {
         op->key_hash = hash;
         op->next_cached = *cache;
         *cache = op;
+        drop_oldest(cache, op, keep);
     }
     s = fill(a, op);
     if (s >= 0)
@@ -304,10 +331,22 @@ tw_status tw_op_prepare(const tw_op_args *a, tw_op **cache, tw_op **out) {
     return s;
 }
 
+/* As make_op takes it, and as tw_alloc rounds it: an estimate counts a shape that was not made. */
 uint64_t tw_op_bytes(const tw_op *op) {
+    const tw_exec *x = &op->x;
     const tw_plan *p = op->plan;
-    return p->arena_bytes + p->nrun * sizeof(tw_tiles) + p->nframe * sizeof(tw_frame) +
-           p->naction * (sizeof(tw_action) + 17) + p->nsucc * sizeof(uint32_t) + 4 * TW_MAX_TILE * sizeof(float);
+    uint64_t layers = x->nlayer, pieces = x->npiece, given = (op->nkey - HEAD_WORDS) / PIECE_WORDS,
+             size = (unsigned)p->size;
+    uint64_t bytes = tw_plan_bytes(p) + tw_run_bytes(p) + tw_held(sizeof *op) + tw_held(op->nkey * sizeof *op->key) +
+                     (p->arena_bytes ? tw_held(p->arena_bytes) : 0);
+    bytes += tw_held((layers + 1) * sizeof *x->layer) + tw_held((pieces + 1) * sizeof *x->piece) +
+             tw_held((pieces + 1) * sizeof *x->scratch) + tw_held(size * sizeof *x->cursor) +
+             tw_held(size * sizeof *x->part) + tw_held(4 * TW_MAX_TILE * sizeof(float)) +
+             tw_held((layers + 2) * sizeof *x->piece0) + tw_held((given + 1) * sizeof *op->order) +
+             tw_held((layers + 1) * sizeof *op->layer_of) + tw_held((layers + 1) * sizeof *op->layer_wire);
+    for (uint32_t i = 0; x->scratch && i < x->npiece; i++)
+        bytes += x->scratch[i] ? tw_held(x->piece[i].count * sizeof(float)) : 0;
+    return bytes;
 }
 
 tw_status tw_op_measure(tw_ctx *ctx, int me, int size, const tw_op_args *a, uint64_t *bytes, tw_plan_info *info) {
@@ -316,6 +355,9 @@ tw_status tw_op_measure(tw_ctx *ctx, int me, int size, const tw_op_args *a, uint
     tw_status s = tw_pieces_sort(ctx, a, &sorted);
     if (s >= 0)
         s = plan_op(a, ctx, me, size, true, false, &sorted, &shape.plan);
+    shape.nkey = HEAD_WORDS + a->npiece * PIECE_WORDS;
+    shape.x.nlayer = sorted.nlayer;
+    shape.x.npiece = sorted.npiece;
     tw_sorted_free(ctx, &sorted);
     if (s < 0)
         return s;
@@ -339,8 +381,6 @@ void tw_op_free_all(tw_op **cache) {
     while (*cache) {
         tw_op *op = *cache;
         *cache = op->next_cached;
-        if (!op->leaked)
-            op->comm->table[op->slot] = NULL;
-        free_op(op);
+        forget(op);
     }
 }

@@ -34,11 +34,14 @@ typedef struct tw_op_args {
     uint8_t epoch;
 } tw_op_args;
 
-/* Finds or makes the op in *cache, fills in addresses and step; ready for tw_op_start. Wants the lock. */
-tw_status tw_op_prepare(const tw_op_args *a, tw_op **cache, tw_op **out);
-/* Bytes of frames and plan that an op of these arguments would take. */
+/* Finds or makes the op in *cache, fills in addresses and step; ready for tw_op_start. Where it makes one and the cache
+ * has more than `keep`, those go that nobody uses, the ones started longest ago first. Wants the lock. */
+tw_status tw_op_prepare(const tw_op_args *a, tw_op **cache, uint32_t keep, tw_op **out);
+enum { TW_OPS_KEPT = 64 }; /* at least; a reducer keeps those of two steps */
+/* Bytes of memory that an op of these arguments would take. */
 tw_status tw_op_measure(tw_ctx *ctx, int me, int size, const tw_op_args *a, uint64_t *bytes, tw_plan_info *info);
+uint64_t tw_op_hash(const tw_op_args *a); /* of the signature */
 void tw_op_free_all(tw_op **cache);
-uint64_t tw_op_bytes(const tw_op *op);
+uint64_t tw_op_bytes(const tw_op *op); /* all that it holds */
 
 #endif

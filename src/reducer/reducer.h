@@ -54,6 +54,7 @@ struct tw_reducer {
     tw_op **flying;  /* ops of this step, in order; as many as there is room for */
     tw_op *cache;
     uint32_t nlayer, nbucket, nflying, cap_flying;
+    uint32_t most_flying; /* of all steps so far */
     uint64_t state_bytes;
     /* this step */
     tw_mode mode;

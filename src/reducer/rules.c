@@ -2,6 +2,7 @@
 #include "reducer/rules.h"
 #include <ctype.h>
 #include <fnmatch.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -17,7 +18,7 @@ struct tw_rules {
     uint32_t *pattern; /* offsets into text */
     char *text;        /* a copy, cut up */
     uint32_t nrule, nphase, npattern;
-    uint64_t hash;
+    uint64_t hash, bytes;
 };
 
 static const tw_phase only_none[] = {{.spec = TW_SPEC_INIT, .until = UINT64_MAX}};
@@ -57,6 +58,8 @@ static tw_status parse_until(const char *word, uint32_t nrule, uint64_t before, 
     if (*end || v == 0 || v <= before)
         return tw_fail(TW_ERR_ARG, "rule %u: 'until %s' must be a number above %llu", nrule + 1, word,
                        (unsigned long long)before);
+    if (v == ULLONG_MAX) /* or beyond */
+        return tw_fail(TW_ERR_ARG, "rule %u: 'until %s' is too large: 2^64 - 2 is the last step", nrule + 1, word);
     *out = v;
     return TW_OK;
 }
@@ -87,6 +90,35 @@ static tw_status parse_phases(tw_rules *r, rule *u, char *text) {
     return TW_OK;
 }
 
+/* p: at a '['. At its ']', or NULL. */
+static const char *bracket_end(const char *p) {
+    p += p[1] == '!' || p[1] == '^' ? 2 : 1;
+    p += *p == ']'; /* as the first it is a member */
+    for (; *p && *p != ']'; p++) {
+        const char end[] = {p[1], ']', 0}, *close;
+        if (*p == '\\' && p[1])
+            p++;
+        else if (*p == '[' && (p[1] == ':' || p[1] == '.') && (close = strstr(p + 2, end)) != NULL)
+            p = close + 1;
+    }
+    return *p ? p : NULL;
+}
+
+/* fnmatch says of a malformed pattern only that it matches nothing. */
+static const char *glob_problem(const char *p) {
+    for (; *p; p++) {
+        if (*p == '\\') {
+            if (!*++p)
+                return "ends with a backslash";
+        } else if (*p == '[') {
+            p = bracket_end(p);
+            if (!p)
+                return "has a '[' without its ']'";
+        }
+    }
+    return NULL;
+}
+
 static tw_status parse_patterns(tw_rules *r, rule *u, char *text) {
     u->pattern0 = r->npattern;
     for (char *next = text; next;) {
@@ -97,6 +129,9 @@ static tw_status parse_patterns(tw_rules *r, rule *u, char *text) {
         p = trim(p);
         if (!*p)
             return tw_fail(TW_ERR_ARG, "rule %u: an empty layer pattern", r->nrule + 1);
+        const char *problem = glob_problem(p);
+        if (problem)
+            return tw_fail(TW_ERR_ARG, "rule %u: the layer pattern '%s' %s", r->nrule + 1, p, problem);
         r->pattern[r->npattern++] = (uint32_t)(p - r->text);
         u->npattern++;
     }
@@ -143,14 +178,17 @@ static tw_status allocate(tw_ctx *ctx, const char *text, tw_rules **out) {
     if (!r)
         return TW_ERR_NOMEM;
     r->ctx = ctx;
+    const uint64_t phases = (most + len / 4) * sizeof(tw_phase); /* a phase more needs " then" at least */
     r->rule = tw_alloc(ctx, most * sizeof(rule));
-    r->phase = tw_alloc(ctx, (most + len / 4) * sizeof(tw_phase)); /* a phase more needs " then" at least */
+    r->phase = tw_alloc(ctx, phases);
     r->pattern = tw_alloc(ctx, patterns * sizeof(uint32_t));
     r->text = tw_alloc(ctx, len + 1);
     if (!r->rule || !r->phase || !r->pattern || !r->text) {
         tw_rules_free(r);
         return TW_ERR_NOMEM;
     }
+    r->bytes = tw_held(sizeof *r) + tw_held(most * sizeof(rule)) + tw_held(phases) +
+               tw_held(patterns * sizeof(uint32_t)) + tw_held(len + 1);
     memcpy(r->text, text, len);
     *out = r;
     return TW_OK;
@@ -188,6 +226,10 @@ void tw_rules_free(tw_rules *r) {
     tw_free(ctx, r->pattern);
     tw_free(ctx, r->text);
     tw_free(ctx, r);
+}
+
+uint64_t tw_rules_bytes(const tw_rules *r) {
+    return r->bytes;
 }
 
 const tw_phase *tw_rules_find(const tw_rules *r, const char *name, uint32_t *n) {

@@ -15,6 +15,7 @@ typedef struct tw_rules tw_rules;
 
 tw_status tw_rules_parse(tw_ctx *ctx, const char *text, tw_rules **out); /* NULL text: no rule */
 void tw_rules_free(tw_rules *r);
+uint64_t tw_rules_bytes(const tw_rules *r); /* of memory */
 /* The phases for a layer name: first match wins; `none` if no rule matches. */
 const tw_phase *tw_rules_find(const tw_rules *r, const char *name, uint32_t *n);
 const tw_spec *tw_phase_at(const tw_phase *phase, uint32_t n, uint64_t step);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * tw_allreduce: one array without a reducer. The op, its plan and frames stay with the communicator for the next call.
+ * tw_allreduce: one array without a reducer. The op, its plan and frames stay with the communicator for the next call
+ * of its kind, as long as it is among the last TW_OPS_KEPT kinds.
  */
 #include "reducer/op.h"
 
@@ -42,7 +43,7 @@ tw_status tw_allreduce(tw_comm *c, const tw_spec *s, const void *in, void *out, 
     tw_comm_lock(c);
     st = tw_comm_refuses(c);
     if (st >= 0)
-        st = tw_op_prepare(&a, &c->cached, &made);
+        st = tw_op_prepare(&a, &c->cached, TW_OPS_KEPT, &made);
     if (st >= 0)
         st = tw_op_start(made);
     tw_comm_unlock(c);

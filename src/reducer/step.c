@@ -123,8 +123,15 @@ static tw_status room_for_one_more(tw_reducer *r) {
     memcpy(more, r->flying, r->nflying * sizeof *more);
     tw_free(r->ctx, r->flying);
     r->flying = more;
+    r->state_bytes += tw_held(2ull * r->cap_flying * sizeof *more) - tw_held(r->cap_flying * sizeof *more);
     r->cap_flying *= 2;
     return TW_OK;
+}
+
+/* All ops of two steps of the largest kind: neither a step that repeats nor two that take turns make ops again. */
+static uint32_t ops_kept(tw_reducer *r) {
+    r->most_flying = r->nflying >= r->most_flying ? r->nflying + 1 : r->most_flying;
+    return 2 * r->most_flying > TW_OPS_KEPT ? 2 * r->most_flying : TW_OPS_KEPT;
 }
 
 static tw_status launch(tw_reducer *r, const tw_op_args *a, tw_op **out) {
@@ -135,7 +142,7 @@ static tw_status launch(tw_reducer *r, const tw_op_args *a, tw_op **out) {
     if (s >= 0)
         s = room_for_one_more(r);
     if (s >= 0)
-        s = tw_op_prepare(a, &r->cache, &op);
+        s = tw_op_prepare(a, &r->cache, ops_kept(r), &op);
     if (s >= 0) {
         r->flying[r->nflying++] = op;
         tw_op_start(op);

@@ -649,7 +649,9 @@ static tw_status open_here(tw_ctx *ctx, MPI_Comm dup, bool matches, transport **
                       : fail(TW_ERR_TRANSPORT, "tw_comm_create_mpi: no attribute could be set on MPI_COMM_SELF");
 }
 
-tw_status tw_mpi_open(tw_ctx *ctx, const void *comm, const tw_transport_ops **ops, void **out, int *rank, int *size) {
+/* mine: what this rank knows already of its arguments; after a failure it takes part in the agreement, no further. */
+static tw_status open_after(tw_status mine, tw_ctx *ctx, const void *comm, const tw_transport_ops **ops, void **out,
+                            int *rank, int *size) {
     const MPI_Comm *given = comm;
     tw_status s = check_comm(*given);
     if (s != TW_OK)
@@ -661,7 +663,8 @@ tw_status tw_mpi_open(tw_ctx *ctx, const void *comm, const tw_transport_ops **op
     MPI_Comm_set_errhandler(dup, MPI_ERRORS_RETURN);
     MPI_Comm_rank(dup, rank);
     MPI_Comm_size(dup, size);
-    s = agree(dup, *rank, open_here(ctx, dup, tw_mpi_must_match(dup), &t));
+    bool matches = tw_mpi_must_match(dup);
+    s = agree(dup, *rank, mine == TW_OK ? open_here(ctx, dup, matches, &t) : mine);
     if (s == TW_OK) {
         *ops = &mpi_ops;
         *out = t;
@@ -673,14 +676,19 @@ tw_status tw_mpi_open(tw_ctx *ctx, const void *comm, const tw_transport_ops **op
     return s;
 }
 
+tw_status tw_mpi_open(tw_ctx *ctx, const void *comm, const tw_transport_ops **ops, void **out, int *rank, int *size) {
+    return open_after(TW_OK, ctx, comm, ops, out, rank, size);
+}
+
 tw_status tw_comm_create_mpi(tw_ctx *ctx, MPI_Comm comm, tw_comm **out) {
     const tw_transport_ops *ops;
     void *t;
     int rank, size;
-    tw_status s = tw_mpi_open(ctx, &comm, &ops, &t, &rank, &size);
+    tw_status s = open_after(out != NULL ? TW_OK : TW_ERR_ARG, ctx, &comm, &ops, &t, &rank, &size);
+    if (out == NULL) /* the others know now */
+        return fail(TW_ERR_ARG, "tw_comm_create_mpi: out is NULL");
     if (s == TW_OK) {
-        s = out == NULL ? fail(TW_ERR_ARG, "tw_comm_create_mpi: out is NULL") /* now the others are not left alone */
-                        : tw_comm_create(ctx, ops, t, rank, size, out);
+        s = tw_comm_create(ctx, ops, t, rank, size, out);
         if (s != TW_OK)
             ops->close(t);
     }

@@ -157,6 +157,11 @@ static void test_bad_arguments(void) {
     tw_comm *comm = NULL;
     MPI_CHECK(tw_comm_create_mpi(NULL, MPI_COMM_NULL, &comm) == TW_ERR_ARG);
     MPI_CHECK(tw_comm_create_mpi(NULL, MPI_COMM_WORLD, NULL) == TW_ERR_ARG);
+    /* on one rank only: the others hear of it at once */
+    double start = MPI_Wtime();
+    MPI_CHECK(tw_comm_create_mpi(NULL, MPI_COMM_WORLD, mpi_rank == 0 ? NULL : &comm) == TW_ERR_ARG && !comm);
+    MPI_CHECK(strstr(tw_last_error(), mpi_rank == 0 ? "out is NULL" : "rank 0 could not create the communicator"));
+    MPI_CHECK(MPI_Wtime() - start < 60);
 }
 
 int main(int argc, char **argv) {

@@ -18,6 +18,14 @@ static int draw_ranks(rng *r, int most) {
     return n > (uint64_t)most ? (int)rng_range(r, 1, (uint64_t)most) : (int)n;
 }
 
+/* Mostly small ones, for many tiles of few values; the default, 4096, where ranks have room for some. */
+static uint32_t draw_tile(rng *r, int ranks) {
+    uint64_t x = rng_below(r, 100);
+    if (x >= 16)
+        return 128u << rng_below(r, 3);
+    return x < 4 ? 1024 : x < 7 || ranks > 20 ? 2048 : 4096;
+}
+
 /* ---- layers ---- */
 
 static uint64_t draw_count(trial *t, uint64_t budget) {
@@ -162,9 +170,7 @@ void trial_draw(trial *t, uint64_t seed, int most_ranks) {
     t->ranks = draw_ranks(&t->rng, most_ranks);
     t->kind = draw_kind(t);
     t->rc = (tw_reducer_config)TW_REDUCER_CONFIG_INIT;
-    t->rc.tile = rng_chance(&t->rng, 4) ? 4096 : 128u << rng_below(&t->rng, 3);
-    if (t->rc.tile == 4096 && t->ranks > 6)
-        t->rc.tile = 1024;
+    t->rc.tile = draw_tile(&t->rng, t->ranks);
     t->next_number = rng_chance(&t->rng, 5) ? UINT64_C(0x1fffffffe) : rng_below(&t->rng, 3) * 5;
     t->nstep = (uint32_t)rng_range(&t->rng, 1, MOST_STEPS);
     t->post = rng_chance(&t->rng, 50);

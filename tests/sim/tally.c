@@ -9,7 +9,7 @@
 
 static uint64_t ranks[MOST_RANKS + 1], kinds[KIND_COUNT], faults[FAULT_COUNT], odds[ODD_COUNT], values[VALUES_COUNT];
 static uint64_t dtypes[4], codecs[4][3], redops[3], policies[4], algos[4], ops[MOST_OPS + 1], steps[MOST_STEPS + 1];
-static uint64_t sizes[7], tiles[4], verdicts[4], failures[16], pieces[8], refusals[REFUSAL_COUNT];
+static uint64_t sizes[7], tiles[6], wide_tiles, verdicts[4], failures[16], pieces[8], refusals[REFUSAL_COUNT];
 static uint64_t posted, pushed, layers, no_overlap, phases, scaled, nan_steps, absent_somewhere, absent_everywhere,
     in_place, unwanted, parts, odd_bytes, discards, incomplete, native_ops, all_steps, layer_steps, ops_sharing,
     flushes, plans;
@@ -39,7 +39,9 @@ void tally_trial(const trial *t) {
     no_overlap += t->rc.no_overlap;
     posted += t->post;
     pushed += !t->post;
-    tiles[t->rc.tile == 128 ? 0 : t->rc.tile == 256 ? 1 : t->rc.tile == 512 ? 2 : 3]++;
+    for (uint32_t k = 0; k < 6; k++)
+        tiles[k] += t->rc.tile == 128u << k;
+    wide_tiles += t->rc.tile == 4096 && t->ranks > 6;
     for (uint32_t l = 0; l < t->nlayer; l++) {
         layers++;
         sizes[size_class(t->layer[l].count, t->rc.tile)]++;
@@ -152,7 +154,8 @@ void tally_print(void) {
     LINE("faults", faults, "loss", "corruption", "truncation", "dead", "dead-and-seen");
     LINE("odd ranks", odds, "discard", "step", "pieces", "missing-op", "swapped-ops", "reset");
     LINE("sizes", sizes, "0", "1", "tiles", "tiles+1", "tiles-1", "prime", "other");
-    LINE("tile", tiles, "128", "256", "512", "1024+");
+    LINE("tile", tiles, "128", "256", "512", "1024", "2048", "4096");
+    printf("  tile 4096 on over 6 ranks: %llu\n", (unsigned long long)wide_tiles);
     LINE("steps", steps, "0", "1", "2", "3", "4");
     LINE("redop", redops, "", "sum", "avg");
     LINE("nonfinite", policies, "", "propagate", "skip", "error");

@@ -5,6 +5,7 @@
 #include "unit.h"
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <thinwire/experimental.h>
 
 enum { P = 3, N = 3 * 4096 + 17 };
@@ -18,12 +19,13 @@ typedef struct world {
     float *in[P], *out[P];
 } world;
 
-static tw_status open_world(world *w, tw_ctx *ctx, const char *rules, const tw_reducer_config *cfg) {
+static tw_status open_list(world *w, tw_ctx *ctx, const tw_layer *list, uint32_t layer_count, const char *rules,
+                           const tw_reducer_config *cfg) {
     tw_sim_config sc = TW_SIM_CONFIG_INIT;
-    const tw_layer *l[P] = {layers, layers, layers};
+    const tw_layer *l[P] = {list, list, list};
     const char *t[P] = {rules, rules, rules};
     const tw_reducer_config *c[P] = {cfg, cfg, cfg};
-    uint32_t n[P] = {2, 2, 2};
+    uint32_t n[P] = {layer_count, layer_count, layer_count};
     sc.ranks = P;
     memset(w, 0, sizeof *w);
     w->ctx = ctx;
@@ -41,6 +43,10 @@ static tw_status open_world(world *w, tw_ctx *ctx, const char *rules, const tw_r
         }
     }
     return s;
+}
+
+static tw_status open_world(world *w, tw_ctx *ctx, const char *rules, const tw_reducer_config *cfg) {
+    return open_list(w, ctx, layers, 2, rules, cfg);
 }
 
 static void close_world(world *w) {
@@ -130,6 +136,40 @@ static void test_creation_errors(void) {
     CU_ASSERT_EQUAL(open_world(&w, NULL, NULL, &cfg), TW_ERR_ARG);
     close_world(&w);
     CU_ASSERT_EQUAL(tw_reducer_create(NULL, layers, 2, NULL, NULL, &w.red[0]), TW_ERR_ARG);
+}
+
+static void test_rules_refused(void) {
+    static const struct {
+        const char *rules, *part;
+    } bad[] = {
+        {"*=none until 99999999999999999999 then onebit", "99999999999999999999' is too large"},
+        {"*=none until 18446744073709551615 then onebit", "too large"},
+        {"*=none until 5 then cast until 18446744073709551616 then onebit", "too large"},
+        {"*=none until 0 then onebit", "above 0"},
+        {"*=none until 5 then cast until 5 then onebit", "above 5"},
+        {"[=onebit", "rule 1: the layer pattern '[' has a '[' without its ']'"},
+        {"*.bias=none;a|net[!]=onebit", "rule 2: the layer pattern 'net[!]' has a '['"},
+        {"net[[:alpha:]=onebit", "without its ']'"},
+        {"net[a\\]=onebit", "without its ']'"},
+        {"net\\=onebit", "ends with a backslash"},
+    };
+    static const char *const good[] = {"*=none until 18446744073709551614 then onebit",
+                                       "net.[bw]*=onebit",
+                                       "net.[!]b]*=onebit",
+                                       "net.[[:alpha:]]*=onebit",
+                                       "net\\[*=onebit",
+                                       "net.[\\]w]*=onebit",
+                                       "]=onebit"};
+    world w;
+    for (size_t i = 0; i < UNIT_COUNT(bad); i++) {
+        CU_ASSERT_EQUAL(open_world(&w, NULL, bad[i].rules, NULL), TW_ERR_ARG);
+        unit_has(tw_last_error(), bad[i].part);
+        close_world(&w);
+    }
+    for (size_t i = 0; i < UNIT_COUNT(good); i++) {
+        CU_ASSERT_EQUAL(open_world(&w, NULL, good[i], NULL), TW_OK);
+        close_world(&w);
+    }
 }
 
 static void test_call_order(void) {
@@ -309,7 +349,8 @@ static void test_nonfinite(void) {
 
 /* ---- every allocation made to fail in turn ---- */
 
-static long allocations, live, fail_at;
+static atomic_long allocations, live, fail_at; /* local ranks are threads */
+static _Atomic int64_t live_bytes;
 
 /* Values of two sizes, so near each other that what rounding may cost is most of the bound: every rank's norm counts in
  * it, the owner's raw part like the others. Workers lose half of the distance in each value, an owner a sixth. */
@@ -331,18 +372,29 @@ static void test_bound_of_rounding(void) {
     close_world(&w);
 }
 
+/* The size stands in front of the block. */
 static void *counting_alloc(void *arg, size_t bytes, size_t align) {
     (void)arg;
     if (++allocations == fail_at)
         return NULL;
+    char *p = aligned_alloc(align, align + (bytes + align - 1) / align * align);
+    if (!p)
+        return NULL;
     live++;
-    return aligned_alloc(align, (bytes + align - 1) / align * align);
+    live_bytes += (int64_t)bytes;
+    memcpy(p, &bytes, sizeof bytes);
+    memcpy(p + align - sizeof align, &align, sizeof align);
+    return p + align;
 }
 
 static void counting_release(void *arg, void *p) {
+    size_t bytes, align;
     (void)arg;
+    memcpy(&align, (char *)p - sizeof align, sizeof align);
+    memcpy(&bytes, (char *)p - align, sizeof bytes);
     live--;
-    free(p);
+    live_bytes -= (int64_t)bytes;
+    free((char *)p - align);
 }
 
 static void test_every_allocation_fails(void) {
@@ -399,21 +451,71 @@ static void test_hot_path_allocates_nothing(void) {
     CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
 }
 
-static void test_memory_estimate(void) {
+/* ---- memory: what was said before, what is said now, what the allocator gave ---- */
+
+static void memory_of(const char *what, const tw_layer *l, uint32_t n, const char *rules, tw_algo algo) {
     world w;
-    tw_memory guess = TW_MEMORY_INIT, now = TW_MEMORY_INIT;
-    CU_ASSERT_EQUAL(open_world(&w, NULL, "*=cast until 3 then onebit+ef", NULL), TW_OK);
-    for (uint64_t k = 1; k < 6; k++)
-        CU_ASSERT_EQUAL(step(&w, k, NULL), TW_OK);
+    tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
+    tw_reducer_config rc = TW_REDUCER_CONFIG_INIT;
+    tw_ctx *ctx = NULL;
+    uint64_t sum = 0, at;
+    fail_at = 0;
+    cfg.alloc = counting_alloc;
+    cfg.release = counting_release;
+    rc.algo = algo;
+    for (uint32_t i = 0; i < n; i++)
+        sum += l[i].count;
+    float *g = calloc(P * sum + 1, sizeof *g);
+    CU_ASSERT_EQUAL(tw_ctx_create(&cfg, &ctx), TW_OK);
+    CU_ASSERT_EQUAL(open_list(&w, ctx, l, n, rules, &rc), TW_OK);
+    for (uint64_t k = 0; k < 6; k++) {
+        for (uint32_t r = 0; r < P; r++) {
+            CU_ASSERT_EQUAL(tw_reducer_begin(w.red[r], k, NULL), TW_OK);
+            at = r * sum;
+            for (uint32_t i = 0; i < n; at += l[i++].count)
+                CU_ASSERT_EQUAL(tw_reducer_push(w.red[r], i, g + at, g + at), TW_OK);
+        }
+        for (int r = 0; r < P; r++)
+            CU_ASSERT_EQUAL(tw_reducer_end(w.red[r], NULL), TW_OK);
+    }
     for (int r = 0; r < P; r++) {
-        CU_ASSERT_EQUAL(tw_reducer_estimate(r, P, layers, 2, "*=cast until 3 then onebit+ef", NULL, &guess), TW_OK);
+        tw_memory guess = TW_MEMORY_INIT, now = TW_MEMORY_INIT;
+        CU_ASSERT_EQUAL(tw_reducer_estimate(r, P, l, n, rules, &rc, &guess), TW_OK);
         CU_ASSERT_EQUAL(tw_reducer_memory(w.red[r], &now), TW_OK);
         CU_ASSERT_EQUAL(guess.state_bytes, now.state_bytes);
-        CU_ASSERT(guess.state_bytes >= 2ull * N * sizeof(float));
-        CU_ASSERT(guess.frame_bytes > 0 && now.frame_bytes >= guess.frame_bytes);
+        CU_ASSERT(guess.frame_bytes >= now.frame_bytes);
+        CU_ASSERT(4 * now.frame_bytes >= 3 * guess.frame_bytes);
+        int64_t held = live_bytes;
+        CU_ASSERT_EQUAL(tw_reducer_destroy(w.red[r]), TW_OK);
+        w.red[r] = NULL;
+        held -= live_bytes;
+        CU_ASSERT_EQUAL((uint64_t)held, now.state_bytes + now.frame_bytes);
+        if (r == 0)
+            printf("%s: estimate %llu, held %lld bytes\n", what,
+                   (unsigned long long)(guess.state_bytes + guess.frame_bytes), (long long)held);
     }
-    CU_ASSERT_EQUAL(tw_reducer_estimate(3, 3, layers, 2, NULL, NULL, &guess), TW_ERR_ARG);
     close_world(&w);
+    CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
+    free(g);
+}
+
+static void test_memory_estimate(void) {
+    static const char phases[] = "*=none until 2 then cast:type=bf16 until 3 then onebit+ef until 5 then none";
+    static const tw_layer large[] = {TW_LAYER("a", 50000), TW_LAYER("b", 50000), TW_LAYER("c", 0)};
+    tw_layer small[60];
+    char name[60][8];
+    tw_memory guess = TW_MEMORY_INIT;
+    for (int i = 0; i < 60; i++) {
+        snprintf(name[i], sizeof name[i], "l%d", i);
+        small[i] = (tw_layer)TW_LAYER(name[i], 100);
+    }
+    memory_of("two layers", large, 3, "*=onebit+ef", TW_ALGO_SRA);
+    memory_of("two layers, four phases", large, 3, phases, TW_ALGO_SRA);
+    memory_of("the same phase twice", large, 3, "*=cast until 2 then onebit until 4 then cast", TW_ALGO_SRA);
+    memory_of("two layers, native", large, 3, NULL, TW_ALGO_NATIVE);
+    memory_of("many small layers", small, 60, "*=onebit+ef", TW_ALGO_SRA);
+    memory_of("many small layers, four phases", small, 60, phases, TW_ALGO_SRA);
+    CU_ASSERT_EQUAL(tw_reducer_estimate(3, 3, layers, 2, NULL, NULL, &guess), TW_ERR_ARG);
 }
 
 /* ---- threads: local ranks with the library's progress thread ---- */
@@ -459,6 +561,136 @@ static void test_progress_thread(void) {
     CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
 }
 
+/* ---- some rank without layers ---- */
+
+static void *without_layers_main(void *arg) {
+    int r = (int)(intptr_t)arg;
+    tw_reducer *red = NULL;
+    long bad = tw_reducer_create(local[r], layers, r == 1 ? 0 : 2, NULL, NULL, &red) != TW_ERR_MISMATCH || red;
+    bad |= !strstr(tw_last_error(), r == 1 ? "has 2 layers and rank 1 has 0" : "rank 1 has 0 layers and rank");
+    bad |= tw_reducer_create(local[r], layers, 2, NULL, NULL, &red) < 0; /* and it still works */
+    bad |= tw_reducer_destroy(red) < 0;
+    return (void *)(intptr_t)bad;
+}
+
+static void test_a_rank_without_layers(void) {
+    pthread_t t[P];
+    CU_ASSERT_EQUAL(tw_comm_create_local(NULL, P, local), TW_OK);
+    for (intptr_t r = 0; r < P; r++)
+        CU_ASSERT_EQUAL(pthread_create(&t[r], NULL, without_layers_main, (void *)r), 0);
+    for (int r = 0; r < P; r++) {
+        void *bad;
+        pthread_join(t[r], &bad);
+        CU_ASSERT_PTR_NULL(bad);
+    }
+    for (int r = 0; r < P; r++)
+        CU_ASSERT_EQUAL(tw_comm_destroy(local[r]), TW_OK);
+}
+
+/* ---- ops kept for their next use ---- */
+
+static long kept_at[2];
+
+/* tw_allreduce with 1,000 counts and back to the first: right, and its memory stops growing. */
+static void *counts_main(void *arg) {
+    int r = (int)(intptr_t)arg;
+    long bad = 0;
+    float x[1001];
+    for (int n = 1; n <= 1001; n++) {
+        int count = n > 1000 ? 1 : n;
+        for (int i = 0; i < count; i++)
+            x[i] = (float)(i + n + r);
+        bad |= tw_allreduce(local[r], NULL, x, x, (uint64_t)count, TW_F32, TW_SUM) < 0;
+        for (int i = 0; i < count; i++)
+            bad |= x[i] != (float)(2 * (i + n) + 1);
+        if (r == 0 && (n == 200 || n == 1000)) /* the other rank is at this call too, or at the next to it */
+            kept_at[n == 1000] = live;
+    }
+    return (void *)(intptr_t)bad;
+}
+
+static void test_counts_are_forgotten(void) {
+    tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
+    tw_ctx *ctx = NULL;
+    pthread_t t[2];
+    fail_at = 0;
+    live = live_bytes = 0;
+    cfg.alloc = counting_alloc;
+    cfg.release = counting_release;
+    CU_ASSERT_EQUAL(tw_ctx_create(&cfg, &ctx), TW_OK);
+    CU_ASSERT_EQUAL(tw_comm_create_local(ctx, 2, local), TW_OK);
+    for (intptr_t r = 0; r < 2; r++)
+        CU_ASSERT_EQUAL(pthread_create(&t[r], NULL, counts_main, (void *)r), 0);
+    for (int r = 0; r < 2; r++) {
+        void *bad;
+        pthread_join(t[r], &bad);
+        CU_ASSERT_PTR_NULL(bad);
+    }
+    printf("memory after 1000 counts: %lld bytes\n", (long long)live_bytes);
+    CU_ASSERT(kept_at[1] < kept_at[0] + kept_at[0] / 10);
+    CU_ASSERT(live_bytes < 2 * 70 * (4 * 4096 * 4 + 20000));
+    for (int r = 0; r < 2; r++)
+        CU_ASSERT_EQUAL(tw_comm_destroy(local[r]), TW_OK);
+    CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
+    CU_ASSERT(live == 0 && live_bytes == 0);
+}
+
+enum { CUT_TILE = 128, CUT_TILES = (N + CUT_TILE - 1) / CUT_TILE };
+
+static void post(world *w, int r, uint64_t first, uint64_t end) {
+    tw_piece p = TW_PIECE(0, first, end - first, w->in[r] + first, w->out[r] + first);
+    CU_ASSERT_EQUAL(tw_reducer_post(w->red[r], &p, 1, NULL), TW_OK);
+}
+
+/* One step of n ops of a tile each, and one over what is left of layer 0; shift: cut differently. */
+static void cut_step(world *w, uint64_t number, uint32_t n, uint32_t shift) {
+    for (int r = 0; r < P; r++) {
+        CU_ASSERT_EQUAL(tw_reducer_begin(w->red[r], number, NULL), TW_OK);
+        uint64_t at = shift * CUT_TILE;
+        if (shift)
+            post(w, r, 0, at);
+        for (uint32_t i = 0; i < n; i++, at += CUT_TILE)
+            post(w, r, at, at + CUT_TILE);
+        post(w, r, at, N);
+    }
+    for (int r = 0; r < P; r++)
+        CU_ASSERT_EQUAL(tw_reducer_end(w->red[r], NULL), TW_OK);
+    CU_ASSERT(!memcmp(w->out[0], w->out[1], N * 4) && !memcmp(w->out[0], w->out[2], N * 4));
+}
+
+static void test_cuts_are_forgotten(void) {
+    tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
+    tw_reducer_config rc = TW_REDUCER_CONFIG_INIT;
+    tw_memory m[2] = {TW_MEMORY_INIT, TW_MEMORY_INIT};
+    tw_ctx *ctx = NULL;
+    world w;
+    uint64_t k = 0;
+    fail_at = 0;
+    cfg.alloc = counting_alloc;
+    cfg.release = counting_release;
+    rc.tile = CUT_TILE;
+    CU_ASSERT_EQUAL(tw_ctx_create(&cfg, &ctx), TW_OK);
+    CU_ASSERT_EQUAL(open_world(&w, ctx, "*=onebit:group=128+ef", &rc), TW_OK);
+    for (uint32_t i = 0; i < CUT_TILES - 1; i++) { /* two or three ops a step, hardly ever the same */
+        cut_step(&w, k++, 1, i);
+        if (i == 40 || i == CUT_TILES - 2)
+            CU_ASSERT_EQUAL(tw_reducer_memory(w.red[0], &m[i != 40]), TW_OK);
+    }
+    CU_ASSERT(m[1].frame_bytes < m[0].frame_bytes + m[0].frame_bytes / 4);
+    for (int i = 0; i < 3; i++) { /* more ops a step than are kept otherwise, in two ways that take turns */
+        cut_step(&w, k++, 80, 0);
+        cut_step(&w, k++, 80, 7);
+    }
+    long before = allocations;
+    for (int i = 0; i < 3; i++) {
+        cut_step(&w, k++, 80, 0);
+        cut_step(&w, k++, 80, 7);
+    }
+    CU_ASSERT_EQUAL(allocations, before);
+    close_world(&w);
+    CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
+}
+
 /* ---- a rank that never creates its reducer ---- */
 
 static void *create_main(void *arg) {
@@ -496,6 +728,7 @@ static void test_a_rank_never_creates(void) {
 int main(void) {
     static const unit_test tests[] = {
         UNIT_TEST(test_creation_errors),
+        UNIT_TEST(test_rules_refused),
         UNIT_TEST(test_call_order),
         UNIT_TEST(test_overlaps),
         UNIT_TEST(test_requests),
@@ -506,6 +739,9 @@ int main(void) {
         UNIT_TEST(test_every_allocation_fails),
         UNIT_TEST(test_progress_thread),
         UNIT_TEST(test_hot_path_allocates_nothing),
+        UNIT_TEST(test_a_rank_without_layers),
+        UNIT_TEST(test_counts_are_forgotten),
+        UNIT_TEST(test_cuts_are_forgotten),
         UNIT_TEST(test_a_rank_never_creates),
     };
     return unit_main("reducer", tests, UNIT_COUNT(tests));
