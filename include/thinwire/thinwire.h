@@ -218,8 +218,9 @@ typedef struct tw_reducer_config {
     {sizeof(tw_reducer_config), (tw_redop)0, (tw_nonfinite)0, (tw_algo)0, 0, 0, 0, 0, 0}
 
 /* Collective; the same arguments on all ranks: a difference is TW_ERR_MISMATCH and names the first differing layer or
- * option; a rank whose arguments are bad fails with TW_ERR_ARG and the others with TW_ERR_PEER, except for comm or out
- * NULL, of which the others are not told; a rank that does not call it ends the others' wait at the deadline, and the communicator with TW_ERR_TIMEOUT.
+ * option; a rank whose arguments are bad fails with TW_ERR_ARG and the others with TW_ERR_PEER, except for a NULL comm,
+ * of which the others are not told; a rank that does not call it ends the others' wait at the deadline, and the
+ * communicator with TW_ERR_TIMEOUT.
  * While it waits, ops of other reducers on this communicator do not move.
  * rules := rule {";" rule}; rule := pattern {"|" pattern} "=" phase; phase := spec ["until" step "then" phase].
  * Patterns are shell globs on layer names; the first match wins; a layer that no rule matches goes as `none`. NULL: all

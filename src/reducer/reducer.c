@@ -41,6 +41,10 @@ static tw_status name_difference(tw_reducer *r, const tw_manifest *all, uint32_t
     }
     if (s >= 0)
         s = tw_comm_gather(c, asks, &self, who, sizeof self);
+    for (int k = 0; s >= 0 && k < c->size && at == least; k++) /* as far as they go they are equal */
+        if (all[k].nlayer != r->nlayer)
+            s = tw_fail(TW_ERR_MISMATCH, "rank %d has %u layers and rank %d has %u; the first %u are the same", k,
+                        all[k].nlayer, c->rank, r->nlayer, least);
     for (int k = 0; s >= 0 && k < c->size; k++)
         if (who[k].count != self.count || who[k].dtype != self.dtype || strcmp(who[k].name, self.name) != 0 ||
             all[k].nlayer != r->nlayer) {
@@ -84,12 +88,12 @@ tw_status tw_reducer_create(tw_comm *c, const tw_layer *layers, uint32_t n, cons
     tw_reducer *r = NULL;
     tw_manifest mine = {0};
     char sentence[TW_SENTENCE];
-    if (!c || !out)
-        return tw_fail(TW_ERR_ARG, "tw_reducer_create: %s is NULL", c ? "out" : "comm");
+    if (!c)
+        return tw_fail(TW_ERR_ARG, "tw_reducer_create: comm is NULL");
     tw_status s = tw_comm_refuses(c), made;
     if (s < 0)
         return s;
-    made = tw_reducer_make(c, layers, n, rules, cfg, &r);
+    made = out ? tw_reducer_make(c, layers, n, rules, cfg, &r) : tw_fail(TW_ERR_ARG, "tw_reducer_create: out is NULL");
     if (made >= 0)
         tw_reducer_manifest(r, &mine);
     else

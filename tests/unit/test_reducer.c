@@ -568,6 +568,11 @@ static void *without_layers_main(void *arg) {
     tw_reducer *red = NULL;
     long bad = tw_reducer_create(local[r], layers, r == 1 ? 0 : 2, NULL, NULL, &red) != TW_ERR_MISMATCH || red;
     bad |= !strstr(tw_last_error(), r == 1 ? "has 2 layers and rank 1 has 0" : "rank 1 has 0 layers and rank");
+    bad |= tw_reducer_create(local[r], layers, r == 1 ? 1 : 2, NULL, NULL, &red) != TW_ERR_MISMATCH || red;
+    bad |= !strstr(tw_last_error(), r == 1 ? "has 2 layers and rank 1 has 1" : "rank 1 has 1 layers and rank");
+    bad |= tw_reducer_create(local[r], layers, 2, NULL, NULL, r == 1 ? NULL : &red) !=
+               (r == 1 ? TW_ERR_ARG : TW_ERR_PEER) ||
+           red;
     bad |= tw_reducer_create(local[r], layers, 2, NULL, NULL, &red) < 0; /* and it still works */
     bad |= tw_reducer_destroy(red) < 0;
     return (void *)(intptr_t)bad;
