@@ -124,6 +124,7 @@ TW_API tw_progress tw_ctx_progress(const tw_ctx *c); /* NULL: the default contex
 #define TW_CAP_ABANDON 1u /* abandon() stops all transfers: no buffer is touched afterwards */
 #define TW_CAP_FAST_SUM 4u /* native_sum is no slower than SRA: algo AUTO takes it for plain fp32 */
 #define TW_CAP_DETECTS 2u /* reports TW_ERR_PEER when a peer dies; without it only TW_ERR_TIMEOUT is possible */
+#define TW_CAP_NETWORK 8u /* frames may cross a network: creation measures its rate with a few allgathers of 256 KiB */
 
 typedef struct tw_xfer {
     int32_t peer;    /* rank */
@@ -174,8 +175,10 @@ typedef struct tw_comm_stats {
     uint64_t sent_bytes, received_bytes;  /* frame bytes handed to and taken from the transport, headers included */
     uint64_t sent_frames, received_frames;
     uint64_t native_bytes;                /* dense bytes given to native sums */
+    uint64_t link_rate; /* bytes/s into the slowest rank, measured at creation (TW_CAP_NETWORK); 0: not measured. Bursts
+                         * that a link lets pass are in it. The same on all ranks; frames are sized by it */
 } tw_comm_stats;
-#define TW_COMM_STATS_INIT {sizeof(tw_comm_stats), 0, 0, 0, 0, 0, 0}
+#define TW_COMM_STATS_INIT {sizeof(tw_comm_stats), 0, 0, 0, 0, 0, 0, 0}
 TW_API tw_status tw_comm_get_stats(const tw_comm *c, tw_comm_stats *out);
 /* Never blocks. TW_ERR_ARG while a reducer or request of it exists. NULL is allowed. */
 TW_API tw_status tw_comm_destroy(tw_comm *c);
@@ -209,7 +212,7 @@ typedef struct tw_reducer_config {
     tw_nonfinite nonfinite; /* 0: PROPAGATE */
     tw_algo algo;           /* 0: AUTO */
     uint64_t bucket_bytes;  /* push: layers are fused up to this many dense bytes; 0: 4 MiB */
-    uint32_t frame_bytes;   /* payload of one frame, 64 B .. 1 MiB; 0: chosen by codec and op size */
+    uint32_t frame_bytes;   /* payload of one frame, 64 B .. 1 MiB; 0: chosen by codec, op size and link rate */
     uint32_t in_flight;     /* frames under way to one peer, 2..1024; 0: chosen */
     uint32_t no_overlap;    /* 1: stages of an op one after another; for measurements */
     uint32_t tile;          /* values a tile; 0: 4096. Other values (powers of two, 128..4096) are for tests */

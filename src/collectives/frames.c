@@ -55,7 +55,7 @@ static void cut_layer(cutter *c, uint32_t layer) {
         if (c->b->status < 0)
             return;
         uint32_t used = c->b->p->frame[c->b->p->nframe - 1].payload;
-        uint64_t n = used < c->target ? (c->target - used + per / 2) / per : 0;
+        uint64_t n = used < c->target ? tw_ceil_div(c->target - used, per) : 0;
         uint64_t most = used < c->limit ? (c->limit - used) / per : 0;
         n = n > most ? most : n;
         n = n > left ? left : n;

@@ -18,6 +18,8 @@ __extension__ typedef unsigned __int128 tw_u128; /* products of 64-bit positions
 
 #define TW_MOST_FRAMES (1u << 24) /* of one op; 1 TiB of payload in frames of 64 KiB */
 
+#define TW_SLOW_LINK 140000000u /* bytes/s as creation measures them: 1 Gbit/s gave 70-113 MB/s, 2.5 Gbit/s 163-240 */
+
 /* Consecutive tiles of one layer inside one frame. */
 typedef struct tw_tiles {
     uint32_t layer; /* index in the op */
@@ -89,6 +91,7 @@ typedef struct tw_plan_in {
     tw_algo algo; /* NATIVE or SRA */
     tw_redop redop;
     uint32_t tile, frame_bytes, in_flight; /* frame_bytes, in_flight 0: chosen */
+    uint64_t link_rate;                    /* bytes/s into a rank, the same on all; 0: not known */
     bool no_overlap;
 } tw_plan_in;
 

@@ -5,6 +5,7 @@
 #include "reducer/op.h"
 #include "transports/local.h"
 #include "transports/sim.h"
+#include <math.h>
 #include <sched.h>
 #include <time.h>
 
@@ -51,6 +52,33 @@ static tw_status greet(tw_comm *c) {
             s = tw_fail(TW_ERR_MISMATCH,
                         "rank %d says it is rank %u of %u with wire version %u; here: rank %d of %d, %u", r,
                         all[r].rank, all[r].size, all[r].wire_version, c->rank, c->size, TW_WIRE_VERSION);
+    tw_free(c->ctx, all);
+    return s;
+}
+
+/* Once per communicator: seconds of the fastest of some allgathers, of the rank that it took longest. All ranks take part
+ * at once, as they will in an op. Where ranks share cores a round may wait for its turn, so the best one counts. */
+static tw_status measure_link(tw_comm *c) {
+    enum { BYTES = 1 << 18, ROUNDS = 4 };
+    if (c->size == 1 || !(c->ops.caps & TW_CAP_NETWORK))
+        return TW_OK;
+    size_t block = tw_ceil_div(BYTES, (unsigned)c->size - 1);
+    uint8_t *all = tw_alloc(c->ctx, ((uint64_t)c->size + 1) * block);
+    double *took = tw_alloc(c->ctx, ((uint64_t)c->size + 1) * sizeof *took), best = INFINITY, slowest = 0;
+    tw_status s = all && took ? TW_OK : TW_ERR_NOMEM;
+    for (int i = 0; i < ROUNDS && s >= 0; i++) {
+        double t = tw_comm_clock(c);
+        s = tw_comm_gather(c, "measuring the network", all + (size_t)c->size * block, all, block);
+        t = tw_comm_clock(c) - t;
+        best = t < best ? t : best;
+    }
+    if (s >= 0)
+        s = tw_comm_gather(c, "measuring the network", &best, took, sizeof best);
+    for (int r = 0; r < c->size && s >= 0; r++)
+        slowest = took[r] > slowest ? took[r] : slowest;
+    if (s >= 0 && slowest > 0)
+        c->stats.link_rate = (uint64_t)((double)block * (c->size - 1) / slowest);
+    tw_free(c->ctx, took);
     tw_free(c->ctx, all);
     return s;
 }
@@ -117,6 +145,8 @@ static tw_status set_up(tw_comm *c, bool greeting) {
     tw_status s = tw_faults_make(c->ctx, &tw_env_get()->faults, c->rank, c->size, &c->faults);
     if (s >= 0 && greeting)
         s = greet(c);
+    if (s >= 0 && greeting)
+        s = measure_link(c);
     if (s >= 0)
         s = stand_by(c);
     if (s < 0 || c->ctx->cfg.progress != TW_PROGRESS_THREAD)

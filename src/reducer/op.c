@@ -73,14 +73,26 @@ static const tw_op_layer *not_native(const tw_op_args *a) {
     return NULL;
 }
 
-static tw_status choose_algo(const tw_op_args *a, int size, bool has_native, bool fast, tw_algo *out) {
+/* What a plan asks of the communicator. */
+typedef struct place {
+    int me, size;
+    bool has_native, fast; /* native sum */
+    uint64_t link_rate;
+} place;
+
+static place place_of(const tw_comm *c) {
+    return (place){c->rank, c->size, c->ops.native_sum != NULL, (c->ops.caps & TW_CAP_FAST_SUM) != 0,
+                   c->stats.link_rate};
+}
+
+static tw_status choose_algo(const tw_op_args *a, place at, tw_algo *out) {
     const tw_op_layer *odd = not_native(a);
-    bool can = has_native && !odd && a->nonfinite == TW_NONFINITE_PROPAGATE;
-    bool wanted = a->algo == TW_ALGO_NATIVE || (a->algo == TW_ALGO_AUTO && fast);
-    *out = size > 1 && can && wanted ? TW_ALGO_NATIVE : TW_ALGO_SRA;
-    if (a->algo != TW_ALGO_NATIVE || can || size == 1)
+    bool can = at.has_native && !odd && a->nonfinite == TW_NONFINITE_PROPAGATE;
+    bool wanted = a->algo == TW_ALGO_NATIVE || (a->algo == TW_ALGO_AUTO && at.fast);
+    *out = at.size > 1 && can && wanted ? TW_ALGO_NATIVE : TW_ALGO_SRA;
+    if (a->algo != TW_ALGO_NATIVE || can || at.size == 1)
         return TW_OK;
-    if (!has_native)
+    if (!at.has_native)
         return tw_fail(TW_ERR_UNSUPPORTED, "this transport has no native sum; use algo sra");
     if (odd)
         return tw_fail(TW_ERR_UNSUPPORTED, "layer '%s' is not fp32 under 'none' without residuals: no native sum",
@@ -91,16 +103,15 @@ static tw_status choose_algo(const tw_op_args *a, int size, bool has_native, boo
 
 /* ---- making ---- */
 
-static tw_status plan_op(const tw_op_args *a, tw_ctx *ctx, int me, int size, bool has_native, bool fast,
-                         const tw_sorted *s, tw_plan **out) {
+static tw_status plan_op(const tw_op_args *a, tw_ctx *ctx, place at, const tw_sorted *s, tw_plan **out) {
     tw_algo algo;
-    tw_status st = choose_algo(a, size, has_native, fast, &algo);
+    tw_status st = choose_algo(a, at, &algo);
     if (st < 0)
         return st;
-    for (uint32_t i = 0; i < s->nlayer && size == 1; i++) /* nothing crosses a wire: nothing is compressed */
+    for (uint32_t i = 0; i < s->nlayer && at.size == 1; i++) /* nothing crosses a wire: nothing is compressed */
         s->layer[i].spec = (tw_spec)TW_SPEC_INIT;
-    tw_plan_in in = {.me = me,
-                     .size = size,
+    tw_plan_in in = {.me = at.me,
+                     .size = at.size,
                      .layer = s->layer,
                      .nlayer = s->nlayer,
                      .piece = s->piece,
@@ -110,6 +121,7 @@ static tw_status plan_op(const tw_op_args *a, tw_ctx *ctx, int me, int size, boo
                      .tile = a->tile,
                      .frame_bytes = a->frame_bytes,
                      .in_flight = a->in_flight,
+                     .link_rate = at.link_rate,
                      .no_overlap = a->no_overlap};
     return tw_plan_build(ctx, &in, out);
 }
@@ -221,8 +233,7 @@ static tw_status make_op(const tw_op_args *a, const tw_sorted *s, tw_op **out) {
     op->x.ctx = c->ctx;
     tw_status st = store_key(a, c->ctx, op);
     if (st >= 0)
-        st = plan_op(a, c->ctx, c->rank, c->size, c->ops.native_sum != NULL, (c->ops.caps & TW_CAP_FAST_SUM) != 0, s,
-                     &op->plan);
+        st = plan_op(a, c->ctx, place_of(c), s, &op->plan);
     if (st >= 0)
         st = tw_run_create(op->plan, &op->run);
     if (st >= 0)
@@ -349,12 +360,12 @@ uint64_t tw_op_bytes(const tw_op *op) {
     return bytes;
 }
 
-tw_status tw_op_measure(tw_ctx *ctx, int me, int size, const tw_op_args *a, uint64_t *bytes, tw_plan_info *info) {
+static tw_status measure_at(tw_ctx *ctx, place at, const tw_op_args *a, uint64_t *bytes, tw_plan_info *info) {
     tw_sorted sorted;
     tw_op shape = {0};
     tw_status s = tw_pieces_sort(ctx, a, &sorted);
     if (s >= 0)
-        s = plan_op(a, ctx, me, size, true, false, &sorted, &shape.plan);
+        s = plan_op(a, ctx, at, &sorted, &shape.plan);
     shape.nkey = HEAD_WORDS + a->npiece * PIECE_WORDS;
     shape.x.nlayer = sorted.nlayer;
     shape.x.npiece = sorted.npiece;
@@ -375,6 +386,17 @@ tw_status tw_op_measure(tw_ctx *ctx, int me, int size, const tw_op_args *a, uint
     }
     tw_plan_free(shape.plan);
     return TW_OK;
+}
+
+/* Frames differ with the link, which an estimate cannot know: it counts the larger of both ways to cut. */
+tw_status tw_op_measure(tw_ctx *ctx, int me, int size, const tw_op_args *a, uint64_t *bytes, tw_plan_info *info) {
+    uint64_t slow = 0;
+    tw_status s = measure_at(ctx, (place){me, size, true, false, 0}, a, bytes, info);
+    if (s >= 0 && !info && !a->frame_bytes)
+        s = measure_at(ctx, (place){me, size, true, false, TW_SLOW_LINK - 1}, a, &slow, NULL);
+    if (s >= 0 && slow > *bytes)
+        *bytes = slow;
+    return s;
 }
 
 void tw_op_free_all(tw_op **cache) {

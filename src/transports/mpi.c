@@ -554,6 +554,7 @@ static void mpi_close(void *p) {
 
 static const tw_transport_ops mpi_ops = {
     .size = sizeof(tw_transport_ops),
+    .caps = TW_CAP_NETWORK,
     .name = "mpi",
     .oob_allgather = mpi_oob_allgather,
     .post = mpi_post,

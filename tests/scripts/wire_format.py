@@ -229,7 +229,8 @@ def frames_of(run, op, who):
     total = sum(size(i, t) for i in op for t in own[i])
     if total == 0:
         return []
-    target = -(-total // -(-total // frame_bytes_of(run, op)))
+    limit = frame_bytes_of(run, op)
+    target = -(-total // -(-total // limit))
     frames, used, is_open = [], 0, False
     for i in op:
         left, full = own[i], run.layers[i].spec.bytes(run.tile, run.layers[i].dtype)
@@ -237,7 +238,7 @@ def frames_of(run, op, who):
             if not is_open:
                 frames.append([])
                 used, is_open = 0, True
-            n = min((target - used + full // 2) // full if used < target else 0, len(left))
+            n = min(-(-(target - used) // full) if used < target else 0, max(limit - used, 0) // full, len(left))
             if n == 0 and used == 0:
                 n = 1
             if n == 0:
