@@ -70,6 +70,8 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
 typedef enum tw_codec_id { TW_CODEC_NONE = 1, TW_CODEC_CAST = 2, TW_CODEC_ONEBIT = 3 } tw_codec_id;
 typedef enum tw_feedback_id { TW_FEEDBACK_NONE = 1, TW_FEEDBACK_EF = 2 } tw_feedback_id;
 typedef enum tw_scale_id { TW_SCALE_MEAN = 1, TW_SCALE_RMS = 2 } tw_scale_id;
+typedef enum tw_rounding_id { TW_ROUNDING_NEAREST = 1, TW_ROUNDING_STOCHASTIC = 2 } tw_rounding_id;
+typedef enum tw_rotate_id { TW_ROTATE_NONE = 1, TW_ROTATE_HADAMARD = 2 } tw_rotate_id;
 
 typedef struct tw_spec {
     uint32_t size;     /* sizeof(tw_spec) */
@@ -78,8 +80,13 @@ typedef struct tw_spec {
     uint16_t type;     /* cast: TW_F16 or TW_BF16; else 0 */
     uint16_t scale;    /* onebit: tw_scale_id; else 0 */
     uint32_t group;    /* onebit: elements that share one scale; else 0 */
+    uint16_t bits;     /* of a value, where a codec has a choice; else 0 */
+    uint16_t rounding; /* tw_rounding_id, where a codec has a choice; else 0 */
+    uint16_t rotate;   /* tw_rotate_id, where a codec has a choice; else 0 */
+    uint16_t reserved; /* 0 */
+    uint32_t seed;     /* of stochastic rounding and of rotations; else 0 */
 } tw_spec;
-#define TW_SPEC_INIT {sizeof(tw_spec), TW_CODEC_NONE, TW_FEEDBACK_NONE, 0, 0, 0}
+#define TW_SPEC_INIT {sizeof(tw_spec), TW_CODEC_NONE, TW_FEEDBACK_NONE, 0, 0, 0, 0, 0, 0, 0, 0}
 
 /* Parses text into *out. An unknown word is TW_ERR_ARG and the sentence names the nearest valid one. Thread-safe. */
 TW_API tw_status tw_spec_parse(const char *text, tw_spec *out);

@@ -28,6 +28,12 @@ typedef struct tw_codec {
 TW_CODEC_LIST(TW_DECLARE_CODEC)
 const tw_codec *tw_codec_get(uint32_t id); /* NULL if unknown */
 
+/* Where a tile's random numbers come from, for specs with stochastic rounding: Philox4x32 with this key and counter
+ * {block of the tile, tile low, tile high, 0}. The key stands for seed, step, layer, rank and hop. */
+typedef struct tw_noise {
+    uint32_t key[2], tile[2];
+} tw_noise;
+
 /* One tile on its way out: x[i] = g[i] * scale + e[i] (two roundings, never fused). */
 typedef struct tw_enc {
     const float *g; /* n values, any 4-byte alignment */
@@ -38,6 +44,7 @@ typedef struct tw_enc {
     uint32_t n;     /* 1 .. TW_MAX_TILE */
     tw_dtype dtype; /* of the layer: what `none` packs */
     void *dst;      /* payload, 4-byte aligned; exactly codec->bytes() are written, padding as zeros */
+    tw_noise noise; /* spec->rounding STOCHASTIC; else not looked at */
 } tw_enc;
 
 /* Encode. ALWAYS fills stat: x_sq and e_sq are the sums of squares of x and of x - decoded; nonfinite = 1 when any x or

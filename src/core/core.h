@@ -159,7 +159,7 @@ const char *tw_nearest_word(const char *word, size_t len, const char *const *val
 tw_status tw_spec_parse_n(const char *text, size_t len, const char *what, tw_spec *out);
 tw_status tw_spec_check(const tw_spec *s);
 /* All that tells specs apart, for keys and hashes: part of the plan hash, so the order is wire format. */
-#define TW_SPEC_WORDS 5u
+#define TW_SPEC_WORDS 9u
 void tw_spec_words(const tw_spec *s, uint32_t w[TW_SPEC_WORDS]);
 bool tw_spec_equal(const tw_spec *a, const tw_spec *b);
 

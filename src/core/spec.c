@@ -10,7 +10,18 @@
 #define SHOWN      60 /* characters of the offending text in a sentence */
 #define MOST_WORDS 4u
 
-enum { FIELD_TYPE, FIELD_SCALE, FIELD_GROUP, FIELDS };
+/* Where an option's value lies in the struct. */
+enum { FIELD_TYPE, FIELD_SCALE, FIELD_GROUP, FIELD_BITS, FIELD_ROUNDING, FIELD_ROTATE, FIELD_SEED, FIELDS };
+typedef struct field {
+    const char *name;
+    size_t at, bytes; /* 2 or 4 */
+} field;
+#define FIELD(member) \
+    { #member, offsetof(tw_spec, member), sizeof(((tw_spec *)0)->member) }
+static const field fields[FIELDS] = {
+    [FIELD_TYPE] = FIELD(type), [FIELD_SCALE] = FIELD(scale),       [FIELD_GROUP] = FIELD(group),
+    [FIELD_BITS] = FIELD(bits), [FIELD_ROUNDING] = FIELD(rounding), [FIELD_ROTATE] = FIELD(rotate),
+    [FIELD_SEED] = FIELD(seed)};
 
 /* An option's value is one of `words` (value[i] goes into the struct), or without words a power of two from..to. */
 typedef struct option {
@@ -40,17 +51,14 @@ const char *tw_dtype_name(tw_dtype t) {
     return t == TW_F32 ? "fp32" : t == TW_F16 ? "fp16" : t == TW_BF16 ? "bf16" : "?";
 }
 
-static uint32_t field_get(const tw_spec *s, unsigned field) {
-    return field == FIELD_TYPE ? s->type : field == FIELD_SCALE ? s->scale : s->group;
+static uint32_t field_get(const tw_spec *s, unsigned i) {
+    uint32_t v = 0;
+    memcpy(&v, (const char *)s + fields[i].at, fields[i].bytes);
+    return v;
 }
 
-static void field_set(tw_spec *s, unsigned field, uint32_t v) {
-    if (field == FIELD_TYPE)
-        s->type = (uint16_t)v;
-    else if (field == FIELD_SCALE)
-        s->scale = (uint16_t)v;
-    else
-        s->group = v;
+static void field_set(tw_spec *s, unsigned i, uint32_t v) {
+    memcpy((char *)s + fields[i].at, &v, fields[i].bytes);
 }
 
 static unsigned word_count(const option *o) {
@@ -240,7 +248,6 @@ tw_status tw_spec_parse(const char *p, tw_spec *out) {
 /* ---- checking and writing ---- */
 
 static tw_status check_field(const tw_spec *s, unsigned field) {
-    static const char *const names[FIELDS] = {"type", "scale", "group"};
     uint32_t v = field_get(s, field);
     const option *o = NULL;
     for (size_t i = 0; i < OPTIONS; i++)
@@ -248,7 +255,7 @@ static tw_status check_field(const tw_spec *s, unsigned field) {
             o = &options[i];
     if (!o)
         return v == 0 ? TW_OK
-                      : tw_fail(TW_ERR_ARG, "spec: %s is %u, must be 0 for '%s'", names[field], v,
+                      : tw_fail(TW_ERR_ARG, "spec: %s is %u, must be 0 for '%s'", fields[field].name, v,
                                 codec_words[s->codec - 1]);
     unsigned n = word_count(o);
     if (n == 0 && !in_range(o, v))
@@ -270,6 +277,8 @@ tw_status tw_spec_check(const tw_spec *s) {
         return tw_fail(TW_ERR_ARG, "spec: unknown codec id %u", s->codec);
     if (s->feedback < 1 || s->feedback >= TW_FEEDBACKS)
         return tw_fail(TW_ERR_ARG, "spec: unknown feedback id %u", s->feedback);
+    if (s->reserved)
+        return tw_fail(TW_ERR_ARG, "spec: reserved is %u, must be 0", s->reserved);
     for (unsigned field = 0; field < FIELDS; field++) {
         tw_status st = check_field(s, field);
         if (st != TW_OK)
@@ -279,7 +288,8 @@ tw_status tw_spec_check(const tw_spec *s) {
 }
 
 void tw_spec_words(const tw_spec *s, uint32_t w[TW_SPEC_WORDS]) {
-    const uint32_t v[TW_SPEC_WORDS] = {s->codec, s->feedback, s->type, s->scale, s->group};
+    const uint32_t v[TW_SPEC_WORDS] = {s->codec, s->feedback, s->type,   s->scale, s->group,
+                                       s->bits,  s->rounding, s->rotate, s->seed};
     memcpy(w, v, sizeof v);
 }
 

@@ -18,6 +18,17 @@ static double keep_residual(const tw_exec *x, tw_exec_layer *l, uint64_t at, uin
     return x->k->sum_sq(l->e + at, n);
 }
 
+tw_noise tw_tile_noise(const tw_exec *x, const tw_exec_layer *l, uint64_t tile, uint32_t hop) {
+    tw_noise noise = {{0}, {0}};
+    if (l->spec.rounding != TW_ROUNDING_STOCHASTIC)
+        return noise;
+    uint32_t words[4] = {l->spec.seed, x->draw, (uint32_t)x->plan->me, hop};
+    uint64_t key = tw_hash64(words, sizeof words, l->name_hash);
+    memcpy(noise.key, &key, sizeof key);
+    memcpy(noise.tile, &tile, sizeof tile);
+    return noise;
+}
+
 static void encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, uint8_t *dst, tw_tile_stat *st) {
     tw_exec_layer *l = &x->layer[layer];
     uint64_t at = tile * x->plan->tile;
@@ -29,6 +40,7 @@ static void encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, u
         a.e = l->e + at;
         a.out = l->e_new + at;
     }
+    a.noise = tw_tile_noise(x, l, tile, 1);
     x->k->encode[l->spec.codec][v](&l->spec, &a, st);
     if (l->e && st->nonfinite)
         memcpy(l->e_new + at, l->e + at, (size_t)n * sizeof(float));

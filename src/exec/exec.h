@@ -44,7 +44,8 @@ typedef struct tw_cert { /* ledger of the certificate, per tile; tiles of one ru
 
 typedef struct tw_exec_layer {
     const char *name;
-    uint32_t index; /* the caller's number of the layer: of two bad ones the smaller is reported */
+    uint64_t name_hash; /* XXH64 */
+    uint32_t index;     /* the caller's number of the layer: of two bad ones the smaller is reported */
     uint64_t count;
     tw_dtype dtype;
     tw_spec spec;
@@ -78,6 +79,7 @@ typedef struct tw_exec {
     const uint8_t **part; /* [size]: scratch, what each rank sent of a tile */
     float *tile;          /* 4 tiles of scratch, 64-byte aligned */
     tw_stamp stamp;
+    uint32_t draw; /* of random numbers: the step, or without steps the op's number; the same on all ranks */
     float input_scale;
     tw_redop redop;
     tw_nonfinite nonfinite;
@@ -101,6 +103,8 @@ void tw_tile_store(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const 
 /* Where decoded fp32 values may go straight to: the output, if it is one aligned fp32 run; else NULL. wanted: any
  * output. */
 float *tw_tile_target(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool *wanted);
+/* Random numbers of a tile that this rank encodes in a hop; zeros where the spec wants none. */
+tw_noise tw_tile_noise(const tw_exec *x, const tw_exec_layer *l, uint64_t tile, uint32_t hop);
 /* Encodes for hop 2 with the residual taken against what receivers will store. */
 void tw_owner_encode(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *sum, float scale, void *dst,
                      tw_tile_stat *stat);

@@ -92,6 +92,7 @@ static bool reduce_at_once(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t t
     for (int r = 0; r < x->plan->size; r++)
         if (has_run(x, f, r, i))
             x->part[p.n++] = r == x->plan->me ? NULL : arrival(x, f, r) + x->cursor[r];
+    a.noise = tw_tile_noise(x, l, tile, 2);
     if (!reduce(&l->spec, &a, &p, st))
         return false;
     for (int r = 0; r < x->plan->size; r++)
@@ -108,14 +109,16 @@ static bool all_finite(const float *y, uint32_t n) {
 }
 
 /* Half-precision layers: receivers store the decoded value rounded, so the residual is taken against that. */
-static void encode_as_stored(tw_exec *x, tw_exec_layer *l, uint64_t at, uint32_t n, const float *sum, float scale,
+static void encode_as_stored(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *sum, float scale,
                              void *dst, tw_tile_stat *st) {
+    uint64_t at = tile * x->plan->tile;
     float *value = x->tile + 2 * TW_MAX_TILE, *stored = x->tile + 3 * TW_MAX_TILE;
     uint16_t *half = (uint16_t *)(void *)(x->tile + TW_MAX_TILE);
     x->k->set_scaled(value, sum, scale, n);
     if (l->e)
         x->k->add_scaled(value, l->e + at, 1.0f, n);
     tw_enc a = {.g = value, .out = stored, .scale = 1.0f, .n = n, .dtype = l->dtype, .dst = dst};
+    a.noise = tw_tile_noise(x, l, tile, 2);
     x->k->encode[l->spec.codec][TW_V_RECON](&l->spec, &a, st);
     if (st->nonfinite)
         return;
@@ -136,9 +139,10 @@ void tw_owner_encode(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, co
                      tw_tile_stat *st) {
     uint64_t at = tile * x->plan->tile;
     if (l->dtype != TW_F32) {
-        encode_as_stored(x, l, at, n, sum, scale, dst, st);
+        encode_as_stored(x, l, tile, n, sum, scale, dst, st);
     } else {
         tw_enc a = {.g = sum, .scale = scale, .n = n, .dtype = l->dtype, .dst = dst};
+        a.noise = tw_tile_noise(x, l, tile, 2);
         tw_variant v = TW_V_PLAIN;
         if (l->e) {
             v = l->drain ? TW_V_DRAIN : TW_V_EF;

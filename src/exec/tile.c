@@ -38,6 +38,7 @@ tw_status tw_tile_encode(const char *isa, const tw_spec *s, const float *in, con
     _Alignas(64) float no_residual[TW_MAX_TILE], aside[TW_MAX_TILE];
     tw_tile_stat unused;
     tw_enc a = {.g = in, .e = e, .out = e_out, .scale = scale, .n = n, .dtype = TW_F32, .dst = dst};
+    a.noise.key[0] = s->seed;
     if (e_out && (overlap(e_out, in, n) || overlap(e_out, e, n))) /* a loop may read its input again */
         a.out = aside;
     tw_variant v = e_out ? TW_V_EF : e ? TW_V_DRAIN : TW_V_PLAIN;

@@ -173,6 +173,7 @@ static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint3
         piece0[i + 1] = piece0[i + 1] < piece0[i] ? piece0[i] : piece0[i + 1];
     for (uint32_t i = 0; i < s->nlayer; i++)
         x->layer[i] = (tw_exec_layer){.name = s->layer[i].name,
+                                      .name_hash = tw_hash64(s->layer[i].name, strlen(s->layer[i].name), 0),
                                       .index = s->layer_of[i],
                                       .count = s->layer[i].count,
                                       .dtype = s->layer[i].dtype,
@@ -283,6 +284,7 @@ static tw_status fill(const tw_op_args *a, tw_op *op) {
             x->nan_layer = (int32_t)i;
     }
     x->input_scale = a->input_scale;
+    x->draw = (uint32_t)a->step;
     x->redop = a->redop;
     x->nonfinite = a->nonfinite;
     x->stamp = (tw_stamp){.plan = op->plan->hash, .step = (uint32_t)a->step, .epoch = a->epoch};

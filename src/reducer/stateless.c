@@ -44,8 +44,10 @@ tw_status tw_allreduce(tw_comm *c, const tw_spec *s, const void *in, void *out, 
     st = tw_comm_refuses(c);
     if (st >= 0)
         st = tw_op_prepare(&a, &c->cached, TW_OPS_KEPT, &made);
-    if (st >= 0)
+    if (st >= 0) {
+        made->x.draw = c->seq;
         st = tw_op_start(made);
+    }
     tw_comm_unlock(c);
     if (st < 0)
         return st;

@@ -60,6 +60,10 @@ static void run_mode(tw_progress mode, MPI_Comm noise) {
     cfg.progress = mode;
     MPI_OK(tw_ctx_create(&cfg, &ctx));
     MPI_OK(tw_comm_create_mpi(ctx, MPI_COMM_WORLD, &comm));
+    tw_comm_stats stats = TW_COMM_STATS_INIT;
+    MPI_OK(tw_comm_get_stats(comm, &stats));
+    MPI_CHECK(mpi_size == 1 ? stats.link_rate == 0 : stats.link_rate > 0);
+    MPI_CHECK(mpi_same(stats.link_rate)); /* frames are cut by it */
     for (size_t i = 0; comm && i < sizeof rules / sizeof *rules; i++)
         train(comm, rules[i], 6, (int)i & 1, noise);
     MPI_OK(tw_comm_destroy(comm));

@@ -94,7 +94,7 @@ class Spec:
         self.group = int(given.get("group", 512)) if name == "onebit" else 0
 
     def words(self):
-        return struct.pack("<6I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, 1)
+        return struct.pack("<10I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, 0, 0, 0, 0, 1)
 
     def half(self, dtype):
         return self.type if self.codec == 2 else dtype
