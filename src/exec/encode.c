@@ -18,15 +18,19 @@ static double keep_residual(const tw_exec *x, tw_exec_layer *l, uint64_t at, uin
     return x->k->sum_sq(l->e + at, n);
 }
 
-tw_noise tw_tile_noise(const tw_exec *x, const tw_exec_layer *l, uint64_t tile, uint32_t hop) {
+tw_noise tw_noise_of(const tw_spec *s, uint64_t name_hash, uint32_t draw, uint32_t rank, uint32_t hop, uint64_t tile) {
     tw_noise noise = {{0}, {0}};
-    if (l->spec.rounding != TW_ROUNDING_STOCHASTIC)
+    if (s->rounding != TW_ROUNDING_STOCHASTIC)
         return noise;
-    uint32_t words[4] = {l->spec.seed, x->draw, (uint32_t)x->plan->me, hop};
-    uint64_t key = tw_hash64(words, sizeof words, l->name_hash);
+    uint32_t words[4] = {s->seed, draw, rank, hop};
+    uint64_t key = tw_hash64(words, sizeof words, name_hash);
     memcpy(noise.key, &key, sizeof key);
     memcpy(noise.tile, &tile, sizeof tile);
     return noise;
+}
+
+tw_noise tw_tile_noise(const tw_exec *x, const tw_exec_layer *l, uint64_t tile, uint32_t hop) {
+    return tw_noise_of(&l->spec, l->name_hash, x->draw, (uint32_t)x->plan->me, hop, tile);
 }
 
 static void encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, uint8_t *dst, tw_tile_stat *st) {

@@ -103,7 +103,12 @@ void tw_tile_store(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const 
 /* Where decoded fp32 values may go straight to: the output, if it is one aligned fp32 run; else NULL. wanted: any
  * output. */
 float *tw_tile_target(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool *wanted);
-/* Random numbers of a tile that this rank encodes in a hop; zeros where the spec wants none. */
+/* n values of dtype t at any address to fp32 and back. */
+void tw_widen(const tw_kernels *k, float *dst, const uint8_t *src, uint32_t n, tw_dtype t);
+void tw_narrow(const tw_kernels *k, uint8_t *dst, const float *src, uint32_t n, tw_dtype t);
+/* Random numbers of a tile; zeros where the spec wants none. Hops are counted from 1; 0: an array by itself. */
+tw_noise tw_noise_of(const tw_spec *s, uint64_t name_hash, uint32_t draw, uint32_t rank, uint32_t hop, uint64_t tile);
+/* ... of a tile that this rank encodes in a hop. */
 tw_noise tw_tile_noise(const tw_exec *x, const tw_exec_layer *l, uint64_t tile, uint32_t hop);
 /* Encodes for hop 2 with the residual taken against what receivers will store. */
 void tw_owner_encode(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *sum, float scale, void *dst,

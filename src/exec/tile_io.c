@@ -21,7 +21,7 @@ static bool aligned(const void *p, size_t to) {
 }
 
 /* n values from anywhere, converted. The bounce keeps element accesses aligned. */
-static void widen(const tw_exec *x, float *dst, const uint8_t *src, uint32_t n, tw_dtype t) {
+void tw_widen(const tw_kernels *k, float *dst, const uint8_t *src, uint32_t n, tw_dtype t) {
     uint16_t bounce[256];
     if (t == TW_F32) {
         memcpy(dst, src, (size_t)n * 4);
@@ -34,14 +34,14 @@ static void widen(const tw_exec *x, float *dst, const uint8_t *src, uint32_t n, 
             memcpy(bounce, src, (size_t)m * 2);
             from = bounce;
         }
-        (t == TW_F16 ? x->k->f16_to_f32 : x->k->bf16_to_f32)(dst, from, m);
+        (t == TW_F16 ? k->f16_to_f32 : k->bf16_to_f32)(dst, from, m);
         dst += m;
         src += (size_t)m * 2;
         n -= m;
     }
 }
 
-static void narrow(const tw_exec *x, uint8_t *dst, const float *src, uint32_t n, tw_dtype t) {
+void tw_narrow(const tw_kernels *k, uint8_t *dst, const float *src, uint32_t n, tw_dtype t) {
     uint16_t bounce[256];
     if (t == TW_F32) {
         memcpy(dst, src, (size_t)n * 4);
@@ -50,7 +50,7 @@ static void narrow(const tw_exec *x, uint8_t *dst, const float *src, uint32_t n,
     while (n > 0) {
         uint32_t m = aligned(dst, 2) ? n : n < 256 ? n : 256;
         uint16_t *to = aligned(dst, 2) ? (uint16_t *)(void *)dst : bounce;
-        (t == TW_F16 ? x->k->f32_to_f16 : x->k->f32_to_bf16)(to, src, m);
+        (t == TW_F16 ? k->f32_to_f16 : k->f32_to_bf16)(to, src, m);
         if (to == bounce)
             memcpy(dst, bounce, (size_t)m * 2);
         dst += (size_t)m * 2;
@@ -70,7 +70,8 @@ const float *tw_tile_load(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n,
         return (const float *)(const void *)in;
     for (uint64_t pos = at; pos < end; p++) {
         uint64_t stop = p->first + p->count < end ? p->first + p->count : end;
-        widen(x, buf + (pos - at), (const uint8_t *)p->in + (pos - p->first) * size, (uint32_t)(stop - pos), l->dtype);
+        tw_widen(x->k, buf + (pos - at), (const uint8_t *)p->in + (pos - p->first) * size, (uint32_t)(stop - pos),
+                 l->dtype);
         pos = stop;
     }
     if (nan)
@@ -103,6 +104,7 @@ void tw_tile_store(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const 
     for (const tw_exec_piece *p = piece_at(x, layer, at); p < last && p->first < end; p++) {
         uint64_t from = p->first > at ? p->first : at, stop = p->first + p->count < end ? p->first + p->count : end;
         if (p->out && stop > from)
-            narrow(x, (uint8_t *)p->out + (from - p->first) * size, y + (from - at), (uint32_t)(stop - from), l->dtype);
+            tw_narrow(x->k, (uint8_t *)p->out + (from - p->first) * size, y + (from - at), (uint32_t)(stop - from),
+                      l->dtype);
     }
 }

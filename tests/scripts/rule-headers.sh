@@ -22,7 +22,7 @@ try() { # try COMPILER HEADER FLAG...
 
 have() { command -v "${1%% *}" >/dev/null 2>&1; }
 
-for header in thinwire.h experimental.h mpi.h; do
+for header in thinwire.h codec.h experimental.h mpi.h; do
     if [ $header = mpi.h ] && [ -z "${MPI_ISYSTEM:-}" ]; then
         echo "left out: <thinwire/mpi.h>, no MPI in this build"
         continue

@@ -44,6 +44,6 @@ one() { # one LIBRARY HEADER...
 
 update=0
 [ "${1:-}" = --update ] && update=1
-one libthinwire "$srcdir/include/thinwire/thinwire.h" "$srcdir/include/thinwire/experimental.h"
+one libthinwire "$srcdir/include/thinwire/thinwire.h" "$srcdir/include/thinwire/codec.h" "$srcdir/include/thinwire/experimental.h"
 one libthinwire-mpi "$srcdir/include/thinwire/mpi.h"
 exit $bad
