@@ -10,6 +10,17 @@
 const char *const layer_name[LAYERS] = {"embed",        "hidden1.weight", "hidden1.bias", "hidden2.weight",
                                         "hidden2.bias", "out.weight",     "out.bias"};
 
+size_t model_rows(const model *m, int layer) {
+    const size_t rows[LAYERS] = {[EMBED] = BYTES,
+                                 [OUT_WEIGHT] = BYTES,
+                                 [H1_WEIGHT] = (size_t)m->hidden,
+                                 [H2_WEIGHT] = (size_t)m->hidden,
+                                 [H1_BIAS] = 1,
+                                 [H2_BIAS] = 1,
+                                 [OUT_BIAS] = 1};
+    return rows[layer];
+}
+
 size_t model_parameters(const model *m) {
     size_t n = 0;
     for (int l = 0; l < LAYERS; l++)

@@ -27,6 +27,7 @@ void model_shape(model *m, int context, int embed, int hidden); /* counts only *
 void model_create(model *m, int context, int embed, int hidden, int room, uint64_t seed);
 void model_free(model *m);
 size_t model_parameters(const model *m);
+size_t model_rows(const model *m, int layer); /* of a weight matrix, [rows][count / rows]; 1 for a bias */
 /* Probabilities of `n` samples into m->p; returns the sum of -ln p(right character). A sample points to its context. */
 double model_forward(model *m, const unsigned char *const *sample, int n);
 /* After forward of the same samples: mean gradients, last layer first; ready(arg, layer) as soon as one is complete. */

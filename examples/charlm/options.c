@@ -48,6 +48,8 @@ static const option table[] = {
     {"eval-chars", "N", INTEGER, AT(eval_chars), 1, 1e9, "held-out characters to predict, evenly spread (16384)"},
     {"What is written", 0, HEADING, 0, 0, 0, 0},
     {"json", "FILE", TEXT, AT(json), 0, 0, "figures and curve of this run"},
+    {"record", "FOLDER", TEXT, AT(record), 0, 0,
+     "gradients of the first, middle and last step, an .npy a layer and rank"},
     {"plot", "FILE.svg", TEXT, AT(plot), 0, 0, "held-out loss against time and against bytes"},
     {"plot-from", "A.json,B.json", TEXT, AT(plot_from), 0, 0,
      "no training: --plot overlays these runs (equal labels share a colour)"},

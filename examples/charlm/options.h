@@ -14,7 +14,7 @@ typedef struct options {
     int steps, batch, warmup, context, embed, hidden, eval_every, eval_chars;
     double lr, momentum;
     uint64_t seed;
-    const char *rules, *text, *label, *json, *plot, *plot_from, *panels, *title;
+    const char *rules, *text, *label, *json, *plot, *plot_from, *panels, *title, *record;
 } options;
 
 /* Ends the program with status 2 and a sentence if the command line is wrong. */

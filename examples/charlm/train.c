@@ -2,10 +2,12 @@
 #include "train.h"
 #include "bits.h"
 #include "model.h"
+#include "record.h"
 #include "report.h"
 
 #include <fnmatch.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,7 +22,7 @@ typedef struct worker {
     const text *t;
     tw_comm *comm;
     tw_reducer *reducer;
-    int rank, ranks;
+    int rank, ranks, step;
     model m;
     float *momentum[LAYERS], *square[LAYERS]; /* square: Adam only */
     const unsigned char **sample;
@@ -95,6 +97,8 @@ static void update(worker *w, int step) {
 static void push(void *arg, int layer) {
     worker *w = arg;
     double start = now_s();
+    if (record_wanted(w->o, w->step))
+        record_layer(w->o, &w->m, w->step, w->rank, layer);
     check(tw_reducer_push(w->reducer, (uint32_t)layer, w->m.grad[layer], w->m.grad[layer]), layer_name[layer]);
     w->push_s += now_s() - start;
 }
@@ -106,6 +110,7 @@ static double step(worker *w, int s) {
     int n = w->o->batch;
     uint64_t first = ((uint64_t)s * (uint64_t)w->ranks + (uint64_t)w->rank) * (uint64_t)n;
     double start = now_s(), pushed = w->push_s;
+    w->step = s;
     for (int i = 0; i < n; i++)
         w->sample[i] = text_train_sample(w->t, w->o->context, rng_u64(w->o->seed, DATA_STREAM, first + (uint64_t)i));
     double loss = model_forward(&w->m, w->sample, n);

@@ -13,7 +13,7 @@ if ! pkg-config --exists openblas; then
     echo "OpenBLAS is not here"
     exit 77
 fi
-make -f "$examples/charlm/Makefile" PKG_CONFIG_PATH="$THINWIRE_PREFIX/lib/pkgconfig" ${MPICC:+MPICC="$MPICC"}
+make -f "$examples/charlm/Makefile" PKG_CONFIG_PATH="$THINWIRE_PREFIX/lib/pkgconfig" ${MPICC:+MPICC="$MPICC"} CFLAGS="-O3 -Wall -Wextra -Werror"
 set -- -n 2
 case $($MPIRUN --version 2>&1) in *"Open MPI"* | *OpenRTE*) set -- --oversubscribe --bind-to none "$@" ;; esac
 export OPENBLAS_NUM_THREADS=1
@@ -24,7 +24,7 @@ set -f
 # shellcheck disable=SC2086 # words
 timeout 300 "$MPIRUN" "$@" $train --transport mpi --json mpi.json
 # shellcheck disable=SC2086
-timeout 300 $train --transport local --ranks 2 --json local.json
+timeout 300 $train --transport local --ranks 2 --json local.json --record grads
 set +f
 timeout 300 ./charlm --transport local --ranks 2 --eval-chars 1024 --steps 1 --json own.json >own.txt
 
@@ -61,6 +61,23 @@ mpi, local = (json.load(open(f + ".json")) for f in ("mpi", "local"))
 losses = [[(point[0], point[-1]) for point in run["curve"]] for run in (mpi, local)]
 print("mpi", losses[0], "local", losses[1])
 assert losses[0] == losses[1], "the transports do not give the same losses"
+
+# --record: three steps, two ranks, seven layers; plain .npy, each as large as its shape says
+import ast, os, struct
+steps = sorted({int(name.split("-")[1]) for name in os.listdir("grads")})
+assert len(os.listdir("grads")) == len(steps) * 2 * 7 and steps[0] == 0, sorted(os.listdir("grads"))
+first = {}
+for name in sorted(os.listdir("grads")):
+    raw = open(os.path.join("grads", name), "rb").read()
+    assert raw[:8] == b"\x93NUMPY\x01\x00", name
+    skip = 10 + struct.unpack("<H", raw[8:10])[0]
+    head, count = ast.literal_eval(raw[10:skip].decode()), 1
+    for n in head["shape"]:
+        count *= n
+    assert skip % 64 == 0 and head["descr"] == "<f4" and not head["fortran_order"] and len(raw) == skip + 4 * count, (name, head)
+    if "rank-0-hidden1.weight" in name or "rank-1-hidden1.weight" in name:
+        first[name] = raw[skip:]
+assert len(set(first.values())) == len(first), "ranks and steps have gradients of their own"
 END
 python3 "$examples/charlm/compare.py" --local --steps 3 --hosts 2 --charlm ./charlm --out out --charlm-options '--eval-chars 1024'
 ls -l out
