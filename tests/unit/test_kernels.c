@@ -222,6 +222,9 @@ static void avx2_equals_reference(void) {
 static void avx512_equals_reference(void) {
     check_isa("avx512");
 }
+static void neon_equals_reference(void) {
+    check_isa("neon");
+}
 
 /* ---- the reference against a model in double ---- */
 static double model_scale(const float *x, uint32_t m, bool rms) {
@@ -605,11 +608,17 @@ static void isa_is_named(void) {
 
 int main(void) {
     static const unit_test tests[] = {
-        UNIT_TEST(avx2_equals_reference),  UNIT_TEST(avx512_equals_reference),
-        UNIT_TEST(reference_equals_model), UNIT_TEST(nonfinite_is_told),
-        UNIT_TEST(reduce_equals_long_way), UNIT_TEST(plain_loops),
-        UNIT_TEST(tile_variants_agree),    UNIT_TEST(host_environment_is_ignored),
-        UNIT_TEST(tile_arguments),         UNIT_TEST(tile_overlap),
+        UNIT_TEST(avx2_equals_reference),
+        UNIT_TEST(avx512_equals_reference),
+        UNIT_TEST(neon_equals_reference),
+        UNIT_TEST(reference_equals_model),
+        UNIT_TEST(nonfinite_is_told),
+        UNIT_TEST(reduce_equals_long_way),
+        UNIT_TEST(plain_loops),
+        UNIT_TEST(tile_variants_agree),
+        UNIT_TEST(host_environment_is_ignored),
+        UNIT_TEST(tile_arguments),
+        UNIT_TEST(tile_overlap),
         UNIT_TEST(isa_is_named),
     };
     return unit_main("kernels", tests, UNIT_COUNT(tests));

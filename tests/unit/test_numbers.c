@@ -22,7 +22,14 @@ static void isas_form_a_ladder(void) {
                     __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"));
 #endif
-    printf("isa: ref%s%s\n", tw_cpu_has(TW_ISA_AVX2) ? " avx2" : "", tw_cpu_has(TW_ISA_AVX512) ? " avx512" : "");
+#if defined(__aarch64__)
+    CU_ASSERT(tw_cpu_has(TW_ISA_NEON) && !tw_cpu_has(TW_ISA_AVX2));
+#else
+    CU_ASSERT(!tw_cpu_has(TW_ISA_NEON));
+#endif
+    for (int isa = 0; isa < TW_ISA_COUNT; isa++)
+        if (tw_cpu_has((tw_isa)isa))
+            printf("isa: %s\n", tw_isa_names[isa]);
 }
 
 static void the_fp_environment_is_ours_inside(void) {
