@@ -55,7 +55,7 @@ TW_API tw_status tw_plan_compute(int rank, int size, const tw_layer *layers, uin
 /* The rank that sums a tile. */
 TW_API int tw_owner(const char *layer, uint64_t tile, uint64_t tiles, int size);
 
-/* ---- codec: one tile by hand, for benchmarks and tests. isa: "ref", "avx2", "avx512", or NULL for the chosen one ---- */
+/* ---- codec: one tile by hand, for benchmarks and tests. isa: "ref", "avx2", "avx512", "neon", or NULL for the chosen one ---- */
 typedef struct tw_tile_stat {
     double x_sq, e_sq;  /* sum of squares of what was to be sent, and of what was lost; exact to 2^-16 relative */
     uint32_t nonfinite; /* 1: some value was NaN or Inf; the payload then decodes to NaN or Inf there */

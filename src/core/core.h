@@ -128,7 +128,7 @@ const tw_env *tw_env_get(void);
 double tw_plain_number(const char *text);
 
 /* ---- cpu.c ---- */
-typedef enum tw_isa { TW_ISA_REF = 0, TW_ISA_AVX2, TW_ISA_AVX512, TW_ISA_COUNT } tw_isa;
+typedef enum tw_isa { TW_ISA_REF = 0, TW_ISA_AVX2, TW_ISA_AVX512, TW_ISA_NEON, TW_ISA_COUNT } tw_isa;
 bool tw_cpu_has(tw_isa isa); /* the build has code for it, and cpuid and xgetbv allow it */
 extern const char *const tw_isa_names[TW_ISA_COUNT];
 /* Round to nearest, no flush to zero, whatever the host program set; restored by leave. Around every codec entry. */

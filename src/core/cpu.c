@@ -3,7 +3,7 @@
  * What this CPU and its system can run, and the floating-point environment of the codecs. */
 #include "core/core.h"
 
-const char *const tw_isa_names[TW_ISA_COUNT] = {"ref", "avx2", "avx512"};
+const char *const tw_isa_names[TW_ISA_COUNT] = {"ref", "avx2", "avx512", "neon"};
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -49,11 +49,11 @@ void tw_fp_leave(tw_fpenv e) {
 
 #else
 
+#if defined(__aarch64__)
 bool tw_cpu_has(tw_isa isa) {
-    return isa == TW_ISA_REF;
+    return isa == TW_ISA_REF || isa == TW_ISA_NEON; /* no processor of this architecture that runs programs lacks it */
 }
 
-#if defined(__aarch64__)
 tw_fpenv tw_fp_enter(void) {
     uint64_t control, flags;
     __asm__ volatile("mrs %0, fpcr\n\tmrs %1, fpsr" : "=r"(control), "=r"(flags));
@@ -65,6 +65,10 @@ void tw_fp_leave(tw_fpenv e) {
     __asm__ volatile("msr fpcr, %0\n\tmsr fpsr, %1" : : "r"(e.saved & 0xffffffffu), "r"(e.saved >> 32) : "memory");
 }
 #else
+bool tw_cpu_has(tw_isa isa) {
+    return isa == TW_ISA_REF;
+}
+
 /* No way to set it is known here: the host program's must be the default one. */
 tw_fpenv tw_fp_enter(void) {
     return (tw_fpenv){0};

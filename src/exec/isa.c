@@ -10,6 +10,8 @@ static const tw_kernels *const tables[] = {
 #if defined(__x86_64__)
     &tw_kernels_avx2,
     &tw_kernels_avx512,
+#elif defined(__aarch64__)
+    &tw_kernels_neon,
 #endif
 };
 
@@ -88,7 +90,11 @@ const tw_kernels *tw_kernels_best(void) {
 
 /* Each ISA implies those before it, so the lists are constants. */
 const char *const *tw_isa_list(void) {
+#if defined(__aarch64__)
+    static const char *const lists[][3] = {{"ref"}, {"ref", "neon"}};
+#else
     static const char *const lists[][4] = {{"ref"}, {"ref", "avx2"}, {"ref", "avx2", "avx512"}};
+#endif
     return lists[best_index()];
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * One table of loops per ISA, all with the same bytes. Filled by isa_ref.c, isa_avx2.c, isa_avx512.c: each includes the
- * codecs' kernels/{ref,rows}/NAME.inc once per variant. No entry but of `reduce` is NULL: an ISA takes what it lacks
- * from the reference. */
+ * One table of loops per ISA, all with the same bytes. Filled by isa_ref.c, isa_avx2.c, isa_avx512.c, isa_neon.c: each
+ * includes the codecs' kernels/{ref,rows}/NAME.inc once per variant. No entry but of `reduce` is NULL: an ISA takes what
+ * it lacks from the reference. */
 #ifndef TW_KERNELS_H
 #define TW_KERNELS_H
 
@@ -36,6 +36,8 @@ typedef struct tw_kernels {
 extern const tw_kernels tw_kernels_ref;
 #if defined(__x86_64__)
 extern const tw_kernels tw_kernels_avx2, tw_kernels_avx512;
+#elif defined(__aarch64__)
+extern const tw_kernels tw_kernels_neon;
 #endif
 const tw_kernels *tw_kernels_best(void);             /* best for this CPU, or what THINWIRE_ISA forces */
 const tw_kernels *tw_kernels_named(const char *isa); /* NULL and a sentence: unknown, or this CPU cannot */

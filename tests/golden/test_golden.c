@@ -151,9 +151,13 @@ static void golden_avx2(void) {
 static void golden_avx512(void) {
     compare_named("avx512");
 }
+static void golden_neon(void) {
+    compare_named("neon");
+}
 
 int main(int argc, char **argv) {
-    static const unit_test tests[] = {UNIT_TEST(golden_ref), UNIT_TEST(golden_avx2), UNIT_TEST(golden_avx512)};
+    static const unit_test tests[] = {UNIT_TEST(golden_ref), UNIT_TEST(golden_avx2), UNIT_TEST(golden_avx512),
+                                      UNIT_TEST(golden_neon)};
     if (argc == 2 && !strcmp(argv[1], "--write")) {
         write_file();
         return 0;

@@ -72,7 +72,8 @@ static const char *child(const char *name, const char *value) {
         dup2(ends[1], STDOUT_FILENO);
         close(ends[0]);
         close(ends[1]);
-        execl(self, self, "--context", (char *)NULL);
+        /* as this program was started, which may be under an emulator */
+        execl("/bin/sh", "sh", "-c", "exec ${THINWIRE_TEST_WRAP-} \"$0\" --context", self, (char *)NULL);
         _exit(127);
     }
     close(ends[1]);

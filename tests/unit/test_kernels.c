@@ -2,11 +2,9 @@
  *
  * The codec loops: every ISA against the reference bit for bit, and the reference against a model in double. */
 #include <math.h>
+#include "host_fp.h"
 #include "unit.h"
 #include "exec/kernels.h"
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
 
 #define CANARY 0xa5u
 #define MARGIN 64u /* bytes watched before and behind every output */
@@ -222,6 +220,9 @@ static void avx2_equals_reference(void) {
 static void avx512_equals_reference(void) {
     check_isa("avx512");
 }
+static void neon_equals_reference(void) {
+    check_isa("neon");
+}
 
 /* ---- the reference against a model in double ---- */
 static double model_scale(const float *x, uint32_t m, bool rms) {
@@ -345,9 +346,9 @@ static void nonfinite_is_told(void) {
 }
 
 /* ---- what the host program set must not matter ---- */
-#if defined(__x86_64__)
+#if !defined(HOST_FP_UNKNOWN)
 static void host_environment_is_ignored(void) {
-    static const unsigned settings[] = {0x1f80u | 0x8040u, 0x1f80u | 0x2000u, 0x1f80u | 0x6000u, 0x1f80u | 0xe040u};
+    static const uint32_t settings[] = {HOST_FP_FLUSH, HOST_FP_DOWN, HOST_FP_ZERO, HOST_FP_FLUSH | HOST_FP_ZERO};
     static const char *const texts[] = {"none", "cast:type=fp16", "cast:type=bf16", "onebit",
                                         "onebit:scale=rms,group=512"};
     unit_rng r = unit_seeded("environment");
@@ -362,11 +363,11 @@ static void host_environment_is_ignored(void) {
             fill(&r, round % SOME_NAN, m.g, TW_MAX_TILE);
             fill(&r, round % SOME_NAN, m.e, TW_MAX_TILE);
             CU_ASSERT_EQUAL(tw_tile_encode(*isa, &s, m.g, m.e, 0.5f, 4096, payload[0], out[0], &stat[0]), TW_OK);
-            unsigned before = _mm_getcsr(), set = settings[round % 4];
-            _mm_setcsr(set);
+            uint32_t before = host_fp_get(), set = before | settings[round % 4];
+            host_fp_set(set);
             tw_status st = tw_tile_encode(*isa, &s, m.g, m.e, 0.5f, 4096, payload[1], out[1], &stat[1]);
-            unsigned after = _mm_getcsr();
-            _mm_setcsr(before);
+            uint32_t after = host_fp_get();
+            host_fp_set(before);
             CU_ASSERT_EQUAL(st, TW_OK);
             CU_ASSERT_EQUAL(after, set);
             CU_ASSERT(!memcmp(payload[0], payload[1], tw_spec_bound(&s, 4096, TW_F32)));
@@ -376,7 +377,7 @@ static void host_environment_is_ignored(void) {
 }
 #else
 static void host_environment_is_ignored(void) {
-    unit_skip("no MXCSR on this machine");
+    unit_skip("no way is known here to set rounding and flushing");
 }
 #endif
 
@@ -605,11 +606,17 @@ static void isa_is_named(void) {
 
 int main(void) {
     static const unit_test tests[] = {
-        UNIT_TEST(avx2_equals_reference),  UNIT_TEST(avx512_equals_reference),
-        UNIT_TEST(reference_equals_model), UNIT_TEST(nonfinite_is_told),
-        UNIT_TEST(reduce_equals_long_way), UNIT_TEST(plain_loops),
-        UNIT_TEST(tile_variants_agree),    UNIT_TEST(host_environment_is_ignored),
-        UNIT_TEST(tile_arguments),         UNIT_TEST(tile_overlap),
+        UNIT_TEST(avx2_equals_reference),
+        UNIT_TEST(avx512_equals_reference),
+        UNIT_TEST(neon_equals_reference),
+        UNIT_TEST(reference_equals_model),
+        UNIT_TEST(nonfinite_is_told),
+        UNIT_TEST(reduce_equals_long_way),
+        UNIT_TEST(plain_loops),
+        UNIT_TEST(tile_variants_agree),
+        UNIT_TEST(host_environment_is_ignored),
+        UNIT_TEST(tile_arguments),
+        UNIT_TEST(tile_overlap),
         UNIT_TEST(isa_is_named),
     };
     return unit_main("kernels", tests, UNIT_COUNT(tests));

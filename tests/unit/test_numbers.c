@@ -2,12 +2,15 @@
  *
  * ISAs, the floating-point environment, hashes, random numbers and halves. */
 #include "core/core.h"
+#include "host_fp.h"
 #include "unit.h"
 
 #include <fenv.h>
 #include <math.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 /* ---- cpu ---- */
@@ -22,7 +25,14 @@ static void isas_form_a_ladder(void) {
                     __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"));
 #endif
-    printf("isa: ref%s%s\n", tw_cpu_has(TW_ISA_AVX2) ? " avx2" : "", tw_cpu_has(TW_ISA_AVX512) ? " avx512" : "");
+#if defined(__aarch64__)
+    CU_ASSERT(tw_cpu_has(TW_ISA_NEON) && !tw_cpu_has(TW_ISA_AVX2));
+#else
+    CU_ASSERT(!tw_cpu_has(TW_ISA_NEON));
+#endif
+    for (int isa = 0; isa < TW_ISA_COUNT; isa++)
+        if (tw_cpu_has((tw_isa)isa))
+            printf("isa: %s\n", tw_isa_names[isa]);
 }
 
 static void the_fp_environment_is_ours_inside(void) {
@@ -31,16 +41,16 @@ static void the_fp_environment_is_ours_inside(void) {
         volatile float one = 1.0f, little = 0x1p-24f, least = 0x1p-149f, three = 3.0f;
         feclearexcept(FE_ALL_EXCEPT);
         fesetround(modes[i]);
-#if defined(__x86_64__)
-        _mm_setcsr(_mm_getcsr() | 0x8040u); /* flush to zero, denormals are zero */
-        unsigned before = _mm_getcsr();     /* valgrind takes the rounding mode only */
+#if !defined(HOST_FP_UNKNOWN)
+        host_fp_set(host_fp_get() | HOST_FP_FLUSH);
+        uint32_t before = host_fp_get(); /* valgrind takes the rounding mode only */
 #endif
         tw_fpenv e = tw_fp_enter();
         volatile float sum = one + little, minus = -one - little, tiny = least * three;
         tw_fp_leave(e);
-#if defined(__x86_64__)
-        unsigned after = _mm_getcsr();
-        _mm_setcsr(after & ~0x8040u);
+#if !defined(HOST_FP_UNKNOWN)
+        uint32_t after = host_fp_get();
+        host_fp_set(after & ~(uint32_t)HOST_FP_FLUSH);
         CU_ASSERT_EQUAL(before, after);
 #endif
         int mode = fegetround();
@@ -166,11 +176,22 @@ static void every_nan_is_the_same(void) {
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx,f16c"))) static unsigned differs_from_f16c(const uint32_t bits[8]) {
-    uint16_t theirs[8];
-    unsigned bad = 0;
+__attribute__((target("avx,f16c"))) static void halves_of_cpu(const uint32_t bits[8], uint16_t theirs[8]) {
     __m256 x = _mm256_castsi256_ps(_mm256_loadu_si256((const __m256i *)(const void *)bits));
     _mm_storeu_si128((__m128i *)(void *)theirs, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+#elif defined(__aarch64__)
+static void halves_of_cpu(const uint32_t bits[8], uint16_t theirs[8]) {
+    for (int i = 0; i < 8; i += 4)
+        vst1_u16(theirs + i, vreinterpret_u16_f16(vcvt_f16_f32(vreinterpretq_f32_u32(vld1q_u32(bits + i)))));
+}
+#endif
+
+#if defined(__x86_64__) || defined(__aarch64__)
+static unsigned differs_from_cpu(const uint32_t bits[8]) {
+    uint16_t theirs[8];
+    unsigned bad = 0;
+    halves_of_cpu(bits, theirs);
     for (int i = 0; i < 8; i++) {
         bool nan = (bits[i] & 0x7fffffffu) > 0x7f800000u;
         bad += tw_f32_to_f16(unit_from_bits(bits[i])) != (nan ? 0x7e00u : theirs[i]);
@@ -182,7 +203,7 @@ __attribute__((target("avx,f16c"))) static unsigned differs_from_f16c(const uint
 static void halves_agree_with_the_cpu(void) {
     uint32_t bits[8];
     unsigned bad = 0, at = 0;
-    if (!tw_cpu_has(TW_ISA_AVX2)) {
+    if (!tw_cpu_has(TW_ISA_AVX2) && !tw_cpu_has(TW_ISA_NEON)) {
         unit_skip("this CPU has no F16C");
         return;
     }
@@ -193,22 +214,22 @@ static void halves_agree_with_the_cpu(void) {
                     uint32_t mantissa = ((UINT32_C(1) << border) + (uint32_t)near + (top << 21)) & 0x7fffffu;
                     bits[at++ % 8] = high << 23 | mantissa;
                     if (at % 8 == 0)
-                        bad += differs_from_f16c(bits);
+                        bad += differs_from_cpu(bits);
                 }
-    unit_rng r = unit_seeded("f16c");
+    unit_rng r = unit_seeded("cpu");
     for (uint32_t k = 0; k < 10000000 / 8; k++) {
         for (int i = 0; i < 8; i += 2) {
             uint64_t two = unit_next(&r);
             bits[i] = (uint32_t)two;
             bits[i + 1] = (uint32_t)(two >> 32);
         }
-        bad += differs_from_f16c(bits);
+        bad += differs_from_cpu(bits);
     }
     CU_ASSERT_EQUAL(bad, 0);
 }
 #else
 static void halves_agree_with_the_cpu(void) {
-    unit_skip("no F16C on this architecture");
+    unit_skip("no conversion of this architecture is known");
 }
 #endif
 
