@@ -378,7 +378,7 @@ static const bc_opt options[] = {
     {O_WARMUP, 'w', "warmup_iters", "N", "pairs before them (default 3)"},
     {O_CODEC, 0, "codec", "SPEC",
      "may be given several times\n(default: onebit+ef, onebit, cast:type=bf16, cast:type=fp16, none)"},
-    {O_ISA, 0, "isa", "ISA", "ref, avx2 or avx512 (default: the best here, or THINWIRE_ISA)"},
+    {O_ISA, 0, "isa", "ISA", "ref, avx2, avx512 or neon (default: the best here, or THINWIRE_ISA)"},
     {O_SEED, 0, "seed", "N", "of the data (default 1)"},
     {O_JSON, 0, "json", "FILE", "also write one JSON object a row to FILE (- : standard output instead of the table)"},
     {O_HELP, 'h', "help", NULL, "this text"},
