@@ -143,6 +143,19 @@ static bool say(const row *r, const char *what, double got, double want) {
     return false;
 }
 
+/* Of 128 to 4096 normal numbers a group: a step is the reach divided by the levels; turned or not is the same. */
+static void quant_nmse(const tw_spec *s, double *low, double *high) {
+    static const double table[] = {[2] = 0.1175, [3] = 0.03455, [4] = 0.0095, [6] = 1.07e-3, [8] = 8.83e-5};
+    double parts = s->scale == TW_SCALE_MINMAX ? (1 << s->bits) - 1 : s->bits == 2 ? 4 : (1 << s->bits) - 2;
+    if (s->scale == TW_SCALE_MSE) {
+        *low = table[s->bits] * 0.9;
+        *high = table[s->bits] * (s->rounding == TW_ROUNDING_STOCHASTIC ? 3.0 : 1.1);
+        return;
+    }
+    *low = 4.8 * 4.8 / (parts * parts) / 12 * 0.6; /* few levels: zeros and ends cost less than a step's share */
+    *high = 7.6 * 7.6 / (parts * parts) / 12 * (s->rounding == TW_ROUNDING_STOCHASTIC ? 2.2 : 1.1);
+}
+
 /* The least and greatest relative squared error that a codec may have on normal numbers. */
 static void expected_nmse(const tw_spec *s, double *low, double *high) {
     double pi = 3.14159265358979;
@@ -150,6 +163,8 @@ static void expected_nmse(const tw_spec *s, double *low, double *high) {
     if (s->codec == TW_CODEC_CAST) { /* fp16: the smallest layers are subnormal there */
         *low = s->type == TW_F16 ? 1e-8 : 1e-6;
         *high = s->type == TW_F16 ? 2e-7 : 5e-6;
+    } else if (s->codec == TW_CODEC_QUANT) {
+        quant_nmse(s, low, high);
     } else if (s->codec == TW_CODEC_ONEBIT) {
         double ideal = s->scale == TW_SCALE_RMS ? 2.0 - 2.0 * sqrt(2.0 / pi) : 1.0 - 2.0 / pi;
         *low = ideal - 0.02;
@@ -251,7 +266,7 @@ static double time_bound(work *w, unsigned j, unsigned variant) {
     size_t at = slice_at(m, mine), n = slice_at(m, mine + 1) - at;
     double bits = (double)tw_spec_bound(&w->r->spec, TILE, TW_F32) * 8 / TILE;
     skeleton s = {.kind = w->add ? SKELETON_ADD : SKELETON_ENCODE, .feedback = w->feedback, .n = n, .g = m->g + at};
-    s.payload_bits = bits < 2 ? 1 : bits < 17 ? 16 : 32;
+    s.payload_bits = bits < 2 ? 1 : bits < 4 ? 2 : bits < 7 ? 4 : bits < 12 ? 8 : bits < 17 ? 16 : 32;
     s.payload = m->payload + at * s.payload_bits / 8;
     s.e = m->e[w->from] + at;
     s.out = m->e[!w->from] + at;

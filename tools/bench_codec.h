@@ -14,7 +14,7 @@ typedef enum skeleton_kind { SKELETON_ENCODE, SKELETON_ADD, SKELETON_WRITE } ske
 
 typedef struct skeleton {
     skeleton_kind kind;
-    unsigned payload_bits; /* of a value: 1, 16 or 32 */
+    unsigned payload_bits; /* of a value: 1, 2, 4, 8, 16 or 32 */
     bool feedback;         /* encode: also reads e and writes out */
     size_t n;              /* values; a last part of a row of 32 is left out */
     const float *g, *e;    /* encode */

@@ -21,6 +21,8 @@ INLINE void NAME(pack)(uint8_t *payload, size_t i, const V x[ROW / W], unsigned 
     }
     if (bits == 1)
         memcpy(payload + i / 8, &word, sizeof word);
+    if (bits == 2 || bits == 4 || bits == 8)
+        NAME(store_bytes)(payload + i / 8 * bits, x, bits);
 }
 
 INLINE void NAME(encode)(const skeleton *s, size_t ahead, unsigned bits, bool feedback) {
@@ -41,7 +43,9 @@ INLINE void NAME(encode)(const skeleton *s, size_t ahead, unsigned bits, bool fe
 }
 
 INLINE V NAME(unpack)(const skeleton *s, size_t i, uint32_t word, unsigned bits) {
-    return bits == 1    ? NAME(all)(word)
+    return bits == 1 ? NAME(all)(word)
+           : bits <= 8
+               ? NAME(byte)(s->payload + i / ROW * (ROW / 8 * bits) + i % (ROW / 8 * bits)) /* some bytes twice */
            : bits == 16 ? NAME(load_halves)(s->payload + 2 * i)
                         : NAME(load)((const float *)(const void *)s->payload + i);
 }
@@ -82,6 +86,12 @@ INLINE void NAME(run_bits)(const skeleton *s, size_t ahead, unsigned bits) {
 TARGET static void NAME(run)(const skeleton *s, size_t ahead) {
     if (s->payload_bits == 1)
         NAME(run_bits)(s, ahead, 1);
+    else if (s->payload_bits == 2)
+        NAME(run_bits)(s, ahead, 2);
+    else if (s->payload_bits == 4)
+        NAME(run_bits)(s, ahead, 4);
+    else if (s->payload_bits == 8)
+        NAME(run_bits)(s, ahead, 8);
     else if (s->payload_bits == 16)
         NAME(run_bits)(s, ahead, 16);
     else

@@ -37,6 +37,13 @@ INLINE void plain_store_halves(uint8_t *p, float a, float b) {
     uint16_t half[2] = {(uint16_t)(bits[0] >> 16), (uint16_t)(bits[1] >> 16)};
     memcpy(p, half, sizeof half);
 }
+INLINE void plain_store_bytes(uint8_t *p, const float *x, unsigned bits) {
+    for (unsigned i = 0; i < ROW / 8 * bits; i++)
+        p[i] = x[i] < 0.0f;
+}
+INLINE float plain_byte(const uint8_t *p) {
+    return (float)*p;
+}
 INLINE float plain_all(uint32_t word) {
     return (float)(word & 1);
 }
@@ -75,6 +82,20 @@ INLINE void avx2_store_halves(uint8_t *p, __m256 a, __m256 b) {
     __m256i h = _mm256_packs_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b));
     _mm256_storeu_si256((void *)p, h);
 }
+/* `bits` bits for every value of a row. */
+INLINE void avx2_store_bytes(uint8_t *p, const __m256 *x, unsigned bits) {
+    __m256i a = _mm256_packs_epi32(_mm256_castps_si256(x[0]), _mm256_castps_si256(x[1]));
+    __m256i b = _mm256_packs_epi32(_mm256_castps_si256(x[2]), _mm256_castps_si256(x[3]));
+    if (bits == 8)
+        _mm256_storeu_si256((void *)p, _mm256_packs_epi16(a, b));
+    else if (bits == 4)
+        _mm_storeu_si128((void *)p, _mm256_castsi256_si128(_mm256_packs_epi16(a, b)));
+    else
+        _mm_storel_epi64((void *)p, _mm256_castsi256_si128(_mm256_packs_epi16(a, b)));
+}
+INLINE __m256 avx2_byte(const uint8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)));
+}
 INLINE __m256 avx2_all(uint32_t word) {
     return _mm256_castsi256_ps(_mm256_set1_epi32((int)(word & MASK)));
 }
@@ -107,6 +128,17 @@ INLINE uint32_t avx512_signs(__m512 x) {
 INLINE void avx512_store_halves(uint8_t *p, __m512 a, __m512 b) {
     __m512i h = _mm512_packs_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b));
     _mm512_storeu_si512((void *)p, h);
+}
+INLINE void avx512_store_bytes(uint8_t *p, const __m512 *x, unsigned bits) {
+    if (bits == 2)
+        _mm_storel_epi64((void *)p, _mm512_cvtepi32_epi8(_mm512_castps_si512(x[0])));
+    else
+        _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(_mm512_castps_si512(x[0])));
+    if (bits == 8)
+        _mm_storeu_si128((void *)(p + 16), _mm512_cvtepi32_epi8(_mm512_castps_si512(x[1])));
+}
+INLINE __m512 avx512_byte(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)));
 }
 INLINE __m512 avx512_all(uint32_t word) {
     return _mm512_castsi512_ps(_mm512_set1_epi32((int)(word & MASK)));

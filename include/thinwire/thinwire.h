@@ -66,10 +66,20 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
  *   cast:type=bf16|fp16                    rounded to nearest even
  *   onebit:group=N,scale=mean|rms          a sign per value and a scale per group of N (128..4096, a power of two;
  *                                          512); mean |x| is least squares (EF-signSGD), rms is 1-bit Adam's
+ *   quant:bits=8|6|4|3|2,group=N,          levels of so many bits (8) and a scale per group of N (128..4096; 512);
+ *         rounding=nearest|stochastic,     stochastic: up or down at random, right on average;
+ *         scale=absmax|minmax|mse,         from max |x|, from least and greatest x, or for normal numbers;
+ *         rotate=none|hadamard,seed=N      groups turned by random signs and a Walsh-Hadamard transform; any u32 (0)
  *   +none | +ef                            error feedback (EF14): what was dropped is sent later */
-typedef enum tw_codec_id { TW_CODEC_NONE = 1, TW_CODEC_CAST = 2, TW_CODEC_ONEBIT = 3 } tw_codec_id;
+typedef enum tw_codec_id { TW_CODEC_NONE = 1, TW_CODEC_CAST = 2, TW_CODEC_ONEBIT = 3, TW_CODEC_QUANT = 4 } tw_codec_id;
 typedef enum tw_feedback_id { TW_FEEDBACK_NONE = 1, TW_FEEDBACK_EF = 2 } tw_feedback_id;
-typedef enum tw_scale_id { TW_SCALE_MEAN = 1, TW_SCALE_RMS = 2 } tw_scale_id;
+typedef enum tw_scale_id {
+    TW_SCALE_MEAN = 1,
+    TW_SCALE_RMS = 2,
+    TW_SCALE_ABSMAX = 4,
+    TW_SCALE_MINMAX = 5,
+    TW_SCALE_MSE = 6
+} tw_scale_id;
 typedef enum tw_rounding_id { TW_ROUNDING_NEAREST = 1, TW_ROUNDING_STOCHASTIC = 2 } tw_rounding_id;
 typedef enum tw_rotate_id { TW_ROTATE_NONE = 1, TW_ROTATE_HADAMARD = 2 } tw_rotate_id;
 
@@ -78,8 +88,8 @@ typedef struct tw_spec {
     uint16_t codec;    /* tw_codec_id: stable wire ids, never reused */
     uint16_t feedback; /* tw_feedback_id */
     uint16_t type;     /* cast: TW_F16 or TW_BF16; else 0 */
-    uint16_t scale;    /* onebit: tw_scale_id; else 0 */
-    uint32_t group;    /* onebit: elements that share one scale; else 0 */
+    uint16_t scale;    /* onebit, quant: tw_scale_id; else 0 */
+    uint32_t group;    /* onebit, quant: elements that share one scale; else 0 */
     uint16_t bits;     /* of a value, where a codec has a choice; else 0 */
     uint16_t rounding; /* tw_rounding_id, where a codec has a choice; else 0 */
     uint16_t rotate;   /* tw_rotate_id, where a codec has a choice; else 0 */

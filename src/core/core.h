@@ -23,7 +23,8 @@
 #define TW_CODEC_LIST(X) \
     X(NONE, none)        \
     X(CAST, cast)        \
-    X(ONEBIT, onebit)
+    X(ONEBIT, onebit)    \
+    X(QUANT, quant)
 #define TW_COUNT_ONE(id, word) +1
 #define TW_CODECS              (1 TW_CODEC_LIST(TW_COUNT_ONE)) /* 1 + largest codec id */
 #define TW_FEEDBACKS           3                               /* 1 + largest feedback id */
@@ -142,8 +143,14 @@ void tw_fp_leave(tw_fpenv e);
 uint64_t tw_hash64(const void *p, size_t bytes, uint64_t seed);  /* XXH64 */
 uint32_t tw_check32(const void *p, size_t bytes, uint32_t seed); /* low half of XXH3-64: frame check */
 
-/* ---- rng.c: Philox4x32-10 by counter (Salmon et al., SC'11) ---- */
-void tw_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
+/* ---- rng.c: Philox4x32 by counter (Salmon et al., SC'11) ---- */
+enum { TW_PHILOX_ROUNDS = 10, TW_PHILOX_FEW = 7 }; /* its authors' default, and the fewest that pass their tests */
+void tw_philox(int rounds, const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
+/* The constants of a round, for the loops that make many at a time. */
+#define TW_PHILOX_M0 UINT32_C(0xD2511F53)
+#define TW_PHILOX_M1 UINT32_C(0xCD9E8D57)
+#define TW_PHILOX_W0 UINT32_C(0x9E3779B9) /* golden ratio */
+#define TW_PHILOX_W1 UINT32_C(0xBB67AE85) /* sqrt(3) - 1 */
 
 /* ---- half.c: reference conversions, NaN made canonical (0x7e00, 0x7fc0) ---- */
 uint16_t tw_f32_to_f16(float x);

@@ -8,7 +8,7 @@
 #include <stdio.h>
 
 #define SHOWN      60 /* characters of the offending text in a sentence */
-#define MOST_WORDS 4u
+#define MOST_WORDS 5u
 
 /* Where an option's value lies in the struct. */
 enum { FIELD_TYPE, FIELD_SCALE, FIELD_GROUP, FIELD_BITS, FIELD_ROUNDING, FIELD_ROTATE, FIELD_SEED, FIELDS };
@@ -23,7 +23,8 @@ static const field fields[FIELDS] = {
     [FIELD_BITS] = FIELD(bits), [FIELD_ROUNDING] = FIELD(rounding), [FIELD_ROTATE] = FIELD(rotate),
     [FIELD_SEED] = FIELD(seed)};
 
-/* An option's value is one of `words` (value[i] goes into the struct), or without words a power of two from..to. */
+/* An option's value is one of `words` (value[i] goes into the struct), or without words a number
+ * from..to, which is a power of two where from is not 0. */
 typedef struct option {
     const char *name;
     uint16_t codec, field;
@@ -36,6 +37,33 @@ static const option options[] = {
     {"type", TW_CODEC_CAST, FIELD_TYPE, TW_BF16, 0, 0, {"bf16", "fp16"}, {TW_BF16, TW_F16}},
     {"group", TW_CODEC_ONEBIT, FIELD_GROUP, 512, TW_MIN_TILE, TW_MAX_TILE, {0}, {0}},
     {"scale", TW_CODEC_ONEBIT, FIELD_SCALE, TW_SCALE_MEAN, 0, 0, {"mean", "rms"}, {TW_SCALE_MEAN, TW_SCALE_RMS}},
+    {"bits", TW_CODEC_QUANT, FIELD_BITS, 8, 0, 0, {"8", "6", "4", "3", "2"}, {8, 6, 4, 3, 2}},
+    {"group", TW_CODEC_QUANT, FIELD_GROUP, 512, TW_MIN_TILE, TW_MAX_TILE, {0}, {0}},
+    {"rounding",
+     TW_CODEC_QUANT,
+     FIELD_ROUNDING,
+     TW_ROUNDING_NEAREST,
+     0,
+     0,
+     {"nearest", "stochastic"},
+     {TW_ROUNDING_NEAREST, TW_ROUNDING_STOCHASTIC}},
+    {"scale",
+     TW_CODEC_QUANT,
+     FIELD_SCALE,
+     TW_SCALE_ABSMAX,
+     0,
+     0,
+     {"absmax", "minmax", "mse"},
+     {TW_SCALE_ABSMAX, TW_SCALE_MINMAX, TW_SCALE_MSE}},
+    {"rotate",
+     TW_CODEC_QUANT,
+     FIELD_ROTATE,
+     TW_ROTATE_NONE,
+     0,
+     0,
+     {"none", "hadamard"},
+     {TW_ROTATE_NONE, TW_ROTATE_HADAMARD}},
+    {"seed", TW_CODEC_QUANT, FIELD_SEED, 0, 0, UINT32_MAX, {0}, {0}},
 };
 #define OPTIONS TW_ARRAY_LEN(options)
 
@@ -136,8 +164,12 @@ static size_t pick(const parser *ps, const char *kind, text t, const char *const
     return i;
 }
 
-static bool in_range(const option *o, uint32_t v) {
-    return v >= o->from && v <= o->to && (v & (v - 1)) == 0;
+static bool in_range(const option *o, uint64_t v) {
+    return v >= o->from && v <= o->to && (o->from == 0 || (v & (v - 1)) == 0);
+}
+
+static const char *kind_of(const option *o) {
+    return o->from ? "a power of two" : "a number";
 }
 
 static tw_status parse_value(const parser *ps, const option *o, text t, tw_spec *s) {
@@ -151,14 +183,14 @@ static tw_status parse_value(const parser *ps, const option *o, text t, tw_spec 
         field_set(s, o->field, o->value[i]);
         return TW_OK;
     }
-    uint32_t v = 0;
+    uint64_t v = 0;
     size_t i = 0;
     for (; i < t.n && t.p[i] >= '0' && t.p[i] <= '9' && v <= o->to; i++)
-        v = v * 10 + (uint32_t)(t.p[i] - '0');
+        v = v * 10 + (uint64_t)(t.p[i] - '0');
     if (!t.n || i < t.n || !in_range(o, v))
-        return bad(ps, "%s=%.*s must be a power of two, %u..%u", o->name, (int)(t.n < SHOWN ? t.n : SHOWN),
-                   t.n ? t.p : "", o->from, o->to);
-    field_set(s, o->field, v);
+        return bad(ps, "%s=%.*s must be %s, %u..%u", o->name, (int)(t.n < SHOWN ? t.n : SHOWN), t.n ? t.p : "",
+                   kind_of(o), o->from, o->to);
+    field_set(s, o->field, (uint32_t)v);
     return TW_OK;
 }
 
@@ -172,7 +204,7 @@ static const option *find_option(const parser *ps, text name, uint16_t codec) {
             if (same)
                 return &options[i];
             mine[n++] = options[i].name;
-        } else if (same) {
+        } else if (same && !other) {
             other = codec_words[options[i].codec - 1];
         }
     }
@@ -259,7 +291,7 @@ static tw_status check_field(const tw_spec *s, unsigned field) {
                                 codec_words[s->codec - 1]);
     unsigned n = word_count(o);
     if (n == 0 && !in_range(o, v))
-        return tw_fail(TW_ERR_ARG, "spec: %s is %u, must be a power of two, %u..%u", o->name, v, o->from, o->to);
+        return tw_fail(TW_ERR_ARG, "spec: %s is %u, must be %s, %u..%u", o->name, v, kind_of(o), o->from, o->to);
     for (unsigned i = 0; i < n; i++)
         if (o->value[i] == v)
             return TW_OK;
@@ -308,7 +340,7 @@ static const char *word_of(const option *o, uint32_t v) {
 }
 
 int tw_spec_format(const tw_spec *s, char *buf, size_t cap) {
-    char out[160]; /* the longest spec has under half of it */
+    char out[160]; /* the longest spec has two thirds of it */
     tw_status st = tw_spec_check(s);
     if (st != TW_OK)
         return (int)st;

@@ -19,6 +19,10 @@
 #define TW_CODEC_FILE "compressors/kernels/ref/onebit.inc"
 #include "exec/instantiate.inc"
 
+#define TW_CODEC_TAG  quant
+#define TW_CODEC_FILE "compressors/kernels/ref/quant.inc" /* groups are summed as onebit's are */
+#include "exec/instantiate.inc"
+
 double tw_slow_sum_sq(const float *x, uint32_t n) {
     return tw_ref_all_finite(x, n) ? tw_ref_finite_sum_sq(x, n) : (double)tw_float_of(TW_QUIET_NAN_BITS);
 }

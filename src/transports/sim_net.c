@@ -107,7 +107,7 @@ static void give_recv(tw_sim *s, tw_sim_recv *r) {
 static void draw(const tw_sim *s, const tw_sim_frame *f, uint32_t purpose, uint32_t out[4]) {
     uint32_t key[2] = {(uint32_t)s->cfg.seed, (uint32_t)(s->cfg.seed >> 32)};
     uint32_t counter[4] = {(uint32_t)f->number, (uint32_t)(f->number >> 32), f->stream->src, purpose};
-    tw_philox(counter, key, out);
+    tw_philox(TW_PHILOX_ROUNDS, counter, key, out);
 }
 
 static double unit(uint32_t x) {

@@ -35,6 +35,28 @@ static const golden_case golden_cases[] = {
     {"onebit:group=4096,scale=rms", 4096, 18, 60, 67, TW_F32},
     {"onebit:group=256,scale=rms", 777, 19, -20, 12, TW_F32},
     {"onebit:group=128,scale=rms", 129, 20, -20, 12, TW_F32},
+    {"quant", 4096, 21, -20, 12, TW_F32},
+    {"quant", 3001, 22, -149, 60, TW_F32},
+    {"quant:group=4096", 4096, 23, 100, 27, TW_F32},
+    {"quant:bits=6,group=128", 777, 24, -20, 12, TW_F32},
+    {"quant:bits=4", 4096, 25, -20, 12, TW_F32},
+    {"quant:bits=3,group=2048", 4095, 26, -20, 12, TW_F32},
+    {"quant:bits=2", 4096, 27, -20, 12, TW_F32},
+    {"quant:bits=2", 65, 28, -149, 20, TW_F32},
+    {"quant:bits=8,scale=minmax", 4096, 29, -20, 12, TW_F32},
+    {"quant:bits=4,scale=minmax,group=1024", 4096, 30, 119, 8, TW_F32},
+    {"quant:bits=3,scale=minmax", 4096, 31, -149, 277, TW_F32},
+    {"quant:bits=8,scale=mse,group=256", 4096, 32, -20, 12, TW_F32},
+    {"quant:bits=6,scale=mse", 4096, 33, -149, 40, TW_F32},
+    {"quant:bits=4,scale=mse,group=4096", 4096, 34, -20, 12, TW_F32},
+    {"quant:bits=3,scale=mse", 1000, 35, -20, 12, TW_F32},
+    {"quant:bits=2,scale=mse", 4096, 36, 119, 8, TW_F32},
+    {"quant:rounding=stochastic,seed=7", 4096, 37, -20, 12, TW_F32},
+    {"quant:bits=4,rounding=stochastic,scale=minmax,group=128", 3333, 38, -20, 12, TW_F32},
+    {"quant:bits=2,rounding=stochastic,scale=mse,seed=1", 4096, 39, -20, 12, TW_F32},
+    {"quant:bits=4,rotate=hadamard", 4096, 40, -20, 12, TW_F32},
+    {"quant:bits=4,rotate=hadamard,scale=mse,group=4096,seed=3", 3999, 41, -20, 12, TW_F32},
+    {"quant:bits=2,rotate=hadamard,rounding=stochastic,scale=minmax,group=256", 4001, 42, -20, 12, TW_F32},
 };
 
 static uint64_t golden_next(uint64_t *state) {
@@ -77,6 +99,7 @@ static golden_result golden_run(const golden_case *c, const tw_kernels *k) {
         e[i] = i % 3 ? golden_value(&state, c->low_exponent, c->exponents) : 0.0f;
     }
     tw_enc a = {.g = g, .e = e, .out = out, .scale = 0.5f, .n = c->n, .dtype = c->dtype, .dst = payload};
+    a.noise = (tw_noise){{s.seed, c->seed}, {c->n, 1}};
     k->encode[s.codec][TW_V_EF](&s, &a, &stat);
     k->decode_set[s.codec](&s, c->dtype, payload, y, c->n);
     r.payload = tw_hash64(payload, tw_spec_bound(&s, c->n, c->dtype), 0);

@@ -133,9 +133,18 @@ static bool onebit(const tw_spec *s, const float *x, uint32_t n, float *decoded)
     return bad;
 }
 
-bool model_codec(const tw_spec *s, tw_dtype t, const float *x, uint32_t n, float *decoded) {
+float model_group_sum(const float *x, uint32_t m) {
+    return sum_of_group(x, m, false);
+}
+float model_group_mean(const float *x, uint32_t m) {
+    return scale_of(x, m, false);
+}
+
+bool model_codec(const tw_spec *s, const model_draw *d, tw_dtype t, const float *x, uint32_t n, float *decoded) {
     if (s->codec == TW_CODEC_ONEBIT)
         return onebit(s, x, n, decoded);
+    if (s->codec == TW_CODEC_QUANT)
+        return model_quant(s, d, x, n, decoded);
     if (s->codec == TW_CODEC_CAST)
         return halves((tw_dtype)s->type, x, n, decoded);
     return t == TW_F32 ? raw(x, n, decoded) : halves(t, x, n, decoded);

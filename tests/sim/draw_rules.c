@@ -6,24 +6,51 @@
 #include <stdio.h>
 #include <string.h>
 
+static uint32_t draw_group(trial *t) {
+    uint32_t group = 128;
+    while (group < t->rc.tile && rng_chance(&t->rng, 50))
+        group *= 2;
+    return group;
+}
+
+static void draw_quant(trial *t, tw_spec *s) {
+    static const uint16_t bits[] = {8, 6, 4, 3, 2}, scales[] = {TW_SCALE_ABSMAX, TW_SCALE_MINMAX, TW_SCALE_MSE};
+    rng *r = &t->rng;
+    s->codec = TW_CODEC_QUANT;
+    s->bits = bits[rng_below(r, 5)];
+    s->scale = scales[rng_below(r, 3)];
+    s->group = draw_group(t);
+    s->rounding = rng_chance(r, 70) ? TW_ROUNDING_NEAREST : TW_ROUNDING_STOCHASTIC;
+    s->rotate = rng_chance(r, 80) ? TW_ROTATE_NONE : TW_ROTATE_HADAMARD;
+    s->seed = rng_chance(r, 50) ? 0 : (uint32_t)rng_below(r, UINT64_C(1) << 32);
+}
+
 static tw_spec draw_spec(trial *t) {
     tw_spec s = TW_SPEC_INIT;
     rng *r = &t->rng;
-    uint64_t kind = rng_below(r, 10);
+    uint64_t kind = rng_below(r, 14);
     if (kind < 2) {
         s.codec = TW_CODEC_NONE;
     } else if (kind < 5) {
         s.codec = TW_CODEC_CAST;
         s.type = rng_chance(r, 50) ? TW_BF16 : TW_F16;
+    } else if (kind < 9) {
+        draw_quant(t, &s);
     } else {
         s.codec = TW_CODEC_ONEBIT;
         s.scale = rng_chance(r, 65) ? TW_SCALE_MEAN : TW_SCALE_RMS;
-        s.group = 128;
-        while (s.group < t->rc.tile && rng_chance(r, 50))
-            s.group *= 2;
+        s.group = draw_group(t);
     }
     s.feedback = rng_chance(r, s.codec == TW_CODEC_NONE ? 30 : 70) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
     return s;
+}
+
+static void write_quant(char *text, size_t room, const tw_spec *s) {
+    static const char *const scales[] = {
+        [TW_SCALE_ABSMAX] = "absmax", [TW_SCALE_MINMAX] = "minmax", [TW_SCALE_MSE] = "mse"};
+    snprintf(text, room, "quant:bits=%u,group=%u,rounding=%s,scale=%s,rotate=%s,seed=%u", s->bits, s->group,
+             s->rounding == TW_ROUNDING_STOCHASTIC ? "stochastic" : "nearest", scales[s->scale],
+             s->rotate == TW_ROTATE_HADAMARD ? "hadamard" : "none", s->seed);
 }
 
 static void write_spec(char *text, size_t room, const tw_spec *s) {
@@ -32,6 +59,8 @@ static void write_spec(char *text, size_t room, const tw_spec *s) {
         snprintf(text + at, room - at, "none");
     else if (s->codec == TW_CODEC_CAST)
         snprintf(text + at, room - at, "cast:type=%s", s->type == TW_F16 ? "fp16" : "bf16");
+    else if (s->codec == TW_CODEC_QUANT)
+        write_quant(text + at, room - at, s);
     else
         snprintf(text + at, room - at, "onebit:group=%u,scale=%s", s->group, s->scale == TW_SCALE_RMS ? "rms" : "mean");
     at = strlen(text);

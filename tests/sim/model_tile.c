@@ -32,6 +32,11 @@ static bool has_feedback(const tile_place *p) {
     return p->spec->feedback == TW_FEEDBACK_EF;
 }
 
+static model_draw draw_of(const trial *t, const tile_place *p, int rank, uint32_t hop) {
+    return (model_draw){p->l->name, p->first / t->rc.tile, p->spec->seed, (uint32_t)t->step.number, (uint32_t)rank,
+                        hop};
+}
+
 /* Squares of what went into the roundings of this tile, for the ledger's bound. */
 typedef struct squares {
     double x[MOST_RANKS], e[MOST_RANKS], own_x, own_e;
@@ -49,7 +54,8 @@ static bool send_part(trial *t, uint32_t l, const tile_place *p, int r, bool fir
         if (ef)
             x[i] = x[i] + e[i];
     }
-    bool bad = model_codec(p->spec, p->l->dtype, x, p->n, dec);
+    const model_draw d = draw_of(t, p, r, 1);
+    bool bad = model_codec(p->spec, &d, p->l->dtype, x, p->n, dec);
     for (uint32_t i = 0; i < p->n; i++) {
         e_new[i] = has_feedback(p) ? x[i] - dec[i] : 0.0f;
         sum[i] = first ? dec[i] : sum[i] + dec[i];
@@ -81,7 +87,8 @@ static bool answer(trial *t, uint32_t l, const tile_place *p, const float *sum, 
         if (ef)
             x[i] = x[i] + t->m.e[l][at + i];
     }
-    bool bad = model_codec(p->spec, p->l->dtype, x, p->n, dec);
+    const model_draw d = draw_of(t, p, p->owner, 2);
+    bool bad = model_codec(p->spec, &d, p->l->dtype, x, p->n, dec);
     for (uint32_t i = 0; i < p->n; i++) {
         out[i] = model_to_dtype(dec[i], p->l->dtype);
         bad = bad || !isfinite(out[i]);

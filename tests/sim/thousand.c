@@ -46,7 +46,7 @@ static uint32_t tile_length(uint32_t l, uint32_t tile) {
 
 /* What is encoded of x, and what is lost of it. */
 static void encode(const float *x, uint32_t n, float *dec, float *left) {
-    model_codec(&spec, TW_F32, x, n, dec);
+    model_codec(&spec, NULL, TW_F32, x, n, dec);
     for (uint32_t i = 0; i < n; i++)
         left[i] = x[i] - dec[i];
 }

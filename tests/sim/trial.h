@@ -190,7 +190,7 @@ typedef struct trial {
     uint32_t nlayer, nrule, nstep;
     layer layer[MOST_LAYERS];
     rule rule[MOST_RULES];
-    char rules[1024];
+    char rules[4096];
     tw_reducer_config rc;
     tw_sim_config net;
     double deadline;
@@ -228,8 +228,19 @@ float trial_value(trial *t, const layer *l, uint64_t i);
 /* codec_model.c: written from the public description, sharing nothing with the library */
 float model_to_dtype(float x, tw_dtype t);     /* rounded to it, as fp32 */
 uint16_t model_half_bits(float x, tw_dtype t); /* x is representable */
-/* What receivers decode of x; true if anything in it is not finite. */
-bool model_codec(const tw_spec *s, tw_dtype t, const float *x, uint32_t n, float *decoded);
+/* What random numbers of a tile depend on. */
+typedef struct model_draw {
+    const char *name;
+    uint64_t tile;
+    uint32_t seed, step, rank, hop;
+} model_draw;
+/* What receivers decode of x; true if anything in it is not finite. d may be NULL where the spec draws nothing. */
+bool model_codec(const tw_spec *s, const model_draw *d, tw_dtype t, const float *x, uint32_t n, float *decoded);
+float model_group_sum(const float *x, uint32_t m);  /* of |x|, in the common order */
+float model_group_mean(const float *x, uint32_t m); /* right where the sum overflows, too */
+
+/* quant_model.c */
+bool model_quant(const tw_spec *s, const model_draw *d, const float *x, uint32_t n, float *decoded);
 
 /* model.c, model_tile.c */
 bool model_create(trial *t);

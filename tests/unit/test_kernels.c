@@ -174,18 +174,54 @@ static void check_spec(unit_rng *r, const tw_kernels *k, const tw_spec *s, tw_dt
             fill(r, unit_below(r, 2) ? kind : NORMAL, m.e, n);
             for (int v = 0; v < TW_VARIANTS; v++) {
                 tw_enc a = {.g = m.g + shift, .e = m.e, .scale = scales[unit_below(r, 4)], .n = n, .dtype = t};
+                a.noise = (tw_noise){{unit_below(r, 1000), 7}, {unit_below(r, 9), unit_below(r, 2)}};
                 encode(&tw_kernels_ref, s, (tw_variant)v, a, 0, &want);
                 encode(k, s, (tw_variant)v, a, 4 * unit_below(r, 8), &got);
                 bool same = same_outcome(&want, &got, (tw_variant)v, n);
                 CU_ASSERT(same);
                 if (!same)
-                    printf("%s: codec %u group %u scale %u type %u dtype %d variant %d n %u kind %d\n", k->name,
-                           s->codec, s->group, s->scale, s->type, (int)t, v, n, kind);
+                    printf("%s: codec %u group %u scale %u type %u dtype %d bits %u rounding %u rotate %u variant %d "
+                           "n %u kind %d\n",
+                           k->name, s->codec, s->group, s->scale, s->type, (int)t, s->bits, s->rounding, s->rotate, v,
+                           n, kind);
             }
             check_decode(r, k, s, t, want.payload + MARGIN, n, &m);
         }
     }
 }
+
+/* Every loop: grids by bits and scale, both roundings, turned and not, groups in a segment and over several. */
+static const char *const quant_texts[] = {
+    "quant",
+    "quant:group=128",
+    "quant:group=4096",
+    "quant:bits=6",
+    "quant:bits=4",
+    "quant:bits=4,group=2048",
+    "quant:bits=3,group=256",
+    "quant:bits=2",
+    "quant:bits=8,scale=minmax,group=1024",
+    "quant:bits=6,scale=minmax",
+    "quant:bits=3,scale=minmax,group=4096",
+    "quant:bits=2,scale=minmax,group=128",
+    "quant:bits=8,scale=mse,group=128",
+    "quant:bits=6,scale=mse,group=4096",
+    "quant:bits=4,scale=mse,group=4096",
+    "quant:bits=4,scale=mse,group=256",
+    "quant:bits=3,scale=mse",
+    "quant:bits=2,scale=mse,group=2048",
+    "quant:bits=8,rounding=stochastic,seed=5",
+    "quant:bits=4,rounding=stochastic,group=128",
+    "quant:bits=2,rounding=stochastic,group=4096",
+    "quant:bits=6,rounding=stochastic,scale=minmax,group=256",
+    "quant:bits=3,rounding=stochastic,scale=mse,group=1024",
+    "quant:bits=4,rounding=stochastic,scale=mse",
+    "quant:bits=8,rounding=stochastic,scale=mse,group=2048",
+    "quant:bits=4,rotate=hadamard,seed=4000000000",
+    "quant:bits=8,rotate=hadamard,group=4096",
+    "quant:bits=4,rotate=hadamard,scale=mse,group=128,seed=1",
+    "quant:bits=2,rotate=hadamard,scale=minmax,rounding=stochastic,seed=2",
+};
 
 static void check_isa(const char *isa) {
     const tw_kernels *k = tw_kernels_named(isa);
@@ -211,6 +247,11 @@ static void check_isa(const char *isa) {
             onebit.scale = scale;
             check_spec(&r, k, &onebit, TW_F32);
         }
+    for (size_t i = 0; i < UNIT_COUNT(quant_texts); i++) {
+        tw_spec quant;
+        CU_ASSERT_EQUAL_FATAL(tw_spec_parse(quant_texts[i], &quant), TW_OK);
+        check_spec(&r, k, &quant, TW_F32);
+    }
     tw_fp_leave(env);
 }
 

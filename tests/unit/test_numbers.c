@@ -94,20 +94,28 @@ static void the_check_sees_every_bit(void) {
 
 static void philox_matches_published_values(void) {
     static const struct {
+        int rounds;
         uint32_t counter[4], key[2], out[4];
     } known[] = {
-        {{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
-        {{~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
-        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+        {10, {0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+        {10, {~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+        {10,
+         {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
          {0xa4093822, 0x299f31d0},
          {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+        {7, {0, 0, 0, 0}, {0, 0}, {0x5f6fb709, 0x0d893f64, 0x4f121f81, 0x4f730a48}},
+        {7, {~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}, {0x5207ddc2, 0x45165e59, 0x4d8ee751, 0x8c52f662}},
+        {7,
+         {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+         {0xa4093822, 0x299f31d0},
+         {0x4dfccaba, 0x190a87f0, 0xc47362ba, 0xb6b5242a}},
     };
     for (size_t i = 0; i < UNIT_COUNT(known); i++) {
         uint32_t out[4];
-        tw_philox(known[i].counter, known[i].key, out);
+        tw_philox(known[i].rounds, known[i].counter, known[i].key, out);
         CU_ASSERT_EQUAL(memcmp(out, known[i].out, sizeof out), 0);
         memcpy(out, known[i].counter, sizeof out); /* in place */
-        tw_philox(out, known[i].key, out);
+        tw_philox(known[i].rounds, out, known[i].key, out);
         CU_ASSERT_EQUAL(memcmp(out, known[i].out, sizeof out), 0);
     }
 }

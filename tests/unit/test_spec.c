@@ -24,12 +24,24 @@ static const struct {
     {"onebit: scale=rms , group=4096 +ef",
      "onebit:group=4096,scale=rms+ef",
      {sizeof(tw_spec), 3, 2, 0, TW_SCALE_RMS, 4096}},
+    {"quant", "quant", {sizeof(tw_spec), 4, 1, 0, TW_SCALE_ABSMAX, 512, 8, 1, 1, 0, 0}},
+    {"quant:bits=4+ef", "quant:bits=4+ef", {sizeof(tw_spec), 4, 2, 0, TW_SCALE_ABSMAX, 512, 4, 1, 1, 0, 0}},
+    {"quant:seed=0,rotate=none,scale=absmax,rounding=nearest,group=512,bits=8",
+     "quant",
+     {sizeof(tw_spec), 4, 1, 0, TW_SCALE_ABSMAX, 512, 8, 1, 1, 0, 0}},
+    {"quant:bits=6,scale=minmax",
+     "quant:bits=6,scale=minmax",
+     {sizeof(tw_spec), 4, 1, 0, TW_SCALE_MINMAX, 512, 6, 1, 1, 0, 0}},
+    {"quant:seed=4294967295,rotate=hadamard,scale=mse,rounding=stochastic,group=4096,bits=3+ef",
+     "quant:bits=3,group=4096,rounding=stochastic,scale=mse,rotate=hadamard,seed=4294967295+ef",
+     {sizeof(tw_spec), 4, 2, 0, TW_SCALE_MSE, 4096, 3, 2, 2, 0, 4294967295u}},
+    {"quant:seed=0007,bits=2", "quant:bits=2,seed=7", {sizeof(tw_spec), 4, 1, 0, TW_SCALE_ABSMAX, 512, 2, 1, 1, 0, 7}},
 };
 
 static void good_text_is_read_and_written(void) {
     for (size_t i = 0; i < UNIT_COUNT(good); i++) {
         tw_spec s, again;
-        char text[64];
+        char text[128];
         memset(&s, 0xff, sizeof s);
         CU_ASSERT_EQUAL(tw_spec_parse(good[i].text, &s), TW_OK);
         CU_ASSERT_EQUAL(memcmp(&s, &good[i].spec, sizeof s), 0);
@@ -80,6 +92,18 @@ static const struct {
     {"none:group=128", "'none' takes no option (this one belongs to 'onebit')"},
     {"none:x=1", "'none' takes no option"},
     {"none:", "'none' takes no option"},
+    {"quant:bits=5", "unknown value of 'bits' '5'; did you mean '8'?"},
+    {"quant:bits=", "value of 'bits' is missing"},
+    {"quant:scale=mean", "unknown value of 'scale' 'mean'; did you mean 'mse'?"},
+    {"onebit:scale=mse", "unknown value of 'scale' 'mse'; did you mean 'rms'?"},
+    {"quant:rounding=up", "unknown value of 'rounding' 'up'"},
+    {"quant:rotate=hadamrad", "did you mean 'hadamard'?"},
+    {"quant:seed=4294967296", "seed=4294967296 must be a number, 0..4294967295"},
+    {"quant:seed=18446744073709551617", "must be a number, 0..4294967295"}, /* 1 modulo 2^64 */
+    {"quant:seed=-1", "seed=-1 must be a number"},
+    {"quant:group=100", "group=100 must be a power of two, 128..4096"},
+    {"onebit:bits=4", "'bits' is an option of 'quant', not of 'onebit'"},
+    {"quan", "unknown codec 'quan'; did you mean 'quant'?"},
     {"onebit\n;x", "unknown codec 'onebit?;x'"}, /* stays one line */
 };
 
@@ -116,7 +140,7 @@ static void parse_n_uses_its_length_and_name(void) {
 
 /* Every struct that the text can make, and every struct one step from it. */
 static void structs_are_checked(void) {
-    static const uint16_t small[] = {0, 1, 2, 3, 4, 0xffff};
+    static const uint16_t small[] = {0, 1, 2, 3, 5, 0xffff}; /* the codecs without a field of more */
     static const uint32_t groups[] = {0, 1, 64, 128, 129, 256, 512, 1024, 2048, 4096, 4097, 8192, 0x80000000u};
     unsigned accepted = 0, tried = 0, bad = 0;
     for (size_t k = 0; k < 6 * 6 * 6 * 6 * UNIT_COUNT(groups); k++) {
@@ -170,22 +194,56 @@ static void format_behaves_as_snprintf(void) {
 
 static void equal_looks_at_all_fields(void) {
     const tw_spec a = {sizeof a, TW_CODEC_ONEBIT, TW_FEEDBACK_EF, 0, TW_SCALE_RMS, 512};
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 10; i++) {
         tw_spec b = a;
         b.codec = (uint16_t)(b.codec + (i == 0));
         b.feedback = (uint16_t)(b.feedback + (i == 1));
         b.type = (uint16_t)(b.type + (i == 2));
         b.scale = (uint16_t)(b.scale + (i == 3));
         b.group += i == 4;
+        b.bits = i == 6;
+        b.rounding = i == 7;
+        b.rotate = i == 8;
+        b.seed = i == 9;
         CU_ASSERT_EQUAL(tw_spec_equal(&a, &b), i == 5);
     }
 }
 
+/* Those of quant, one field after another off. */
+static void quant_structs_are_checked(void) {
+    static const uint16_t bits[] = {8, 6, 4, 3, 2}, scales[] = {TW_SCALE_ABSMAX, TW_SCALE_MINMAX, TW_SCALE_MSE};
+    unsigned accepted = 0, bad = 0;
+    for (uint32_t k = 0; k < 5 * 3 * 2 * 2 * 6; k++) {
+        tw_spec s = {sizeof s, TW_CODEC_QUANT, 2, 0, scales[k / 5 % 3], 128u << (k / 60), bits[k % 5], 0, 0, 0, k},
+                again;
+        char text[128];
+        s.rounding = (uint16_t)(1 + k / 15 % 2);
+        s.rotate = (uint16_t)(1 + k / 30 % 2);
+        accepted += tw_spec_check(&s) == TW_OK;
+        bad += tw_spec_format(&s, text, sizeof text) < 0 || tw_spec_parse(text, &again) != TW_OK ||
+               memcmp(&s, &again, sizeof s) != 0;
+        for (int field = 0; field < 7; field++) {
+            tw_spec t = s;
+            t.type = field == 0;
+            t.scale = field == 1 ? TW_SCALE_RMS : t.scale;
+            t.group = field == 2 ? 0 : t.group;
+            t.bits = field == 3 ? 7 : t.bits;
+            t.rounding = field == 4 ? 3 : t.rounding;
+            t.rotate = field == 5 ? 0 : t.rotate;
+            t.reserved = field == 6;
+            bad += tw_spec_check(&t) != TW_ERR_ARG;
+        }
+    }
+    CU_ASSERT_EQUAL(accepted, 5 * 3 * 2 * 2 * 6);
+    CU_ASSERT_EQUAL(bad, 0);
+}
+
 /* Random text: bytes, and pieces of the grammar glued together. Never a crash; what is accepted comes back. */
 static void random_text_is_harmless(void) {
-    static const char *const pieces[] = {"none", "cast",  "onebit", ":",    "+",    "=",    ",",    " ",   "ef",
-                                         "type", "group", "scale",  "mean", "rms",  "bf16", "fp16", "128", "4096",
-                                         "1024", "\t",    "x",      "",     "none", ":",    "+",    "="};
+    static const char *const pieces[] = {
+        "quant", "bits", "8",    "seed", "7",  "rotate", "hadamard", "none",  "cast", "onebit", ":",
+        "+",     "=",    ",",    " ",    "ef", "type",   "group",    "scale", "mean", "rms",    "bf16",
+        "fp16",  "128",  "4096", "1024", "\t", "x",      "",         "none",  ":",    "+",      "="};
     unit_rng r = unit_seeded("random text");
     unsigned accepted = 0, lost = 0, silent = 0;
     for (int k = 0; k < 200000; k++) {
@@ -239,7 +297,7 @@ static void nearest_words(void) {
 }
 
 static void codec_rows_are_in_place(void) {
-    static const tw_codec *const rows[] = {&tw_codec_none, &tw_codec_cast, &tw_codec_onebit};
+    static const tw_codec *const rows[] = {&tw_codec_none, &tw_codec_cast, &tw_codec_onebit, &tw_codec_quant};
     CU_ASSERT_PTR_NULL(tw_codec_get(0));
     CU_ASSERT_PTR_NULL(tw_codec_get(TW_CODECS));
     CU_ASSERT_PTR_NULL(tw_codec_get(UINT32_MAX));
@@ -255,11 +313,13 @@ static void codec_rows_are_in_place(void) {
         CU_ASSERT_EQUAL(s.codec, id);
         for (int t = TW_F32; t <= TW_BF16; t++)
             CU_ASSERT_EQUAL(c->roundings(&s, (tw_dtype)t),
-                            id == TW_CODEC_ONEBIT || (id == TW_CODEC_CAST && t != TW_BF16));
+                            id >= TW_CODEC_ONEBIT || (id == TW_CODEC_CAST && t != TW_BF16));
     }
 }
 
 static uint32_t expected_bytes(const tw_spec *s, uint32_t n, tw_dtype t) {
+    if (s->codec == TW_CODEC_QUANT)
+        return (n + s->group - 1) / s->group * (s->scale == TW_SCALE_MINMAX ? 8 : 4) + (n + 31) / 32 * 32 / 8 * s->bits;
     uint32_t raw = s->codec == TW_CODEC_NONE   ? n * (t == TW_F32 ? 4 : 2)
                    : s->codec == TW_CODEC_CAST ? n * 2
                                                : (n + s->group - 1) / s->group * 4 + (n + 7) / 8;
@@ -331,6 +391,7 @@ int main(void) {
         UNIT_TEST(wrong_text_is_named),
         UNIT_TEST(parse_n_uses_its_length_and_name),
         UNIT_TEST(structs_are_checked),
+        UNIT_TEST(quant_structs_are_checked),
         UNIT_TEST(hand_made_structs_are_named),
         UNIT_TEST(format_behaves_as_snprintf),
         UNIT_TEST(equal_looks_at_all_fields),
