@@ -342,6 +342,19 @@ TW_API tw_status tw_req_free(tw_req *q);
  * nothing. */
 TW_API tw_status tw_allreduce(tw_comm *c, const tw_spec *s, const void *in, void *out, uint64_t count, tw_dtype t,
                               tw_redop op);
+/* Likewise; always by frames, so that values are encoded even if no sum is made: with spec none, too, a NaN comes out as
+ * the canonical one. All ranks give the same spec, count, dtype, op and root; a difference is found in the first frames.
+ *
+ * in: size blocks of count_per_rank values; out: this rank's block of the sum or average of all ranks. One rounding: the
+ * result itself is not encoded, only rounded to the dtype. out may be in + rank*count_per_rank, or apart from in. */
+TW_API tw_status tw_reduce_scatter(tw_comm *c, const tw_spec *s, const void *in, void *out, uint64_t count_per_rank,
+                                   tw_dtype t, tw_redop op);
+/* in: count values; out: those of all ranks, in their order. One rounding, and every rank has the same bytes: a rank finds
+ * its own block as the others received it. in may be out + rank*count, or apart from out. */
+TW_API tw_status tw_allgather(tw_comm *c, const tw_spec *s, const void *in, void *out, uint64_t count, tw_dtype t);
+/* buf of the root goes to buf of all ranks. One rounding, and every rank has the same bytes: the root's buf, too, is
+ * replaced by what the others received. */
+TW_API tw_status tw_broadcast(tw_comm *c, const tw_spec *s, void *buf, uint64_t count, tw_dtype t, int root);
 
 #ifdef __cplusplus
 }

@@ -23,7 +23,12 @@ static void note_nonfinite(tw_exec *x, uint32_t layer, uint32_t code) {
     x->bad_rank = rank;
 }
 
-/* The same on every rank, since it reads nothing but the answers. */
+/* Of a reduce-scatter a rank has its own frames' answers. */
+static bool has_answer(const tw_exec *x, const tw_frame *f) {
+    return x->plan->kind != TW_KIND_REDUCE_SCATTER || f->owner == x->plan->me;
+}
+
+/* The same on every rank that has the same answers, since it reads nothing else. */
 tw_status tw_exec_verdict(tw_exec *x) {
     for (uint32_t l = 0; l < x->nlayer; l++) {
         x->layer[l].bound_sq = 0;
@@ -31,6 +36,8 @@ tw_status tw_exec_verdict(tw_exec *x) {
     }
     for (uint32_t i = 0; i < x->plan->nframe; i++) {
         const tw_frame *f = &x->plan->frame[i];
+        if (!has_answer(x, f))
+            continue;
         for (uint32_t r = 0; r < f->nrun; r++) {
             uint32_t layer = x->plan->run[f->run0 + r].layer;
             tw_trailer2 t = trailer2(x, f, r);
@@ -68,12 +75,12 @@ static void decode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, c
     bool wanted;
     float *to = tw_tile_target(x, layer, tile, n, &wanted);
     if (to && !flagged) {
-        x->k->decode_stream[l->spec.codec](&l->spec, l->dtype, src, to, n);
+        x->k->decode_stream[l->answer.codec](&l->answer, l->dtype, src, to, n);
         return;
     }
     if (!wanted && !flagged)
         return;
-    x->k->decode_set[l->spec.codec](&l->spec, l->dtype, src, x->tile, n);
+    x->k->decode_set[l->answer.codec](&l->answer, l->dtype, src, x->tile, n);
     if (flagged)
         restore_slot(x, l, tile, n, x->tile);
     if (wanted)
@@ -91,7 +98,7 @@ void tw_exec_decode(tw_exec *x, const tw_frame *f) {
         for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
             uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
             decode_tile(x, run->layer, tile, n, src, t.code != 0);
-            src += tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype);
+            src += tw_codec_get(l->answer.codec)->bytes(&l->answer, n, l->dtype);
         }
     }
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * REDUCE: the owner's part. For each tile: decode the ranks' payloads in rank order (own part raw) into an L1 sum,
- * times 1/P, plus the owner's residual, encode; those bytes go to everybody and are what the owner decodes itself. */
+ * times 1/P, plus the owner's residual, encode; those bytes go to everybody and are what the owner decodes itself. Of a
+ * reduce-scatter they stay at home, in the layer's dtype. PUBLISH: the same of what this rank alone has. */
 #include "exec/stages.h"
 #include <math.h>
 
@@ -28,10 +29,15 @@ typedef struct run_sum {
     bool any; /* some rank has the layer */
 } run_sum;
 
+/* Nobody sent a part. */
+static bool alone(const tw_exec *x) {
+    return x->plan->kind == TW_KIND_ALLGATHER || x->plan->kind == TW_KIND_BROADCAST;
+}
+
 static void read_trailers(const tw_exec *x, const tw_frame *f, uint32_t i, run_sum *s) {
     const tw_exec_layer *l = &x->layer[x->plan->run[f->run0 + i].layer];
     s->any = !l->absent;
-    for (int r = 0; r < x->plan->size; r++) {
+    for (int r = 0; r < x->plan->size && !alone(x); r++) {
         if (r == x->plan->me)
             continue;
         tw_trailer1 t = trailer1(x, f, r, i);
@@ -81,7 +87,7 @@ static bool reduce_at_once(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t t
     const tw_tiles *run = &x->plan->run[f->run0 + i];
     const tw_exec_layer *l = &x->layer[run->layer];
     tw_reduce_fn reduce = x->k->reduce[l->spec.codec];
-    if (!reduce || !l->e || l->drain || l->dtype != TW_F32)
+    if (!reduce || !l->e || l->drain || l->dtype != TW_F32 || x->plan->kind != TW_KIND_ALLREDUCE)
         return false;
     uint64_t at = tile * x->plan->tile;
     tw_parts p = {.payload = x->part, .own_scale = x->input_scale, .sum = x->tile};
@@ -119,7 +125,7 @@ static void encode_as_stored(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32
         x->k->add_scaled(value, l->e + at, 1.0f, n);
     tw_enc a = {.g = value, .out = stored, .scale = 1.0f, .n = n, .dtype = l->dtype, .dst = dst};
     a.noise = tw_tile_noise(x, l, tile, 2);
-    x->k->encode[l->spec.codec][TW_V_RECON](&l->spec, &a, st);
+    x->k->encode[l->answer.codec][TW_V_RECON](&l->answer, &a, st);
     if (st->nonfinite)
         return;
     bool f16 = l->dtype == TW_F16;
@@ -149,7 +155,7 @@ void tw_owner_encode(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, co
             a.e = l->e + at;
             a.out = l->e_new + at;
         }
-        x->k->encode[l->spec.codec][v](&l->spec, &a, st);
+        x->k->encode[l->answer.codec][v](&l->answer, &a, st);
     }
     if (l->e && l->drain)
         memset(l->e_new + at, 0, (size_t)n * sizeof(float));
@@ -165,7 +171,7 @@ static void poison_tile(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n,
         memcpy(&nan[i], &(uint32_t){0x7fc00000u}, 4);
     tw_enc a = {.g = nan, .scale = 1.0f, .n = n, .dtype = l->dtype, .dst = dst};
     tw_tile_stat st;
-    x->k->encode[l->spec.codec][TW_V_PLAIN](&l->spec, &a, &st);
+    x->k->encode[l->answer.codec][TW_V_PLAIN](&l->answer, &a, &st);
     memcpy(l->e_new + tile * x->plan->tile, l->e + tile * x->plan->tile, (size_t)n * sizeof(float));
 }
 
@@ -216,7 +222,10 @@ static uint8_t *reduce_run(tw_exec *x, const tw_frame *f, uint32_t i, uint8_t *d
     for (uint64_t tile = run->first; s.any && tile < run->first + run->n; tile++) {
         uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
         tw_tile_stat st;
-        if (!reduce_at_once(x, f, i, tile, n, scale, dst, &s, &st)) {
+        if (alone(x)) {
+            const float *g = tw_tile_load(x, run->layer, tile, n, x->tile);
+            tw_owner_encode(x, l, tile, n, g, x->input_scale, dst, &st);
+        } else if (!reduce_at_once(x, f, i, tile, n, scale, dst, &s, &st)) {
             sum_tile(x, f, i, tile, n, x->tile, &s);
             tw_owner_encode(x, l, tile, n, x->tile, scale, dst, &st);
         }
@@ -226,7 +235,7 @@ static uint8_t *reduce_run(tw_exec *x, const tw_frame *f, uint32_t i, uint8_t *d
         }
         s.x_sq += st.x_sq;
         s.e_sq += st.e_sq;
-        dst += tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype);
+        dst += tw_codec_get(l->answer.codec)->bytes(&l->answer, n, l->dtype);
     }
     *out = certify(x, run, &s, weight);
     return dst;
@@ -244,6 +253,9 @@ uint32_t tw_exec_reduce(tw_exec *x, const tw_frame *f) {
     }
     memmove(dst, aside, f->nrun * TW_TRAILER2_BYTES);
     uint32_t len = (uint32_t)(dst - frame) + f->nrun * TW_TRAILER2_BYTES;
-    tw_frame_seal(frame, len, 2, f->index, x->stamp, 0);
+    if (x->plan->kind == TW_KIND_REDUCE_SCATTER)
+        tw_frame_length(frame, len);
+    else
+        tw_frame_seal(frame, len, 2, f->index, x->stamp, 0);
     return len;
 }

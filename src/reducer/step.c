@@ -421,7 +421,7 @@ static void finish_report(tw_reducer *r, tw_verdict verdict) {
     }
     p->verdict = verdict;
     p->error_bound = sqrt(sq);
-    p->encode_s = k[TW_K_ENCODE] + k[TW_K_PRESCALE];
+    p->encode_s = k[TW_K_ENCODE] + k[TW_K_PUBLISH] + k[TW_K_PRESCALE];
     p->reduce_s = k[TW_K_REDUCE];
     p->decode_s = k[TW_K_VERDICT] + k[TW_K_DECODE] + k[TW_K_POSTSCALE];
     p->wait_s = r->wait_s > 0 ? r->wait_s : 0;
