@@ -141,6 +141,7 @@ void tw_fp_leave(tw_fpenv e);
 /* ---- hash.c (xxHash) ---- */
 uint64_t tw_hash64(const void *p, size_t bytes, uint64_t seed);  /* XXH64 */
 uint32_t tw_check32(const void *p, size_t bytes, uint32_t seed); /* low half of XXH3-64: frame check */
+uint64_t tw_check64(const void *p, size_t bytes, uint64_t seed); /* XXH3-64: files */
 
 /* ---- rng.c: Philox4x32-10 by counter (Salmon et al., SC'11) ---- */
 void tw_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
