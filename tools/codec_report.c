@@ -179,13 +179,15 @@ static void print_row(FILE *to, const codec_row *row, int name_width, int spec_w
 
 static void print_table(const codec_report *r, const codec_row *all, FILE *to) {
     int name_width = 6, spec_width = 8;
+    bool apply = r->o->command == CODEC_APPLY;
     for (uint32_t i = 0; i < r->n; i++) {
         int n = (int)strnlen(r->row[i].name, 40), m = (int)strnlen(r->row[i].spec, 40);
         name_width = n > name_width ? n : name_width;
         spec_width = m > spec_width ? m : spec_width;
     }
     fprintf(to, "%-*s %-5s %-14s %-*s %9s %8s %10s %10s %7s  %s\n", name_width, "tensor", "dtype", "shape", spec_width,
-            "codec", "bits", "ratio", "NMSE", "max error", "NaN/Inf", "bits by part");
+            "codec", "bits", "ratio", apply ? "change" : "NMSE", apply ? "max change" : "max error", "NaN/Inf",
+            "bits by part");
     for (uint32_t i = 0; i < r->n; i++)
         print_row(to, &r->row[i], name_width, spec_width);
     print_row(to, all, name_width, spec_width);
