@@ -36,7 +36,8 @@ automake@have automake@makefiles
 libtool@have libtoolize@shared libraries
 pkg-config@have pkg-config@finding libraries
 libxxhash-dev@have_header xxhash.h@hashes of names and frames
-libhwloc-dev@have_header hwloc.h@cores and caches"
+libhwloc-dev@have_header hwloc.h@cores and caches
+libjansson-dev@have_header jansson.h@.safetensors files"
 
 needed_for_one_mpi="
 libopenmpi-dev openmpi-bin@have_mpi openmpi || have_mpi mpich@MPI

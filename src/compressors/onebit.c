@@ -14,6 +14,15 @@ static uint32_t roundings(const tw_spec *s, tw_dtype t) {
     return 1;
 }
 
+static const char *part(const tw_spec *s, uint64_t count, tw_dtype t, const void *payload, uint64_t bytes, uint32_t i,
+                        uint64_t *part) {
+    uint64_t scales = 4 * tw_ceil_div(count, s->group); /* groups divide tiles */
+    (void)t;
+    (void)payload;
+    *part = i == 0 ? scales : bytes - scales;
+    return i == 0 ? "scales" : i == 1 ? "signs" : NULL;
+}
+
 const tw_codec tw_codec_onebit = {
     .name = "onebit",
     .wire_id = TW_CODEC_ONEBIT,
@@ -21,4 +30,5 @@ const tw_codec tw_codec_onebit = {
     .traits = TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE,
     .bytes = bytes,
     .roundings = roundings,
+    .part = part,
 };
