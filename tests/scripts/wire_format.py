@@ -10,6 +10,7 @@ import sys
 from collections import defaultdict
 
 sys.dont_write_bytecode = True  # the source folder may be read-only
+from wire_quant import Quant
 from xxh import xxh3, xxh64
 
 FP32, FP16, BF16 = 1, 2, 3
@@ -81,30 +82,41 @@ def norm(values):
 
 # ---- codecs ----
 class Spec:
-    """codec, feedback, type, scale, group: the numbers that are hashed."""
+    """codec, feedback, type, scale, group, bits, rounding, rotate, seed: the numbers that are hashed."""
 
     def __init__(self, text):
         text, _, feedback = text.partition("+")
         name, _, options = text.partition(":")
         given = dict(o.split("=") for o in options.split(",") if o)
-        self.codec = {"none": 1, "cast": 2, "onebit": 3}[name]
+        self.codec = {"none": 1, "cast": 2, "onebit": 3, "quant": 4}[name]
         self.ef = feedback == "ef"
         self.type = {"fp16": FP16, "bf16": BF16}[given.get("type", "bf16")] if name == "cast" else 0
         self.scale = {"mean": 1, "rms": 2}[given.get("scale", "mean")] if name == "onebit" else 0
-        self.group = int(given.get("group", 512)) if name == "onebit" else 0
+        self.group = int(given.get("group", 512)) if name in ("onebit", "quant") else 0
+        self.more, self.quant = [0, 0, 0, 0], None
+        if name == "quant":
+            scale = given.get("scale", "absmax")
+            self.scale = {"absmax": 4, "minmax": 5, "mse": 6}[scale]
+            stochastic, hadamard = given.get("rounding") == "stochastic", given.get("rotate") == "hadamard"
+            self.more = [int(given.get("bits", 8)), 2 if stochastic else 1, 2 if hadamard else 1, int(given.get("seed", 0))]
+            self.quant = Quant(self.more[0], self.group, stochastic, scale, hadamard, self.more[3])
 
     def words(self):
-        return struct.pack("<10I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, 0, 0, 0, 0, 1)
+        return struct.pack("<10I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, *self.more, 1)
 
     def half(self, dtype):
         return self.type if self.codec == 2 else dtype
 
     def bytes(self, n, dtype):
+        if self.quant:
+            return self.quant.bytes(n)
         if self.codec == 3:
             return 4 * -(-n // self.group) + -(-n // 32) * 4
         return -(-n * (4 if self.half(dtype) == FP32 else 2) // 4) * 4
 
-    def encode(self, x, dtype):
+    def encode(self, x, dtype, draw):
+        if self.quant:
+            return self.quant.encode(x, draw, lambda part: (self.sum_of(part, False), self.scale_of(part)))
         raw = self.onebit(x) if self.codec == 3 else pack(x, self.half(dtype))
         return raw + bytes(-len(raw) % 4)
 
@@ -118,18 +130,24 @@ class Spec:
     def scale_of(self, x):
         if not finite(x):
             return math.nan
+        mean = f32(self.sum_of(x, self.scale == 2) / len(x))
+        return f32(math.sqrt(mean)) if self.scale == 2 else mean
+
+    @staticmethod
+    def sum_of(x, square):
         lane = [[0.0] * 32 for _ in range(4)]
         for i, v in enumerate(x):
             part = lane[i // 1024]
-            part[i % 32] = f32(part[i % 32] + (abs(v) if self.scale == 1 else f32(v * v)))
+            part[i % 32] = f32(part[i % 32] + (f32(v * v) if square else abs(v)))
         total = [f32(f32(a + b) + f32(c + d)) for a, b, c, d in zip(*lane)]
         while len(total) > 1:
             n = len(total) // 2
             total = [f32(total[i] + total[i + n]) for i in range(n)]
-        mean = f32(total[0] / len(x))
-        return mean if self.scale == 1 else f32(math.sqrt(mean))
+        return total[0]
 
     def decode(self, raw, n, dtype):
+        if self.quant:
+            return self.quant.decode(raw, n)
         if self.codec != 3:
             return unpack(raw, n, self.half(dtype))
         groups = -(-n // self.group)
@@ -277,7 +295,7 @@ def hop1_run(run, state, fresh, step, rank, part):
             lost += state.e[rank, i][at]
             continue
         x = prepared(g[at], step.scale, state.e[rank, i][at], layer.reads_e)
-        raw = layer.spec.encode(x, layer.dtype)
+        raw = layer.spec.encode(x, layer.dtype, (layer.name, step.number, rank, 1, t))
         decoded = layer.spec.decode(raw, len(x), layer.dtype)
         payload += raw
         if not finite(x + decoded):
@@ -309,12 +327,13 @@ def hop2_run(run, state, fresh, step, who, part, sent):
                 used[r] += layer.spec.bytes(length, layer.dtype)
             total = values if total is None else [f32(a + b) for a, b in zip(total, values)]
         x = prepared(total, f32(1 / run.ranks) if run.redop == 2 else 1.0, state.e[who, i][at], layer.reads_e)
-        raw = layer.spec.encode(x, layer.dtype)
+        draw = (layer.name, step.number, who, 2, t)
+        raw = layer.spec.encode(x, layer.dtype, draw)
         kept = [stored(v, layer.dtype) for v in layer.spec.decode(raw, length, layer.dtype)]
         if not finite(x + kept):
             bad += [] if bad else [who]
             if layer.reads_e:
-                raw = layer.spec.encode([math.nan] * length, layer.dtype)
+                raw = layer.spec.encode([math.nan] * length, layer.dtype, draw)
         else:
             fresh[who, i][at] = [f32(a - b) if layer.spec.ef else 0.0 for a, b in zip(x, kept)]
         payload += raw

@@ -368,16 +368,24 @@ static void reference_equals_model(void) {
 /* A tile with NaN or Inf says so, and decodes to NaN or Inf there. */
 static void nonfinite_is_told(void) {
     unit_rng r = unit_seeded("nonfinite");
-    static const char *const texts[] = {"none", "cast:type=bf16", "cast:type=fp16", "onebit",
-                                        "onebit:group=128,scale=rms"};
+    static const char *const texts[] = {"none",
+                                        "cast:type=bf16",
+                                        "cast:type=fp16",
+                                        "onebit",
+                                        "onebit:group=128,scale=rms",
+                                        "quant:group=128",
+                                        "quant:bits=4,rounding=stochastic",
+                                        "quant:bits=3,scale=minmax",
+                                        "quant:bits=2,scale=mse",
+                                        "quant:bits=6,rotate=hadamard"};
     static arrays m;
     static uint32_t payload[TW_MAX_TILE];
     for (int round = 0; round < 500; round++) {
         tw_spec s;
         tw_tile_stat stat;
         uint32_t n = 1 + unit_below(&r, TW_MAX_TILE);
-        CU_ASSERT_EQUAL(tw_spec_parse(texts[round % 5], &s), TW_OK);
-        fill(&r, SOME_NAN + round / 5 % 3, m.g, n);
+        CU_ASSERT_EQUAL(tw_spec_parse(texts[round % 10], &s), TW_OK);
+        fill(&r, SOME_NAN + round / 10 % 3, m.g, n);
         CU_ASSERT_EQUAL(tw_tile_encode(NULL, &s, m.g, NULL, 1.0f, n, payload, m.e, &stat), TW_OK);
         CU_ASSERT(stat.nonfinite == 1 && stat.x_sq == 0.0 && stat.e_sq == 0.0);
         CU_ASSERT_EQUAL(tw_tile_decode(NULL, &s, payload, m.y0, n, 0), TW_OK);
@@ -390,8 +398,16 @@ static void nonfinite_is_told(void) {
 #if !defined(HOST_FP_UNKNOWN)
 static void host_environment_is_ignored(void) {
     static const uint32_t settings[] = {HOST_FP_FLUSH, HOST_FP_DOWN, HOST_FP_ZERO, HOST_FP_FLUSH | HOST_FP_ZERO};
-    static const char *const texts[] = {"none", "cast:type=fp16", "cast:type=bf16", "onebit",
-                                        "onebit:scale=rms,group=512"};
+    static const char *const texts[] = {"none",
+                                        "cast:type=fp16",
+                                        "cast:type=bf16",
+                                        "onebit",
+                                        "onebit:scale=rms,group=512",
+                                        "quant",
+                                        "quant:bits=4,rotate=hadamard",
+                                        "quant:bits=3,scale=mse",
+                                        "quant:bits=6,scale=minmax",
+                                        "quant:bits=2,rounding=stochastic"};
     unit_rng r = unit_seeded("environment");
     static arrays m;
     static uint32_t payload[2][TW_MAX_TILE];
@@ -400,7 +416,7 @@ static void host_environment_is_ignored(void) {
         for (int round = 0; round < 200; round++) {
             tw_spec s;
             tw_tile_stat stat[2];
-            CU_ASSERT_EQUAL(tw_spec_parse(texts[round % 5], &s), TW_OK);
+            CU_ASSERT_EQUAL(tw_spec_parse(texts[round % 10], &s), TW_OK);
             fill(&r, round % SOME_NAN, m.g, TW_MAX_TILE);
             fill(&r, round % SOME_NAN, m.e, TW_MAX_TILE);
             CU_ASSERT_EQUAL(tw_tile_encode(*isa, &s, m.g, m.e, 0.5f, 4096, payload[0], out[0], &stat[0]), TW_OK);
