@@ -53,7 +53,8 @@ typedef struct tw_exec_layer {
     tw_spec
         result;  /* of what the owner makes: spec, but for a reduce-scatter that of plain values, which stay at home */
     bool absent; /* on this rank, in this step */
-    bool drain;  /* feedback was switched off: send the residual once more and drop it */
+    bool own_seen;            /* gathering: absence was looked up */
+    bool drain;               /* feedback was switched off: send the residual once more and drop it */
     float *e, *e_new;         /* residuals, this step's and the next's; NULL without error feedback */
     tw_cert *cert, *cert_new; /* per tile; NULL: not certified (stateless) */
     double bound_sq;          /* out: of this op's runs */

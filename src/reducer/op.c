@@ -262,6 +262,28 @@ static tw_status make_op(const tw_op_args *a, const tw_sorted *s, tw_op **out) {
 
 /* ---- using ---- */
 
+/* Of what is gathered, a rank's own tiles alone say whether it has the layer. */
+static tw_status take_own_absence(tw_exec *x) {
+    const tw_plan *p = x->plan;
+    for (uint32_t f = 0; f < p->nframe; f++)
+        for (uint32_t r = p->frame[f].run0; p->frame[f].owner == p->me && r < p->frame[f].run0 + p->frame[f].nrun;
+             r++) {
+            const tw_tiles *run = &p->run[r];
+            tw_exec_layer *l = &x->layer[run->layer];
+            uint64_t from = run->first * p->tile, to = (run->first + run->n) * p->tile;
+            for (uint32_t k = x->piece0[run->layer]; k < x->piece0[run->layer + 1]; k++) {
+                const tw_exec_piece *q = &x->piece[k];
+                if (q->first >= to || q->first + q->count <= from)
+                    continue;
+                if (l->own_seen && l->absent != !q->in)
+                    return tw_fail(TW_ERR_ARG, "layer '%s': some pieces have an input and some have none", l->name);
+                l->absent = !q->in;
+                l->own_seen = true;
+            }
+        }
+    return TW_OK;
+}
+
 static tw_status check_absence(const tw_exec *x) {
     for (uint32_t i = 0; i < x->nlayer; i++)
         for (uint32_t k = x->piece0[i] + 1; k < x->piece0[i + 1]; k++)
@@ -285,21 +307,26 @@ static tw_status fill(const tw_op_args *a, tw_op *op) {
         tw_exec_layer *e = &x->layer[i];
         bool held = a->comm->size > 1 && (l->spec.feedback != TW_FEEDBACK_NONE || l->drain);
         e->absent = x->piece0[i + 1] > x->piece0[i] && !x->piece[x->piece0[i]].in;
+        e->own_seen = false;
+        if (op->plan->kind == TW_KIND_ALLGATHER)
+            e->absent = true;
         e->drain = held && l->drain;
         e->kept = false;
         e->e = held ? l->e : NULL;
         e->e_new = held ? l->e_new : NULL;
         e->cert = l->cert;
         e->cert_new = l->cert_new;
-        if (nan && !e->absent && strcmp(nan, l->name) == 0)
-            x->nan_layer = (int32_t)i;
     }
+    tw_status s = op->plan->kind == TW_KIND_ALLGATHER ? take_own_absence(x) : check_absence(x);
+    for (uint32_t i = 0; nan && i < x->nlayer; i++)
+        if (!x->layer[i].absent && strcmp(nan, x->layer[i].name) == 0)
+            x->nan_layer = (int32_t)i;
     x->input_scale = a->input_scale;
     x->draw = (uint32_t)a->step;
     x->redop = a->redop;
     x->nonfinite = a->nonfinite;
     x->stamp = (tw_stamp){.plan = op->plan->hash, .step = (uint32_t)a->step, .epoch = a->epoch};
-    return check_absence(x);
+    return s;
 }
 
 static void forget(tw_op *op) {
