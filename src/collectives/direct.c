@@ -132,6 +132,14 @@ void tw_direct_place_hop2(tw_direct *s, bool own_only) {
     }
 }
 
+void tw_direct_place_home(tw_direct *s) {
+    tw_plan *p = s->b->p;
+    for (uint32_t f = s->first[p->me]; f < s->first[p->me + 1]; f++) {
+        p->frame[f].home_at = p->arena_bytes;
+        p->arena_bytes += tw_round_up(p->frame[f].home, 64);
+    }
+}
+
 /* ---- stages ---- */
 
 uint32_t tw_direct_compute(tw_direct *s, tw_kernel k, uint32_t frame) {

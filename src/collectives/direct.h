@@ -57,6 +57,8 @@ void tw_direct_place_hop1(tw_direct *s);
 /* Hop-2 frames, of all owners or only of this rank, have a place each, since outputs are written only after all of them
  * are here. */
 void tw_direct_place_hop2(tw_direct *s, bool own_only);
+/* Sums that stay at home. */
+void tw_direct_place_home(tw_direct *s);
 /* Each rank's part of each owner's frames goes to it; there kernel REDUCE sums. */
 void tw_direct_hop1(tw_direct *s);
 /* Own frames, made by kernel k from what this rank alone has. */

@@ -22,18 +22,20 @@ __extension__ typedef unsigned __int128 tw_u128; /* products of 64-bit positions
 
 /* Consecutive tiles of one layer inside one frame. */
 typedef struct tw_tiles {
-    uint32_t layer; /* index in the op */
-    uint32_t n;     /* tiles */
-    uint64_t first; /* tile */
-    uint32_t bytes; /* payload if the layer is there */
-    uint32_t reserved;
+    uint32_t layer;  /* index in the op */
+    uint32_t n;      /* tiles */
+    uint64_t first;  /* tile */
+    uint32_t bytes;  /* payload if the layer is there */
+    uint32_t answer; /* of the owner's answer: the same, but for a reduce-scatter a bit for each tile */
 } tw_tiles;
 
 typedef struct tw_frame {
     uint32_t run0, nrun;
     int32_t owner;
     uint32_t payload; /* bytes, all runs present */
-    uint32_t answer; /* bytes of what the owner makes of it: the same, but for a reduce-scatter values in their dtype */
+    uint32_t answer;  /* likewise, of the owner's answer */
+    uint32_t home;    /* reduce-scatter: bytes of the sums, which stay at home in the layer's dtype */
+    uint64_t home_at; /* arena */
     uint64_t hop1_at; /* arena: where this rank encodes it, or (owner) the first peer's arrival */
     uint64_t hop2_at; /* arena: the owner's answer */
     uint32_t hop1_cap, hop2_cap;
@@ -79,7 +81,9 @@ typedef struct tw_plan_layer {
     uint64_t first, tiles; /* tiles that the op covers */
     tw_dtype dtype;
     tw_spec spec;
-    uint32_t pinned; /* 1 + the rank that owns all of it; 0: owned by name */
+    uint32_t pinned; /* 0: owned by name; else 1 + the rank that owns the first shard */
+    uint32_t block;  /* blocks share a name, but not their random numbers */
+    uint64_t shard;  /* pinned: tiles of a shard, one for each rank from there on; 0: that rank owns all */
 } tw_plan_layer;
 
 typedef struct tw_plan_piece {
@@ -95,6 +99,7 @@ typedef struct tw_plan_in {
     uint32_t npiece;
     tw_kind kind;
     int root;     /* of a broadcast, else 0 */
+    bool told;    /* reduce-scatter: all ranks hear what became of all tiles; residuals and verdicts need that */
     tw_algo algo; /* NATIVE or SRA; an allreduce has the choice */
     tw_redop redop;
     uint32_t tile, frame_bytes, in_flight; /* frame_bytes, in_flight 0: chosen */
@@ -107,6 +112,7 @@ typedef struct tw_plan {
     uint64_t hash; /* of everything that ranks must agree on */
     int me, size;
     tw_kind kind;
+    bool told;
     uint32_t tile, nrun, nframe, naction, nsucc, hops, roundings;
     tw_tiles *run;
     tw_frame *frame;
@@ -128,6 +134,10 @@ uint64_t tw_layer_tiles(uint64_t count, uint32_t tile);
 static inline uint32_t tw_tile_len(uint64_t count, uint32_t tile, uint64_t t) {
     uint64_t left = count - t * tile;
     return left < tile ? (uint32_t)left : tile;
+}
+/* Bytes with a bit for each of n tiles: words of 32. */
+static inline uint32_t tw_tile_bits(uint64_t n) {
+    return (uint32_t)tw_ceil_div(n, 32) * 4;
 }
 uint64_t tw_tiles_bytes(const tw_plan_layer *l, uint32_t tile, uint64_t first, uint64_t n);
 

@@ -32,10 +32,6 @@ void tw_frame_seal(uint8_t *frame, uint32_t len, uint32_t hop, uint32_t index, t
     memcpy(frame, &h, sizeof h);
 }
 
-void tw_frame_length(uint8_t *frame, uint32_t len) {
-    memcpy(frame + offsetof(header, len), &len, sizeof len);
-}
-
 bool tw_frame_is_poison(const uint8_t *frame, uint64_t len) {
     header h;
     if (len < sizeof h)

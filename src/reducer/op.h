@@ -12,8 +12,9 @@ typedef struct tw_op_layer { /* what an op needs to know of a layer */
     uint64_t count;
     tw_dtype dtype;
     tw_spec spec;
-    uint32_t pinned; /* 1 + the rank that owns all of it; 0: owned by name */
-    bool no_native;  /* has used residuals */
+    uint32_t pinned, block; /* these three as in tw_plan_layer */
+    uint64_t shard;
+    bool no_native; /* has used residuals */
     bool drain;
     float *e, *e_new;
     tw_cert *cert, *cert_new;
@@ -27,7 +28,8 @@ typedef struct tw_op_args {
     uint32_t npiece;
     bool apart; /* the caller has seen to it that buffers do not overlap */
     tw_kind kind;
-    int root; /* of a broadcast, else 0 */
+    int root;  /* of a broadcast, else 0 */
+    bool told; /* as in tw_plan_in */
     tw_algo algo;
     tw_redop redop;
     tw_nonfinite nonfinite;

@@ -71,7 +71,7 @@ static tw_status lay_out_blocks(const tw_call *k, tw_op_args *a) {
             out = out ? out + r * n : NULL;
         }
         c->block_layer[r] = (tw_op_layer){
-            .name = names[k->kind], .count = k->count, .dtype = k->dtype, .spec = k->spec, .pinned = 1 + r};
+            .name = names[k->kind], .count = k->count, .dtype = k->dtype, .spec = k->spec, .pinned = 1 + r, .block = r};
         c->block_piece[r] = (tw_piece)TW_PIECE(r, 0, k->count, in, out);
     }
     a->layer = c->block_layer;

@@ -282,6 +282,8 @@ bool trial_run(trial *t);
 bool trial_deviates(const trial *t, int rank); /* in this step */
 /* collective.c: another trial of the same seed, of the collectives without a reducer */
 bool collective_run(trial *t, uint64_t seed, int most_ranks);
+/* scatter.c: likewise, of a reducer's reduce-scatter and allgather */
+bool scatter_run(trial *t, uint64_t seed, int most_ranks);
 /* tally.c: the distribution of what was tried */
 void tally_trial(const trial *t);
 void tally_step(const trial *t);
