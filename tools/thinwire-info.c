@@ -152,7 +152,10 @@ static void show_codecs(int json) {
                 {"cast:type=fp16", "nearest even; up to 2^-11 for 6.1e-5 .. 65504"},
                 {"onebit", "sign, and mean |x| per group of 512; meant for +ef"},
                 {"onebit:group=128", "the smallest group"},
-                {"onebit:scale=rms", "root mean square, as 1-bit Adam"}};
+                {"onebit:scale=rms", "root mean square, as 1-bit Adam"},
+                {"quant", "8 bits, max |x| / 127 per group of 512"},
+                {"quant:bits=4", "15 levels"},
+                {"quant:bits=2", "0 and +-max |x| / 2; scale=mse is better for normal numbers"}};
     const int n = (int)(sizeof rows / sizeof *rows);
     if (json)
         puts("\"codecs\": [");
