@@ -64,8 +64,9 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
  * text := codec [":" option {"," option}] ["+" feedback]
  *   none                                   raw values in the layer's dtype
  *   cast:type=bf16|fp16                    rounded to nearest even
- *   onebit:group=N,scale=mean|rms          a sign per value and a scale per group of N (128..4096, a power of two;
- *                                          512); mean |x| is least squares (EF-signSGD), rms is 1-bit Adam's
+ *   onebit:group=N,scale=mean|rms|twosided a sign per value and a scale per group of N (128..4096, a power of two;
+ *                                          512); mean |x| is least squares (EF-signSGD), rms is 1-bit Adam's;
+ *                                          twosided: a mean for each sign (1-bit SGD)
  *   quant:bits=8|6|4|3|2,group=N,          levels of so many bits (8) and a scale per group of N (128..4096; 512);
  *         rounding=nearest|stochastic,     stochastic: up or down at random, right on average;
  *         scale=absmax|minmax|mse,         from max |x|, from least and greatest x, or for normal numbers;
@@ -76,6 +77,7 @@ typedef enum tw_feedback_id { TW_FEEDBACK_NONE = 1, TW_FEEDBACK_EF = 2 } tw_feed
 typedef enum tw_scale_id {
     TW_SCALE_MEAN = 1,
     TW_SCALE_RMS = 2,
+    TW_SCALE_TWOSIDED = 3,
     TW_SCALE_ABSMAX = 4,
     TW_SCALE_MINMAX = 5,
     TW_SCALE_MSE = 6

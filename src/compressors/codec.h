@@ -81,6 +81,10 @@ typedef bool (*tw_reduce_fn)(const tw_spec *s, const tw_enc *a, tw_parts *p, tw_
  * over its rows; segments are added pairwise (1 segment: s0; 2: s0+s1; 4: (s0+s1)+(s2+s3)) lane by lane; then lanes are
  * halved 16, 8, 4, 2, 1. Where that sum is not finite although all x are, or (rms) is below 2^-90 although some x is
  * not zero, the sum is taken again over x * 2^k, k chosen from the group's largest |x| (see kernels/ref/onebit.inc),
- * and undone after. A group with NaN or Inf in x gets the scale 0x7fc00000 (all of it decodes to NaN). */
+ * and undone after. A group with NaN or Inf in x gets the scale 0x7fc00000 (all of it decodes to NaN).
+ * twosided: a group has two fp32, what a clear and what a set bit decode to: p = S+ / m+ and 0 - S- / m-. S+ sums x of
+ * the m+ values with sign bit clear, S- |x| of the m- others, in the order above with +0 for the values of the other
+ * side; a side without values has +0 (so neither is ever -0). A sum that is not finite is taken again as above, with k
+ * from the side's largest |x|. NaN or Inf in x: both 0x7fc00000. */
 
 #endif

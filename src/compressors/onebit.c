@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * onebit: the sign of every value and a scale for every group. */
+ * onebit: the sign of every value and a scale for every group; twosided: one for each sign. */
 #include "compressors/codec.h"
 
 static uint32_t bytes(const tw_spec *s, uint32_t n, tw_dtype t) {
     (void)t;
-    return (uint32_t)(4 * tw_ceil_div(n, s->group) + tw_round_up(tw_ceil_div(n, 8), 4));
+    uint32_t scales = s->scale == TW_SCALE_TWOSIDED ? 2 : 1;
+    return (uint32_t)(4 * scales * tw_ceil_div(n, s->group) + tw_round_up(tw_ceil_div(n, 8), 4));
 }
 
 static uint32_t roundings(const tw_spec *s, tw_dtype t) {

@@ -57,6 +57,9 @@ static const golden_case golden_cases[] = {
     {"quant:bits=4,rotate=hadamard", 4096, 40, -20, 12, TW_F32},
     {"quant:bits=4,rotate=hadamard,scale=mse,group=4096,seed=3", 3999, 41, -20, 12, TW_F32},
     {"quant:bits=2,rotate=hadamard,rounding=stochastic,scale=minmax,group=256", 4001, 42, -20, 12, TW_F32},
+    {"onebit:scale=twosided", 4096, 21, -20, 12, TW_F32},
+    {"onebit:group=128,scale=twosided", 777, 22, 60, 67, TW_F32},
+    {"onebit:group=4096,scale=twosided", 4000, 23, -149, 100, TW_F32},
 };
 
 static uint64_t golden_next(uint64_t *state) {

@@ -90,7 +90,7 @@ class Spec:
         self.codec = {"none": 1, "cast": 2, "onebit": 3}[name]
         self.ef = feedback == "ef"
         self.type = {"fp16": FP16, "bf16": BF16}[given.get("type", "bf16")] if name == "cast" else 0
-        self.scale = {"mean": 1, "rms": 2}[given.get("scale", "mean")] if name == "onebit" else 0
+        self.scale = {"mean": 1, "rms": 2, "twosided": 3}[given.get("scale", "mean")] if name == "onebit" else 0
         self.group = int(given.get("group", 512)) if name == "onebit" else 0
 
     def words(self):
@@ -101,41 +101,59 @@ class Spec:
 
     def bytes(self, n, dtype):
         if self.codec == 3:
-            return 4 * -(-n // self.group) + -(-n // 32) * 4
+            return 4 * self.stored() * -(-n // self.group) + -(-n // 32) * 4
         return -(-n * (4 if self.half(dtype) == FP32 else 2) // 4) * 4
 
     def encode(self, x, dtype):
         raw = self.onebit(x) if self.codec == 3 else pack(x, self.half(dtype))
         return raw + bytes(-len(raw) % 4)
 
+    def stored(self):
+        """Scales of a group."""
+        return 2 if self.scale == 3 else 1
+
     def onebit(self, x):
         signs = bytearray(-(-len(x) // 8))
         for i, v in enumerate(x):
             signs[i // 8] |= (math.copysign(1, v) < 0 and v == v) << i % 8
-        scales = [self.scale_of(x[i:i + self.group]) for i in range(0, len(x), self.group)]
+        groups = [x[i:i + self.group] for i in range(0, len(x), self.group)]
+        scales = [s for g in groups for s in (self.sides(g) if self.scale == 3 else [self.scale_of(g)])]
         return pack(scales, FP32) + bytes(signs)
 
     def scale_of(self, x):
+        return self.mean(x, len(x)) if finite(x) else math.nan
+
+    def sides(self, x):
+        """What a clear and a set bit decode to."""
         if not finite(x):
-            return math.nan
+            return [math.nan, math.nan]
+        negative = [math.copysign(1, v) < 0 for v in x]
+        set_ = sum(negative)
+        above = self.mean([0.0 if s else v for v, s in zip(x, negative)], max(1, len(x) - set_))
+        below = self.mean([v if s else 0.0 for v, s in zip(x, negative)], max(1, set_))
+        return [above, 0.0 - below]
+
+    def mean(self, x, members):
         lane = [[0.0] * 32 for _ in range(4)]
         for i, v in enumerate(x):
             part = lane[i // 1024]
-            part[i % 32] = f32(part[i % 32] + (abs(v) if self.scale == 1 else f32(v * v)))
+            part[i % 32] = f32(part[i % 32] + (f32(v * v) if self.scale == 2 else abs(v)))
         total = [f32(f32(a + b) + f32(c + d)) for a, b, c, d in zip(*lane)]
         while len(total) > 1:
             n = len(total) // 2
             total = [f32(total[i] + total[i + n]) for i in range(n)]
-        mean = f32(total[0] / len(x))
-        return mean if self.scale == 1 else f32(math.sqrt(mean))
+        mean = f32(total[0] / members)
+        return f32(math.sqrt(mean)) if self.scale == 2 else mean
 
     def decode(self, raw, n, dtype):
         if self.codec != 3:
             return unpack(raw, n, self.half(dtype))
-        groups = -(-n // self.group)
-        scales = unpack(raw, groups, FP32)
-        signs = raw[4 * groups:]
-        return [-scales[i // self.group] if signs[i // 8] >> i % 8 & 1 else scales[i // self.group] for i in range(n)]
+        stored = self.stored() * -(-n // self.group)
+        scales = unpack(raw, stored, FP32)
+        signs = raw[4 * stored:]
+        if self.stored() == 1:
+            scales = [v for s in scales for v in (s, -s)]
+        return [scales[i // self.group * 2 + (signs[i // 8] >> i % 8 & 1)] for i in range(n)]
 
 
 # ---- the run, as dumped ----

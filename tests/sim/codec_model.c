@@ -98,12 +98,12 @@ static float mean_of(float sum, uint32_t m, bool rms) {
 }
 
 /* Where fp32 cannot take the sum: over x 2^k instead, 2^k brings the largest into [1, 2). */
-static float rescued(const float *x, uint32_t m, float largest, bool rms) {
+static float rescued(const float *x, uint32_t m, uint32_t members, float largest, bool rms) {
     float scaled[MOST_TILE];
     int k = -ilogbf(largest);
     for (uint32_t i = 0; i < m; i++)
         scaled[i] = ldexpf(1.0f, k - k / 2) * (ldexpf(1.0f, k / 2) * x[i]);
-    float s = mean_of(sum_of_group(scaled, m, rms), m, rms);
+    float s = mean_of(sum_of_group(scaled, m, rms), members, rms);
     s = s * ldexpf(1.0f, -k / 2) * ldexpf(1.0f, -k - -k / 2);
     return s > FLT_MAX ? FLT_MAX : s;
 }
@@ -117,18 +117,39 @@ static float scale_of(const float *x, uint32_t m, bool rms) {
     }
     float sum = sum_of_group(x, m, rms);
     if (!isfinite(sum) || (rms && sum < 0x1p-90f && largest > 0))
-        return rescued(x, m, largest, rms);
+        return rescued(x, m, m, largest, rms);
     return mean_of(sum, m, rms);
+}
+
+/* The mean of the values of one sign, the other sign's counted as 0 in the sum. */
+static float side_of(const float *x, uint32_t m, bool negative) {
+    float side[MOST_TILE] = {0}, largest = 0;
+    uint32_t members = 0;
+    for (uint32_t i = 0; i < m; i++) {
+        bool mine = !signbit(x[i]) == !negative;
+        side[i] = mine ? x[i] : 0.0f;
+        largest = fmaxf(largest, fabsf(side[i]));
+        members += mine;
+    }
+    float sum = sum_of_group(side, m, false);
+    if (members == 0)
+        return 0.0f;
+    float mean = isfinite(sum) ? mean_of(sum, members, false) : rescued(side, m, members, largest, false);
+    return negative && mean > 0 ? -mean : mean;
 }
 
 static bool onebit(const tw_spec *s, const float *x, uint32_t n, float *decoded) {
     bool bad = false;
     for (uint32_t at = 0; at < n; at += s->group) {
         uint32_t m = n - at < s->group ? n - at : s->group;
-        float scale = scale_of(x + at, m, s->scale == TW_SCALE_RMS);
+        float scale = scale_of(x + at, m, s->scale == TW_SCALE_RMS), other = -scale;
         bad = bad || isnan(scale);
+        if (s->scale == TW_SCALE_TWOSIDED && !isnan(scale)) {
+            scale = side_of(x + at, m, false);
+            other = side_of(x + at, m, true);
+        }
         for (uint32_t i = at; i < at + m; i++)
-            decoded[i] = signbit(x[i]) ? -scale : scale;
+            decoded[i] = signbit(x[i]) ? other : scale;
     }
     return bad;
 }

@@ -38,7 +38,7 @@ static tw_spec draw_spec(trial *t) {
         draw_quant(t, &s);
     } else {
         s.codec = TW_CODEC_ONEBIT;
-        s.scale = rng_chance(r, 65) ? TW_SCALE_MEAN : TW_SCALE_RMS;
+        s.scale = rng_chance(r, 50) ? TW_SCALE_MEAN : rng_chance(r, 50) ? TW_SCALE_RMS : TW_SCALE_TWOSIDED;
         s.group = draw_group(t);
     }
     s.feedback = rng_chance(r, s.codec == TW_CODEC_NONE ? 30 : 70) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
@@ -54,6 +54,7 @@ static void write_quant(char *text, size_t room, const tw_spec *s) {
 }
 
 static void write_spec(char *text, size_t room, const tw_spec *s) {
+    static const char *const form[] = {"", "mean", "rms", "twosided"};
     size_t at = strlen(text);
     if (s->codec == TW_CODEC_NONE)
         snprintf(text + at, room - at, "none");
@@ -62,7 +63,7 @@ static void write_spec(char *text, size_t room, const tw_spec *s) {
     else if (s->codec == TW_CODEC_QUANT)
         write_quant(text + at, room - at, s);
     else
-        snprintf(text + at, room - at, "onebit:group=%u,scale=%s", s->group, s->scale == TW_SCALE_RMS ? "rms" : "mean");
+        snprintf(text + at, room - at, "onebit:group=%u,scale=%s", s->group, form[s->scale]);
     at = strlen(text);
     if (s->feedback == TW_FEEDBACK_EF)
         snprintf(text + at, room - at, "+ef");

@@ -240,7 +240,7 @@ static void check_isa(const char *isa) {
         check_spec(&r, k, &cast, TW_F32);
     }
     for (uint32_t group = TW_MIN_TILE; group <= TW_MAX_TILE; group *= 2)
-        for (uint16_t scale = TW_SCALE_MEAN; scale <= TW_SCALE_RMS; scale++) {
+        for (uint16_t scale = TW_SCALE_MEAN; scale <= TW_SCALE_TWOSIDED; scale++) {
             tw_spec onebit = TW_SPEC_INIT;
             onebit.codec = TW_CODEC_ONEBIT;
             onebit.group = group;
@@ -286,23 +286,43 @@ static bool near(double a, double b, double tolerance) {
     return fabs(a - b) <= tolerance * fabs(b);
 }
 
+static void near_scale(float scale, double model) {
+    if (model > 3.4028234e38) /* rounding up in the sum must not give Inf */
+        model = 3.4028234663852886e38;
+    bool ok = near((double)scale, model, model > 1e-37 ? 1e-6 : 1e-2) || fabs((double)scale - model) < 2e-45;
+    CU_ASSERT(ok);
+    if (!ok)
+        printf("scale %g, model %g\n", (double)scale, model);
+}
+
+/* The mean size of the values with this sign; 0 without any. */
+static double model_side(const float *x, uint32_t m, bool negative) {
+    double sum = 0.0;
+    uint32_t members = 0;
+    for (uint32_t i = 0; i < m; i++)
+        if ((signbit(x[i]) != 0) == negative) {
+            sum += fabs((double)x[i]);
+            members++;
+        }
+    return members ? sum / members : 0.0;
+}
+
 static void model_onebit(const tw_spec *s, const float *x, uint32_t n, const uint8_t *payload, float *decoded) {
-    uint32_t groups = (n + s->group - 1) / s->group;
+    uint32_t groups = (n + s->group - 1) / s->group, stored = s->scale == TW_SCALE_TWOSIDED ? 2 : 1;
     for (uint32_t i = 0; i < n; i++) {
-        float scale;
-        memcpy(&scale, payload + 4 * (i / s->group), 4);
-        bool bit = payload[4 * groups + i / 8] >> (i % 8) & 1;
+        float scale[2];
+        memcpy(scale, payload + 4 * stored * (i / s->group), 4 * stored);
+        if (stored == 1)
+            scale[1] = -scale[0];
+        bool bit = payload[4 * stored * groups + i / 8] >> (i % 8) & 1;
         CU_ASSERT(bit == (signbit(x[i]) != 0));
-        decoded[i] = bit ? -scale : scale;
+        decoded[i] = scale[bit];
         if (i % s->group == 0) {
             uint32_t m = n - i < s->group ? n - i : s->group;
-            double model = model_scale(x + i, m, s->scale == TW_SCALE_RMS);
-            if (model > 3.4028234e38) /* rounding up in the sum must not give Inf */
-                model = 3.4028234663852886e38;
-            bool ok = near((double)scale, model, model > 1e-37 ? 1e-6 : 1e-2) || fabs((double)scale - model) < 2e-45;
-            CU_ASSERT(ok);
-            if (!ok)
-                printf("scale %g, model %g\n", (double)scale, model);
+            near_scale(scale[0],
+                       stored == 2 ? model_side(x + i, m, false) : model_scale(x + i, m, s->scale == TW_SCALE_RMS));
+            near_scale(-scale[1], stored == 2 ? model_side(x + i, m, true) : (double)scale[0]);
+            CU_ASSERT(stored == 1 || (unit_bits(scale[0]) != 0x80000000u && unit_bits(scale[1]) != 0x80000000u));
         }
     }
 }
@@ -356,7 +376,7 @@ static void reference_equals_model(void) {
         s.codec = unit_below(&r, 3) ? TW_CODEC_ONEBIT : TW_CODEC_CAST;
         if (s.codec == TW_CODEC_ONEBIT) {
             s.group = TW_MIN_TILE << unit_below(&r, 6);
-            s.scale = unit_below(&r, 2) ? TW_SCALE_MEAN : TW_SCALE_RMS;
+            s.scale = (uint16_t)(TW_SCALE_MEAN + unit_below(&r, 3));
         } else {
             s.type = unit_below(&r, 2) ? TW_F16 : TW_BF16;
         }
@@ -368,16 +388,17 @@ static void reference_equals_model(void) {
 /* A tile with NaN or Inf says so, and decodes to NaN or Inf there. */
 static void nonfinite_is_told(void) {
     unit_rng r = unit_seeded("nonfinite");
-    static const char *const texts[] = {"none", "cast:type=bf16", "cast:type=fp16", "onebit",
-                                        "onebit:group=128,scale=rms"};
+    static const char *const texts[] = {
+        "none", "cast:type=bf16", "cast:type=fp16", "onebit", "onebit:group=128,scale=rms", "onebit:scale=twosided"};
+    enum { TEXTS = UNIT_COUNT(texts) };
     static arrays m;
     static uint32_t payload[TW_MAX_TILE];
-    for (int round = 0; round < 500; round++) {
+    for (int round = 0; round < 100 * TEXTS; round++) {
         tw_spec s;
         tw_tile_stat stat;
         uint32_t n = 1 + unit_below(&r, TW_MAX_TILE);
-        CU_ASSERT_EQUAL(tw_spec_parse(texts[round % 5], &s), TW_OK);
-        fill(&r, SOME_NAN + round / 5 % 3, m.g, n);
+        CU_ASSERT_EQUAL(tw_spec_parse(texts[round % TEXTS], &s), TW_OK);
+        fill(&r, SOME_NAN + round / TEXTS % 3, m.g, n);
         CU_ASSERT_EQUAL(tw_tile_encode(NULL, &s, m.g, NULL, 1.0f, n, payload, m.e, &stat), TW_OK);
         CU_ASSERT(stat.nonfinite == 1 && stat.x_sq == 0.0 && stat.e_sq == 0.0);
         CU_ASSERT_EQUAL(tw_tile_decode(NULL, &s, payload, m.y0, n, 0), TW_OK);
@@ -390,8 +411,9 @@ static void nonfinite_is_told(void) {
 #if !defined(HOST_FP_UNKNOWN)
 static void host_environment_is_ignored(void) {
     static const uint32_t settings[] = {HOST_FP_FLUSH, HOST_FP_DOWN, HOST_FP_ZERO, HOST_FP_FLUSH | HOST_FP_ZERO};
-    static const char *const texts[] = {"none", "cast:type=fp16", "cast:type=bf16", "onebit",
-                                        "onebit:scale=rms,group=512"};
+    static const char *const texts[] = {
+        "none", "cast:type=fp16", "cast:type=bf16", "onebit", "onebit:scale=rms,group=512", "onebit:scale=twosided"};
+    enum { TEXTS = UNIT_COUNT(texts) };
     unit_rng r = unit_seeded("environment");
     static arrays m;
     static uint32_t payload[2][TW_MAX_TILE];
@@ -400,7 +422,7 @@ static void host_environment_is_ignored(void) {
         for (int round = 0; round < 200; round++) {
             tw_spec s;
             tw_tile_stat stat[2];
-            CU_ASSERT_EQUAL(tw_spec_parse(texts[round % 5], &s), TW_OK);
+            CU_ASSERT_EQUAL(tw_spec_parse(texts[round % TEXTS], &s), TW_OK);
             fill(&r, round % SOME_NAN, m.g, TW_MAX_TILE);
             fill(&r, round % SOME_NAN, m.e, TW_MAX_TILE);
             CU_ASSERT_EQUAL(tw_tile_encode(*isa, &s, m.g, m.e, 0.5f, 4096, payload[0], out[0], &stat[0]), TW_OK);
@@ -508,8 +530,13 @@ static void check_reduce(const tw_kernels *k, const tw_spec *s, unit_rng *r) {
 }
 
 static void reduce_equals_long_way(void) {
-    static const char *const specs[] = {"onebit", "onebit:group=128", "onebit:group=1024,scale=rms",
-                                        "onebit:group=2048", "onebit:group=4096,scale=rms"};
+    static const char *const specs[] = {"onebit",
+                                        "onebit:group=128",
+                                        "onebit:group=1024,scale=rms",
+                                        "onebit:group=2048",
+                                        "onebit:group=4096,scale=rms",
+                                        "onebit:group=256,scale=twosided",
+                                        "onebit:group=4096,scale=twosided"};
     unit_rng r = unit_seeded("reduce");
     tw_fpenv env = tw_fp_enter();
     for (const char *const *isa = tw_isa_list(); *isa; isa++)

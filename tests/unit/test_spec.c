@@ -21,6 +21,7 @@ static const struct {
     {"onebit:group=128", "onebit:group=128", {sizeof(tw_spec), 3, 1, 0, TW_SCALE_MEAN, 128}},
     {"onebit:group=0002048", "onebit:group=2048", {sizeof(tw_spec), 3, 1, 0, TW_SCALE_MEAN, 2048}},
     {"onebit:scale=rms", "onebit:scale=rms", {sizeof(tw_spec), 3, 1, 0, TW_SCALE_RMS, 512}},
+    {"onebit:scale=twosided+ef", "onebit:scale=twosided+ef", {sizeof(tw_spec), 3, 2, 0, TW_SCALE_TWOSIDED, 512}},
     {"onebit: scale=rms , group=4096 +ef",
      "onebit:group=4096,scale=rms+ef",
      {sizeof(tw_spec), 3, 2, 0, TW_SCALE_RMS, 4096}},
@@ -156,7 +157,7 @@ static void structs_are_checked(void) {
         bad += tw_spec_parse(text, &again) != TW_OK || memcmp(&s, &again, sizeof s) != 0;
     }
     CU_ASSERT_EQUAL(bad, 0);
-    CU_ASSERT_EQUAL(accepted, 2 * (1 + 2 + 6 * 2)); /* feedbacks x (none, 2 casts, 6 groups x 2 scales) */
+    CU_ASSERT_EQUAL(accepted, 2 * (1 + 2 + 6 * 3)); /* feedbacks x (none, 2 casts, 6 groups x 3 scales) */
     printf("structs: %u of %u accepted\n", accepted, tried);
 }
 
@@ -320,9 +321,10 @@ static void codec_rows_are_in_place(void) {
 static uint32_t expected_bytes(const tw_spec *s, uint32_t n, tw_dtype t) {
     if (s->codec == TW_CODEC_QUANT)
         return (n + s->group - 1) / s->group * (s->scale == TW_SCALE_MINMAX ? 8 : 4) + (n + 31) / 32 * 32 / 8 * s->bits;
-    uint32_t raw = s->codec == TW_CODEC_NONE   ? n * (t == TW_F32 ? 4 : 2)
-                   : s->codec == TW_CODEC_CAST ? n * 2
-                                               : (n + s->group - 1) / s->group * 4 + (n + 7) / 8;
+    uint32_t raw = s->codec == TW_CODEC_NONE ? n * (t == TW_F32 ? 4 : 2)
+                   : s->codec == TW_CODEC_CAST
+                       ? n * 2
+                       : (n + s->group - 1) / s->group * (s->scale == TW_SCALE_TWOSIDED ? 8 : 4) + (n + 7) / 8;
     return (raw + 3) / 4 * 4;
 }
 
