@@ -150,6 +150,8 @@ static void show_codecs(int json) {
     } rows[] = {{"none", "the layer's own dtype; exact"},
                 {"cast:type=bf16", "nearest even; relative error up to 2^-8"},
                 {"cast:type=fp16", "nearest even; up to 2^-11 for 6.1e-5 .. 65504"},
+                {"cast:type=fp8e4m3", "nearest even and a scale per group of 512; up to 2^-4"},
+                {"cast:type=fp8e5m2", "the same with more range; up to 2^-3"},
                 {"onebit", "sign, and mean |x| per group of 512; meant for +ef"},
                 {"onebit:group=128", "the smallest group"},
                 {"onebit:scale=rms", "root mean square, as 1-bit Adam"},

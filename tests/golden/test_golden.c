@@ -60,6 +60,10 @@ static const golden_case golden_cases[] = {
     {"onebit:scale=twosided", 4096, 21, -20, 12, TW_F32},
     {"onebit:group=128,scale=twosided", 777, 22, 60, 67, TW_F32},
     {"onebit:group=4096,scale=twosided", 4000, 23, -149, 100, TW_F32},
+    {"cast:type=fp8e4m3", 4096, 24, -20, 12, TW_F32},
+    {"cast:type=fp8e4m3,group=128", 777, 25, -149, 60, TW_F32},
+    {"cast:type=fp8e5m2", 4095, 26, -60, 60, TW_F32},
+    {"cast:type=fp8e5m2,group=4096", 4096, 27, 100, 27, TW_F32},
 };
 
 static uint64_t golden_next(uint64_t *state) {

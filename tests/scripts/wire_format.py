@@ -89,9 +89,10 @@ class Spec:
         given = dict(o.split("=") for o in options.split(",") if o)
         self.codec = {"none": 1, "cast": 2, "onebit": 3}[name]
         self.ef = feedback == "ef"
-        self.type = {"fp16": FP16, "bf16": BF16}[given.get("type", "bf16")] if name == "cast" else 0
+        self.type = {"fp16": FP16, "bf16": BF16, "fp8e4m3": 4, "fp8e5m2": 5}[given.get("type", "bf16")] if name == "cast" else 0
         self.scale = {"mean": 1, "rms": 2, "twosided": 3}[given.get("scale", "mean")] if name == "onebit" else 0
-        self.group = int(given.get("group", 512)) if name == "onebit" else 0
+        self.is_fp8 = self.type > BF16
+        self.group = int(given.get("group", 512)) if name == "onebit" or self.is_fp8 else 0
 
     def words(self):
         return struct.pack("<10I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, 0, 0, 0, 0, 1)
@@ -102,15 +103,48 @@ class Spec:
     def bytes(self, n, dtype):
         if self.codec == 3:
             return 4 * self.stored() * -(-n // self.group) + -(-n // 32) * 4
+        if self.is_fp8:
+            return 4 * -(-n // self.group) + -(-n // 4) * 4
         return -(-n * (4 if self.half(dtype) == FP32 else 2) // 4) * 4
 
     def encode(self, x, dtype):
-        raw = self.onebit(x) if self.codec == 3 else pack(x, self.half(dtype))
+        raw = self.onebit(x) if self.codec == 3 else self.fp8(x) if self.is_fp8 else pack(x, self.half(dtype))
         return raw + bytes(-len(raw) % 4)
 
     def stored(self):
         """Scales of a group."""
         return 2 if self.scale == 3 else 1
+
+    def fp8(self, x):
+        scales, codes = [], bytearray()
+        largest = 57344.0 if self.type == 5 else 448.0
+        for i in range(0, len(x), self.group):
+            part = x[i:i + self.group]
+            most = max(map(abs, part))
+            if not finite(part):
+                scales.append(math.nan)
+                codes += bytes(len(part))
+            elif most == 0 or most >= 2.0 ** -100:
+                scales.append(f32(most / largest))
+                factor = f32(largest / most) if most else 1.0
+                codes += bytes(self.fp8_code(f32(v * factor)) for v in part)
+            else:
+                k = max(math.frexp(most)[1] - 1 - (14 if self.type == 5 else 7), -133 if self.type == 5 else -140)
+                scales.append(2.0 ** k)
+                codes += bytes(self.fp8_code(v * 2.0 ** -k) for v in part)
+        return pack(scales, FP32) + bytes(codes)
+
+    def fp8_code(self, y):
+        digits, bias = (2, 15) if self.type == 5 else (3, 7)
+        exponent = max(math.frexp(abs(y))[1] - 1, 1 - bias) if y else 1 - bias
+        steps = round(abs(y) / 2.0 ** (exponent - digits))  # to even; 2^digits and more of them: the number is normal
+        return (0x80 if math.copysign(1, y) < 0 else 0) | ((exponent + bias - 1 << digits) + steps)
+
+    def fp8_value(self, code):
+        digits, bias = (2, 15) if self.type == 5 else (3, 7)
+        exponent, m = (code & 0x7F) >> digits, code & (1 << digits) - 1
+        size = (m + (1 << digits if exponent else 0)) * 2.0 ** (max(exponent, 1) - bias - digits)
+        return -size if code & 0x80 else size
 
     def onebit(self, x):
         signs = bytearray(-(-len(x) // 8))
@@ -146,6 +180,10 @@ class Spec:
         return f32(math.sqrt(mean)) if self.scale == 2 else mean
 
     def decode(self, raw, n, dtype):
+        if self.is_fp8:
+            groups = -(-n // self.group)
+            scales = unpack(raw, groups, FP32)
+            return [f32(self.fp8_value(raw[4 * groups + i]) * scales[i // self.group]) for i in range(n)]
         if self.codec != 3:
             return unpack(raw, n, self.half(dtype))
         stored = self.stored() * -(-n // self.group)

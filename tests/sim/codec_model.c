@@ -75,6 +75,43 @@ static bool raw(const float *x, uint32_t n, float *decoded) {
     return bad;
 }
 
+/* ---- fp8 ---- */
+
+/* Of a group without NaN and Inf. */
+static void fp8_group(bool e5m2, const float *x, uint32_t m, float *decoded) {
+    float most = 0, largest = e5m2 ? 57344 : 448, scale = 0, first = 1, second = 1;
+    for (uint32_t i = 0; i < m; i++)
+        most = fmaxf(most, fabsf(x[i]));
+    if (most >= 0x1p-100f) {
+        scale = most / largest;
+        first = largest / most;
+    } else if (most > 0) {
+        int k = ilogbf(most) - (e5m2 ? 14 : 7), least = e5m2 ? -133 : -140;
+        k = k > least ? k : least;
+        scale = ldexpf(1.0f, k);
+        first = 0x1p64f;
+        second = ldexpf(1.0f, -k - 64);
+    }
+    for (uint32_t i = 0; i < m; i++)
+        decoded[i] = round_to(x[i] * first * second, e5m2 ? 3 : 4, e5m2 ? -16 : -9, 1e9) * scale;
+}
+
+static bool fp8(const tw_spec *s, const float *x, uint32_t n, float *decoded) {
+    bool bad = false;
+    for (uint32_t at = 0; at < n; at += s->group) {
+        uint32_t m = n - at < s->group ? n - at : s->group;
+        bool finite = true;
+        for (uint32_t i = at; i < at + m; i++)
+            finite = finite && isfinite(x[i]);
+        if (finite)
+            fp8_group(s->type == TW_CAST_FP8E5M2, x + at, m, decoded + at);
+        for (uint32_t i = at; i < at + m && !finite; i++)
+            decoded[i] = quiet_nan();
+        bad = bad || !finite;
+    }
+    return bad;
+}
+
 /* ---- onebit ---- */
 
 /* Quarters of 1024 = 32 lanes x 32 rows, added (q0+q1)+(q2+q3) lane by lane, then lanes are halved. */
@@ -166,6 +203,8 @@ bool model_codec(const tw_spec *s, const model_draw *d, tw_dtype t, const float 
         return onebit(s, x, n, decoded);
     if (s->codec == TW_CODEC_QUANT)
         return model_quant(s, d, x, n, decoded);
+    if (s->codec == TW_CODEC_CAST && s->group)
+        return fp8(s, x, n, decoded);
     if (s->codec == TW_CODEC_CAST)
         return halves((tw_dtype)s->type, x, n, decoded);
     return t == TW_F32 ? raw(x, n, decoded) : halves(t, x, n, decoded);

@@ -33,7 +33,8 @@ static tw_spec draw_spec(trial *t) {
         s.codec = TW_CODEC_NONE;
     } else if (kind < 5) {
         s.codec = TW_CODEC_CAST;
-        s.type = rng_chance(r, 50) ? TW_BF16 : TW_F16;
+        s.type = (uint16_t)(TW_F16 + rng_below(r, 4));
+        s.group = s.type > TW_BF16 ? draw_group(t) : 0;
     } else if (kind < 9) {
         draw_quant(t, &s);
     } else {
@@ -54,12 +55,13 @@ static void write_quant(char *text, size_t room, const tw_spec *s) {
 }
 
 static void write_spec(char *text, size_t room, const tw_spec *s) {
+    static const char *const type[] = {"", "", "fp16", "bf16", "fp8e4m3", "fp8e5m2"};
     static const char *const form[] = {"", "mean", "rms", "twosided"};
     size_t at = strlen(text);
     if (s->codec == TW_CODEC_NONE)
         snprintf(text + at, room - at, "none");
     else if (s->codec == TW_CODEC_CAST)
-        snprintf(text + at, room - at, "cast:type=%s", s->type == TW_F16 ? "fp16" : "bf16");
+        snprintf(text + at, room - at, s->group ? "cast:type=%s,group=%u" : "cast:type=%s", type[s->type], s->group);
     else if (s->codec == TW_CODEC_QUANT)
         write_quant(text + at, room - at, s);
     else

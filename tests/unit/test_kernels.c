@@ -240,6 +240,14 @@ static void check_isa(const char *isa) {
         check_spec(&r, k, &cast, TW_F32);
     }
     for (uint32_t group = TW_MIN_TILE; group <= TW_MAX_TILE; group *= 2)
+        for (uint16_t type = TW_CAST_FP8E4M3; type <= TW_CAST_FP8E5M2; type++) {
+            tw_spec fp8 = TW_SPEC_INIT;
+            fp8.codec = TW_CODEC_CAST;
+            fp8.group = group;
+            fp8.type = type;
+            check_spec(&r, k, &fp8, TW_F32);
+        }
+    for (uint32_t group = TW_MIN_TILE; group <= TW_MAX_TILE; group *= 2)
         for (uint16_t scale = TW_SCALE_MEAN; scale <= TW_SCALE_TWOSIDED; scale++) {
             tw_spec onebit = TW_SPEC_INIT;
             onebit.codec = TW_CODEC_ONEBIT;
@@ -338,6 +346,31 @@ static void model_half(const float *x, uint32_t n, bool is_f16, const uint8_t *p
     }
 }
 
+/* Every value within half a step of its size or, near 0, of the group's; the largest one with hardly an error, all but
+ * where the scale is a power of two. */
+static void model_fp8(const tw_spec *s, const float *x, uint32_t n, const uint8_t *payload, float *decoded) {
+    uint32_t groups = (n + s->group - 1) / s->group;
+    bool e5m2 = s->type == TW_CAST_FP8E5M2;
+    for (uint32_t at = 0; at < n; at += s->group) {
+        uint32_t m = n - at < s->group ? n - at : s->group;
+        double most = 0.0, largest = e5m2 ? 57344.0 : 448.0;
+        float scale;
+        memcpy(&scale, payload + 4 * (at / s->group), 4);
+        for (uint32_t i = at; i < at + m; i++)
+            most = fmax(most, fabs((double)x[i]));
+        CU_ASSERT(most < 0x1p-100 || near((double)scale, most / largest, 0x1p-24));
+        for (uint32_t i = at; i < at + m; i++) {
+            uint8_t code = payload[4 * groups + i];
+            double size = fabs((double)x[i]);
+            decoded[i] = tw_fp8_to_f32(code, e5m2) * scale;
+            double half_step = fmax(size * (e5m2 ? 0x1p-3 : 0x1p-4), (double)scale * (e5m2 ? 0x1p-17 : 0x1p-10));
+            CU_ASSERT(fabs((double)x[i] - (double)decoded[i]) <= half_step * (1 + 0x1p-20));
+            CU_ASSERT(signbit(x[i]) == signbit(decoded[i]));
+            CU_ASSERT(size < most || most < 0x1p-100 || near((double)decoded[i], (double)x[i], 0x1p-22));
+        }
+    }
+}
+
 static void model_case(unit_rng *r, const tw_spec *s, uint32_t n, int kind) {
     static arrays m;
     static outcome o;
@@ -353,6 +386,8 @@ static void model_case(unit_rng *r, const tw_spec *s, uint32_t n, int kind) {
     }
     if (s->codec == TW_CODEC_ONEBIT)
         model_onebit(s, x, n, o.payload + MARGIN, decoded);
+    else if (tw_type_is_fp8(s->type))
+        model_fp8(s, x, n, o.payload + MARGIN, decoded);
     else
         model_half(x, n, s->type == TW_F16, o.payload + MARGIN, decoded);
     for (uint32_t i = 0; i < n; i++) {
@@ -378,7 +413,8 @@ static void reference_equals_model(void) {
             s.group = TW_MIN_TILE << unit_below(&r, 6);
             s.scale = (uint16_t)(TW_SCALE_MEAN + unit_below(&r, 3));
         } else {
-            s.type = unit_below(&r, 2) ? TW_F16 : TW_BF16;
+            s.type = (uint16_t)(TW_F16 + unit_below(&r, 4));
+            s.group = tw_type_is_fp8(s.type) ? TW_MIN_TILE << unit_below(&r, 6) : 0;
         }
         model_case(&r, &s, unit_below(&r, 2) ? TW_MAX_TILE : 1 + unit_below(&r, TW_MAX_TILE), round % SOME_NAN);
     }
@@ -388,8 +424,14 @@ static void reference_equals_model(void) {
 /* A tile with NaN or Inf says so, and decodes to NaN or Inf there. */
 static void nonfinite_is_told(void) {
     unit_rng r = unit_seeded("nonfinite");
-    static const char *const texts[] = {
-        "none", "cast:type=bf16", "cast:type=fp16", "onebit", "onebit:group=128,scale=rms", "onebit:scale=twosided"};
+    static const char *const texts[] = {"none",
+                                        "cast:type=bf16",
+                                        "cast:type=fp16",
+                                        "onebit",
+                                        "onebit:group=128,scale=rms",
+                                        "onebit:scale=twosided",
+                                        "cast:type=fp8e4m3",
+                                        "cast:type=fp8e5m2,group=4096"};
     enum { TEXTS = UNIT_COUNT(texts) };
     static arrays m;
     static uint32_t payload[TW_MAX_TILE];
@@ -411,8 +453,14 @@ static void nonfinite_is_told(void) {
 #if !defined(HOST_FP_UNKNOWN)
 static void host_environment_is_ignored(void) {
     static const uint32_t settings[] = {HOST_FP_FLUSH, HOST_FP_DOWN, HOST_FP_ZERO, HOST_FP_FLUSH | HOST_FP_ZERO};
-    static const char *const texts[] = {
-        "none", "cast:type=fp16", "cast:type=bf16", "onebit", "onebit:scale=rms,group=512", "onebit:scale=twosided"};
+    static const char *const texts[] = {"none",
+                                        "cast:type=fp16",
+                                        "cast:type=bf16",
+                                        "onebit",
+                                        "onebit:scale=rms,group=512",
+                                        "onebit:scale=twosided",
+                                        "cast:type=fp8e4m3",
+                                        "cast:type=fp8e5m2,group=4096"};
     enum { TEXTS = UNIT_COUNT(texts) };
     unit_rng r = unit_seeded("environment");
     static arrays m;

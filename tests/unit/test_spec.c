@@ -15,6 +15,8 @@ static const struct {
     {"cast:type=bf16", "cast", {sizeof(tw_spec), 2, 1, TW_BF16, 0, 0}},
     {"cast : type = fp16", "cast:type=fp16", {sizeof(tw_spec), 2, 1, TW_F16, 0, 0}},
     {"cast:type=fp16+ef", "cast:type=fp16+ef", {sizeof(tw_spec), 2, 2, TW_F16, 0, 0}},
+    {"cast:type=fp8e4m3+ef", "cast:type=fp8e4m3+ef", {sizeof(tw_spec), 2, 2, TW_CAST_FP8E4M3, 0, 512}},
+    {"cast:group=128,type=fp8e5m2", "cast:type=fp8e5m2,group=128", {sizeof(tw_spec), 2, 1, TW_CAST_FP8E5M2, 0, 128}},
     {"onebit", "onebit", {sizeof(tw_spec), 3, 1, 0, TW_SCALE_MEAN, 512}},
     {"onebit+ef", "onebit+ef", {sizeof(tw_spec), 3, 2, 0, TW_SCALE_MEAN, 512}},
     {"onebit:group=512,scale=mean+ef", "onebit+ef", {sizeof(tw_spec), 3, 2, 0, TW_SCALE_MEAN, 512}},
@@ -88,9 +90,13 @@ static const struct {
     {"onebit:scale=mean=rms", "unknown value of 'scale' 'mean=rms'"},
     {"onebit:group=128,group=128", "option 'group' is given twice"},
     {"onebit:type=bf16", "'type' is an option of 'cast', not of 'onebit'"},
-    {"cast:group=128", "'group' is an option of 'onebit', not of 'cast'; did you mean 'type'?"},
+    {"cast:group=128", "option 'group' goes with type=fp8e4m3 and type=fp8e5m2 only"},
+    {"cast:type=fp16,group=512", "option 'group' goes with"},
+    {"cast:type=fp8", "unknown value of 'type' 'fp8'; did you mean 'fp16'?"},
+    {"cast:type=fp8e4m3,group=0", "group=0 must be a power of two"},
+    {"cast:scale=rms", "'scale' is an option of 'onebit', not of 'cast'"},
     {"cast:type=bf61", "unknown value of 'type' 'bf61'; did you mean 'bf16'?"},
-    {"none:group=128", "'none' takes no option (this one belongs to 'onebit')"},
+    {"none:group=128", "'none' takes no option (this one belongs to 'cast')"},
     {"none:x=1", "'none' takes no option"},
     {"none:", "'none' takes no option"},
     {"quant:bits=5", "unknown value of 'bits' '5'; did you mean '8'?"},
@@ -157,7 +163,7 @@ static void structs_are_checked(void) {
         bad += tw_spec_parse(text, &again) != TW_OK || memcmp(&s, &again, sizeof s) != 0;
     }
     CU_ASSERT_EQUAL(bad, 0);
-    CU_ASSERT_EQUAL(accepted, 2 * (1 + 2 + 6 * 3)); /* feedbacks x (none, 2 casts, 6 groups x 3 scales) */
+    CU_ASSERT_EQUAL(accepted, 2 * (1 + 2 + 6 + 6 * 3)); /* feedbacks x (none, halves, 6 groups x (an fp8, 3 scales)) */
     printf("structs: %u of %u accepted\n", accepted, tried);
 }
 
@@ -309,18 +315,42 @@ static void codec_rows_are_in_place(void) {
         CU_ASSERT_PTR_EQUAL(c, rows[id - 1]);
         CU_ASSERT_EQUAL(c->wire_id, id);
         CU_ASSERT_EQUAL(c->wire_version, 1);
-        CU_ASSERT_EQUAL(c->traits & (TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE), TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE);
         CU_ASSERT_EQUAL(tw_spec_parse(c->name, &s), TW_OK); /* the row's name is the word in the text */
         CU_ASSERT_EQUAL(s.codec, id);
+        CU_ASSERT_EQUAL(c->traits(&s) & (TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE), TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE);
         for (int t = TW_F32; t <= TW_BF16; t++)
             CU_ASSERT_EQUAL(c->roundings(&s, (tw_dtype)t),
                             id >= TW_CODEC_ONEBIT || (id == TW_CODEC_CAST && t != TW_BF16));
     }
 }
 
+/* What payloads of a spec are, not of its codec. */
+static void traits_follow_the_spec(void) {
+    static const struct {
+        const char *text;
+        uint32_t linear, exact, rounds; /* rounds: a bit for each dtype */
+    } rows[] = {{"none", 1, 1, 0},
+                {"cast:type=bf16", 1, 0, 1u << TW_F32 | 1u << TW_F16},
+                {"cast:type=fp16", 1, 0, 1u << TW_F32 | 1u << TW_BF16},
+                {"cast:type=fp8e4m3", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16},
+                {"cast:type=fp8e5m2", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16},
+                {"onebit", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16}};
+    for (size_t i = 0; i < UNIT_COUNT(rows); i++) {
+        tw_spec s;
+        CU_ASSERT_EQUAL(tw_spec_parse(rows[i].text, &s), TW_OK);
+        const tw_codec *c = tw_codec_get(s.codec);
+        CU_ASSERT_EQUAL((c->traits(&s) & TW_TRAIT_LINEAR) != 0, rows[i].linear);
+        CU_ASSERT_EQUAL((c->traits(&s) & TW_TRAIT_EXACT) != 0, rows[i].exact);
+        for (int t = TW_F32; t <= TW_BF16; t++)
+            CU_ASSERT_EQUAL(c->roundings(&s, (tw_dtype)t), rows[i].rounds >> t & 1);
+    }
+}
+
 static uint32_t expected_bytes(const tw_spec *s, uint32_t n, tw_dtype t) {
     if (s->codec == TW_CODEC_QUANT)
         return (n + s->group - 1) / s->group * (s->scale == TW_SCALE_MINMAX ? 8 : 4) + (n + 31) / 32 * 32 / 8 * s->bits;
+    if (tw_type_is_fp8(s->type))
+        return (n + s->group - 1) / s->group * 4 + (n + 3) / 4 * 4;
     uint32_t raw = s->codec == TW_CODEC_NONE ? n * (t == TW_F32 ? 4 : 2)
                    : s->codec == TW_CODEC_CAST
                        ? n * 2
@@ -400,6 +430,7 @@ int main(void) {
         UNIT_TEST(random_text_is_harmless),
         UNIT_TEST(nearest_words),
         UNIT_TEST(codec_rows_are_in_place),
+        UNIT_TEST(traits_follow_the_spec),
         UNIT_TEST(tile_bytes),
         UNIT_TEST(layer_bytes_in_64_bits),
         UNIT_TEST(bound_refuses_nonsense),

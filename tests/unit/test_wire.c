@@ -9,7 +9,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
-enum { RANKS = 3, LAYERS = 9, STEPS = 4, MOST = 9000, FRAMES = 4096, WORLDS = 2 };
+enum { RANKS = 3, LAYERS = 10, STEPS = 4, MOST = 9000, FRAMES = 4096, WORLDS = 2 };
 
 /* Small tiles and frames, averages; and the usual ones, sums, groups of several segments, a layer that loses its
  * feedback. */
@@ -21,23 +21,23 @@ static const struct {
     tw_layer layer[LAYERS];
 } setup[WORLDS] = {
     {"grid=onebit:group=128+ef; rms=onebit:group=256,scale=rms; *half=cast:type=fp16; *.bf=cast+ef; small*=none+ef; "
-     "two=onebit:group=128,scale=twosided+ef; *=none",
+     "two=onebit:group=128,scale=twosided+ef; eight=cast:type=fp8e5m2,group=128; *=none",
      6000,
      256,
      256,
      TW_AVG,
      {TW_LAYER("grid", 1500), TW_LAYER("rms", 1111), TW_LAYER("a.half", 777), TW_LAYER("b.bf", 513),
       TW_LAYER_DTYPE("small.f16", 301, TW_F16), TW_LAYER_DTYPE("dense", 259, TW_BF16), TW_LAYER("one", 1),
-      TW_LAYER("nothing", 0), TW_LAYER("two", 901)}},
+      TW_LAYER("nothing", 0), TW_LAYER("two", 901), TW_LAYER("eight", 603)}},
     {"grid=onebit+ef; rms=onebit:group=2048,scale=rms+ef; *half=cast:type=fp16; *.bf=cast+ef until 3 then cast; "
-     "small*=onebit+ef until 4 then none; two=onebit:group=4096,scale=twosided; *=none",
+     "small*=onebit+ef until 4 then none; two=onebit:group=4096,scale=twosided; eight=cast:type=fp8e4m3+ef; *=none",
      4 << 20,
      4096,
      0,
      TW_SUM,
      {TW_LAYER("grid", 9000), TW_LAYER("rms", 7000), TW_LAYER("a.half", 4097), TW_LAYER("b.bf", 5000),
       TW_LAYER_DTYPE("small.f16", 4500, TW_F16), TW_LAYER_DTYPE("dense", 300, TW_BF16), TW_LAYER("one", 1),
-      TW_LAYER("nothing", 0), TW_LAYER("two", 5000)}},
+      TW_LAYER("nothing", 0), TW_LAYER("two", 5000), TW_LAYER("eight", 4803)}},
 };
 
 /* ---- a transport that writes down what is sent ---- */

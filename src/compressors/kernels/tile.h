@@ -14,6 +14,7 @@
 #define TW_SQ_MIN         0x1p-90
 #define TW_SQ_MAX         0x1p120
 #define TW_QUIET_NAN_BITS 0x7fc00000u
+#define TW_FP8_SMALL      0x1p-100f /* groups below take a power of two as their scale */
 
 /* What a variant stores beside the payload. */
 enum { TW_OUT_NONE, TW_OUT_RESIDUAL, TW_OUT_DECODED };
