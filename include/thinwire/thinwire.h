@@ -72,8 +72,17 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
  *         rounding=nearest|stochastic,     stochastic: up or down at random, right on average;
  *         scale=absmax|minmax|mse,         from max |x|, from least and greatest x, or for normal numbers;
  *         rotate=none|hadamard,seed=N      groups turned by random signs and a Walsh-Hadamard transform; any u32 (0)
+ *   ternary:group=N,                       0 or a sign per value and a scale per group of N (128..4096; 512);
+ *         rounding=nearest|stochastic,     stochastic: 0 or max |x| at random, right on average (TernGrad);
+ *         seed=N                           of its random numbers, any u32 (0)
  *   +none | +ef                            error feedback (EF14): what was dropped is sent later */
-typedef enum tw_codec_id { TW_CODEC_NONE = 1, TW_CODEC_CAST = 2, TW_CODEC_ONEBIT = 3, TW_CODEC_QUANT = 4 } tw_codec_id;
+typedef enum tw_codec_id {
+    TW_CODEC_NONE = 1,
+    TW_CODEC_CAST = 2,
+    TW_CODEC_ONEBIT = 3,
+    TW_CODEC_QUANT = 4,
+    TW_CODEC_TERNARY = 5
+} tw_codec_id;
 /* Of a cast: TW_F16, TW_BF16 or one of these, which no layer has. */
 typedef enum tw_cast_type { TW_CAST_FP8E4M3 = 4, TW_CAST_FP8E5M2 = 5 } tw_cast_type;
 typedef enum tw_feedback_id { TW_FEEDBACK_NONE = 1, TW_FEEDBACK_EF = 2 } tw_feedback_id;
@@ -94,7 +103,7 @@ typedef struct tw_spec {
     uint16_t feedback; /* tw_feedback_id */
     uint16_t type;     /* cast: TW_F16, TW_BF16 or a tw_cast_type; else 0 */
     uint16_t scale;    /* onebit, quant: tw_scale_id; else 0 */
-    uint32_t group;    /* onebit, quant, cast to fp8: elements that share one scale; else 0 */
+    uint32_t group;    /* onebit, quant, ternary, cast to fp8: elements that share one scale; else 0 */
     uint16_t bits;     /* of a value, where a codec has a choice; else 0 */
     uint16_t rounding; /* tw_rounding_id, where a codec has a choice; else 0 */
     uint16_t rotate;   /* tw_rotate_id, where a codec has a choice; else 0 */

@@ -90,6 +90,12 @@ typedef bool (*tw_reduce_fn)(const tw_spec *s, const tw_enc *a, tw_parts *p, tw_
  * twosided: a group has two fp32, what a clear and what a set bit decode to: p = S+ / m+ and 0 - S- / m-. S+ sums x of
  * the m+ values with sign bit clear, S- |x| of the m- others, in the order above with +0 for the values of the other
  * side; a side without values has +0 (so neither is ever -0). A sum that is not finite is taken again as above, with k
- * from the side's largest |x|. NaN or Inf in x: both 0x7fc00000. */
+ * from the side's largest |x|. NaN or Inf in x: both 0x7fc00000.
+ * ternary ceil(n/group) fp32 scales, then the signs as onebit has them, then ceil(n/8) bytes, padded to 4: the bit of a
+ * value is set where it is kept. decoded = +0 where it is clear, else -scale or scale by the sign's bit, which is clear
+ * where nothing is kept. nearest: kept is what has |x| > 0.767f * (mean |x|), mean as onebit's; scale = (sum of the kept
+ * |x|) / their number, with +0 for the others, in onebit's order; taken again if not finite as twosided's; 0 if none is
+ * kept. stochastic: scale = max |x|; kept is what has |x| > scale * ((255.5 - byte) / 256), bytes of noise as quant's. A
+ * group with NaN or Inf in x: scale 0x7fc00000, all kept, signs clear. */
 
 #endif

@@ -24,7 +24,8 @@
     X(NONE, none)        \
     X(CAST, cast)        \
     X(ONEBIT, onebit)    \
-    X(QUANT, quant)
+    X(QUANT, quant)      \
+    X(TERNARY, ternary)
 #define TW_COUNT_ONE(id, word) +1
 #define TW_CODECS              (1 TW_CODEC_LIST(TW_COUNT_ONE)) /* 1 + largest codec id */
 #define TW_FEEDBACKS           3                               /* 1 + largest feedback id */

@@ -104,6 +104,18 @@ static const option options[] = {
      NULL,
      NULL},
     {"seed", TW_CODEC_QUANT, FIELD_SEED, 0, 0, UINT32_MAX, {0}, {0}, NULL, NULL},
+    {"group", TW_CODEC_TERNARY, FIELD_GROUP, 512, TW_MIN_TILE, TW_MAX_TILE, {0}, {0}, NULL, NULL},
+    {"rounding",
+     TW_CODEC_TERNARY,
+     FIELD_ROUNDING,
+     TW_ROUNDING_NEAREST,
+     0,
+     0,
+     {"nearest", "stochastic"},
+     {TW_ROUNDING_NEAREST, TW_ROUNDING_STOCHASTIC},
+     NULL,
+     NULL},
+    {"seed", TW_CODEC_TERNARY, FIELD_SEED, 0, 0, UINT32_MAX, {0}, {0}, NULL, NULL},
 };
 #define OPTIONS TW_ARRAY_LEN(options)
 

@@ -23,6 +23,10 @@
 #define TW_CODEC_FILE "compressors/kernels/ref/cast.inc" /* powers of two as onebit has them */
 #include "exec/instantiate.inc"
 
+#define TW_CODEC_TAG  ternary
+#define TW_CODEC_FILE "compressors/kernels/ref/ternary.inc" /* scales as onebit's, noise as quant's */
+#include "exec/instantiate.inc"
+
 double tw_slow_sum_sq(const float *x, uint32_t n) {
     return tw_ref_all_finite(x, n) ? tw_ref_finite_sum_sq(x, n) : (double)tw_float_of(TW_QUIET_NAN_BITS);
 }
