@@ -36,7 +36,8 @@ automake@have automake@makefiles
 libtool@have libtoolize@shared libraries
 pkg-config@have pkg-config@finding libraries
 libxxhash-dev@have_header xxhash.h@hashes of names and frames
-libhwloc-dev@have_header hwloc.h@cores and caches"
+libhwloc-dev@have_header hwloc.h@cores and caches
+libjansson-dev@have_header jansson.h@.safetensors files"
 
 needed_for_one_mpi="
 libopenmpi-dev openmpi-bin@have_mpi openmpi || have_mpi mpich@MPI
@@ -58,6 +59,7 @@ clang-format-14@have clang-format-14 || have clang-format@layout of the sources
 shellcheck@have shellcheck@shell scripts
 valgrind@have valgrind@memory errors
 gcc-aarch64-linux-gnu libc6-dev-arm64-cross@have aarch64-linux-gnu-gcc@cross compilation
+qemu-user@have qemu-aarch64 || uname -m | grep -qx aarch64@tests of the aarch64 build
 xz-utils@have xz@make distcheck
 iproute2@have_system ip && have_system tc@the network lab"
 
@@ -105,4 +107,15 @@ ensure() {
     done <<<"$rows"
     have apt-get && echo "to install them: sudo apt-get install $packages"
     return 1
+}
+
+# unpack_arm64 PACKAGE FOLDER: unpacks a package of arm64 in FOLDER. apt keeps its lists and its state there too: the system
+# need not learn of a second architecture, and nobody has to be root.
+unpack_arm64() {
+    local apt
+    rm -rf "${2:?}"
+    mkdir -p "$2/state/lists/partial" "$2/cache/archives/partial" && cd "$2" && : >status || return 1
+    apt=(timeout 120 apt-get -y -o APT::Architecture=arm64 -o APT::Architectures::=arm64 -o Dir::State="$2/state"
+        -o Dir::State::status="$2/status" -o Dir::Cache="$2/cache" -o APT::Sandbox::User=)
+    "${apt[@]}" update && "${apt[@]}" download "$1" && dpkg-deb -x "$1"_*.deb .
 }

@@ -1,5 +1,5 @@
 dnl SPDX-License-Identifier: BSD-3-Clause
-dnl Libraries: xxHash (needed), hwloc and CUnit (optional). pkg-config first, then the usual places.
+dnl Libraries: xxHash (needed), hwloc, jansson and CUnit (optional). pkg-config first, then the usual places.
 
 dnl TW_FIND_LIB(PREFIX, PKG, HEADER, LIBRARY, FUNCTION, IF-FOUND, IF-NOT)
 AC_DEFUN([TW_FIND_LIB], [
@@ -60,6 +60,24 @@ AC_DEFUN([TW_HWLOC], [
         ])
     ])
     AM_CONDITIONAL([HAVE_HWLOC], [test "x$TW_HWLOC_TEXT" = xyes])
+])
+
+AC_DEFUN([TW_JANSSON], [
+    AC_ARG_WITH([jansson],
+        [AS_HELP_STRING([--with-jansson=yes|no|check], [thinwire-codec reads .safetensors files; without it: refused])],
+        [], [with_jansson=check])
+    TW_JANSSON_TEXT="no (thinwire-codec does not read .safetensors files)"
+    AS_IF([test "x$with_jansson" != xno], [
+        TW_FIND_LIB([JANSSON], [jansson], [jansson.h], [jansson], [json_loadb], [
+            AC_DEFINE([HAVE_JANSSON], [1], [jansson is there])
+            TW_JANSSON_TEXT=yes
+        ], [
+            AS_IF([test "x$with_jansson" = xyes],
+                [AC_MSG_ERROR([--with-jansson was given but jansson was not found (Debian, Ubuntu: libjansson-dev)])])
+            TW_MISSING="$TW_MISSING
+    jansson     thinwire-codec does not read .safetensors files (Debian, Ubuntu: libjansson-dev)"
+        ])
+    ])
 ])
 
 AC_DEFUN([TW_CUNIT], [

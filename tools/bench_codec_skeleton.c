@@ -52,11 +52,11 @@ INLINE float plain_load_halves(const uint8_t *p) {
 }
 #include "bench_codec_loops.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-
 /* Masks keep the values that are added between -1 and 1, whatever the payload holds. */
 #define MASK 0x3f7fffff
+
+#if defined(__x86_64__)
+#include <immintrin.h>
 
 #define V       __m256
 #define W       8
@@ -148,6 +148,44 @@ INLINE __m512 avx512_load_halves(const uint8_t *p) {
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_slli_epi32(wide, 16), _mm512_set1_epi32(MASK)));
 }
 #include "bench_codec_loops.h"
+
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+
+#define V       float32x4_t
+#define W       4
+#define NAME(x) neon_##x
+#define TARGET
+#define INLINE static inline __attribute__((always_inline))
+INLINE float32x4_t neon_load(const float *p) {
+    return vld1q_f32(p);
+}
+INLINE void neon_store(float *p, float32x4_t x) {
+    vst1q_f32(p, x);
+}
+INLINE void neon_stream(float *p, float32x4_t x) { /* as the codecs' own */
+    vst1q_f32(p, x);
+}
+INLINE float32x4_t neon_add(float32x4_t a, float32x4_t b) {
+    return vaddq_f32(a, b);
+}
+INLINE uint32_t neon_signs(float32x4_t x) {
+    static const int32_t left[4] = {0, 1, 2, 3};
+    return vaddvq_u32(vshlq_u32(vshrq_n_u32(vreinterpretq_u32_f32(x), 31), vld1q_s32(left)));
+}
+INLINE void neon_store_halves(uint8_t *p, float32x4_t a, float32x4_t b) {
+    uint16x8_t h = vuzp2q_u16(vreinterpretq_u16_f32(a), vreinterpretq_u16_f32(b));
+    memcpy(p, &h, sizeof h);
+}
+INLINE float32x4_t neon_all(uint32_t word) {
+    return vreinterpretq_f32_u32(vdupq_n_u32(word & MASK));
+}
+INLINE float32x4_t neon_load_halves(const uint8_t *p) {
+    uint16x4_t h;
+    memcpy(&h, p, sizeof h);
+    return vreinterpretq_f32_u32(vandq_u32(vshll_n_u16(h, 16), vdupq_n_u32(MASK)));
+}
+#include "bench_codec_loops.h"
 #endif
 
 /* ---- variants: ISA x distance ---- */
@@ -178,6 +216,11 @@ void skeleton_run(const skeleton *s, unsigned variant) {
     else
         plain_run(s, ahead);
     _mm_sfence();
+#elif defined(__aarch64__)
+    if (!strcmp(isa_of(variant), "neon"))
+        neon_run(s, ahead);
+    else
+        plain_run(s, ahead);
 #else
     plain_run(s, ahead);
 #endif

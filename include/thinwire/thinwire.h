@@ -220,9 +220,13 @@ typedef struct tw_layer {
     tw_dtype dtype;   /* of the user's gradient; 0: TW_F32 */
     const char *name; /* unique; residuals, owners and rules go by it. Copied */
     uint64_t count;   /* elements; 0 is allowed */
+    uint64_t pinned;  /* 0: which rank owns which tile follows from the name; else 1 + the rank that owns the first shard */
+    uint64_t shard;   /* pinned: values of a shard, a multiple of the tile; the next shard is the next rank's, the last rank
+                       * in turn has what is left. 0: that rank owns the whole layer */
 } tw_layer;
-#define TW_LAYER(name, count) {sizeof(tw_layer), TW_F32, name, count}
-#define TW_LAYER_DTYPE(name, count, dtype) {sizeof(tw_layer), dtype, name, count}
+#define TW_LAYER(name, count) {sizeof(tw_layer), TW_F32, name, count, 0, 0}
+#define TW_LAYER_DTYPE(name, count, dtype) {sizeof(tw_layer), dtype, name, count, 0, 0}
+#define TW_LAYER_SHARDS(name, count, dtype, shard) {sizeof(tw_layer), dtype, name, count, 1, shard}
 
 /* What to do with a tile (4096 values) that has NaN or Inf, on any rank, or whose sum overflows:
  * PROPAGATE  every rank receives NaN there; the tile's residuals stay as they were; the step returns TW_OK
@@ -288,7 +292,8 @@ typedef struct tw_report { /* the same on every rank, except wire_bytes and the 
     uint32_t size;
     tw_verdict verdict;
     uint64_t step;
-    uint64_t dense_bytes; /* what plain summing would send from one rank: 2(P-1)/P x the layers' bytes in their dtype */
+    uint64_t dense_bytes; /* what plain MPI would send from one rank: 2(P-1)/P x the layers' bytes in their dtype; half of it for
+                           * what was reduce-scattered or gathered */
     uint64_t wire_bytes;  /* what this rank gave to the transport in this step, headers and trailers included */
     double error_bound;   /* proven: || all outputs so far - all exact results so far ||_2 over all certified layers; Inf
                            * once a norm is beyond fp32 */
@@ -332,6 +337,16 @@ typedef struct tw_piece {
 TW_API tw_status tw_reducer_begin(tw_reducer *r, uint64_t step, const tw_step_args *args);
 TW_API tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *out); /* returns at once */
 TW_API tw_status tw_reducer_post(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_req **out); /* likewise */
+/* As tw_reducer_post (the same step, requests, options, late commit and report), but
+ * reduce_scatter: sums and averages go to the owner of each tile alone, and only there are outputs written; out may be NULL
+ * elsewhere. The owner's sum is not encoded again, only rounded to the dtype; error feedback holds what the ranks did not
+ * send and what that rounding lost. All ranks know the bound and any NaN, so skip and error hold on all of them.
+ * allgather: every owner's tiles go to all ranks (parameters, updates); inputs of tiles that a rank does not own are not
+ * looked at. Error feedback is the owner's; the bound is on sums of outputs against sums of inputs.
+ * A layer that was summed cannot be gathered, nor the other way round, before tw_reducer_reset: its residual means something
+ * else. Pin layers whose owner matters. */
+TW_API tw_status tw_reducer_post_reduce_scatter(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_req **out);
+TW_API tw_status tw_reducer_post_allgather(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_req **out);
 TW_API tw_status tw_reducer_flush(tw_reducer *r); /* no push will follow in this step: sends the rest; returns at once */
 TW_API tw_status tw_reducer_end(tw_reducer *r, tw_report *out); /* waits for all ops; commits; out may be NULL */
 /* Ends the step and forgets it (an AMP overflow, say): residuals as before `begin`. Outputs may have been written. All
@@ -356,6 +371,19 @@ TW_API tw_status tw_req_free(tw_req *q);
  * nothing. */
 TW_API tw_status tw_allreduce(tw_comm *c, const tw_spec *s, const void *in, void *out, uint64_t count, tw_dtype t,
                               tw_redop op);
+/* Likewise; always by frames, so that values are encoded even if no sum is made: with spec none, too, a NaN comes out as
+ * the canonical one. All ranks give the same spec, count, dtype, op and root; a difference is found in the first frames.
+ *
+ * in: size blocks of count_per_rank values; out: this rank's block of the sum or average of all ranks. One rounding: the
+ * result itself is not encoded, only rounded to the dtype. out may be in + rank*count_per_rank, or apart from in. */
+TW_API tw_status tw_reduce_scatter(tw_comm *c, const tw_spec *s, const void *in, void *out, uint64_t count_per_rank,
+                                   tw_dtype t, tw_redop op);
+/* in: count values; out: those of all ranks, in their order. One rounding, and every rank has the same bytes: a rank finds
+ * its own block as the others received it. in may be out + rank*count, or apart from out. */
+TW_API tw_status tw_allgather(tw_comm *c, const tw_spec *s, const void *in, void *out, uint64_t count, tw_dtype t);
+/* buf of the root goes to buf of all ranks. One rounding, and every rank has the same bytes: the root's buf, too, is
+ * replaced by what the others received. */
+TW_API tw_status tw_broadcast(tw_comm *c, const tw_spec *s, void *buf, uint64_t count, tw_dtype t, int root);
 
 #ifdef __cplusplus
 }

@@ -12,12 +12,31 @@ typedef struct cutter {
     bool open;
 } cutter;
 
+/* The part-th shard of a pinned layer; the last rank's has all that is left. */
+static void pinned_tiles(const tw_plan_layer *l, uint64_t tiles, uint64_t part, uint64_t size, uint64_t *lo,
+                         uint64_t *hi) {
+    tw_u128 shard = l->shard ? l->shard : tiles, from = part * shard, to = part + 1 < size ? from + shard : tiles;
+    *lo = from < tiles ? (uint64_t)from : tiles;
+    *hi = to < tiles ? (uint64_t)to : tiles;
+}
+
 /* The tiles of layer l that owner holds: one range, since ownership grows with the tile; cut to what the op covers. */
-static uint64_t owned_tiles(const tw_plan_layer *l, uint32_t tile, int owner, int size, uint64_t *first) {
-    uint64_t tiles = tw_layer_tiles(l->count, tile), h = tw_hash64(l->name, strlen(l->name), 0) % (unsigned)size;
-    uint64_t part = ((uint64_t)owner + (unsigned)size - h) % (unsigned)size;
-    uint64_t lo = (uint64_t)(((tw_u128)part * tiles + (unsigned)size - 1) / (unsigned)size);
-    uint64_t hi = (uint64_t)(((tw_u128)(part + 1) * tiles + (unsigned)size - 1) / (unsigned)size);
+static uint64_t owned_tiles(const tw_plan_in *in, const tw_plan_layer *l, int owner, uint64_t *first) {
+    uint64_t tiles = tw_layer_tiles(l->count, in->tile), h;
+    unsigned size = (unsigned)in->size, parts = size;
+    if (in->kind == TW_KIND_BROADCAST) { /* who relays them: the ranks behind the root share all, it comes last */
+        h = (unsigned)in->root + 1;
+        parts = size > 1 ? size - 1 : 1;
+    } else if (l->pinned) {
+        h = l->pinned - 1;
+    } else {
+        h = tw_hash64(l->name, strlen(l->name), 0);
+    }
+    uint64_t part = ((uint64_t)owner + size - h % size) % size;
+    uint64_t lo = (uint64_t)(((tw_u128)part * tiles + parts - 1) / parts);
+    uint64_t hi = (uint64_t)(((tw_u128)(part + 1) * tiles + parts - 1) / parts);
+    if (l->pinned)
+        pinned_tiles(l, tiles, part, size, &lo, &hi);
     uint64_t end = l->first + l->tiles;
     lo = lo < l->first ? l->first : lo;
     hi = hi > end ? end : hi;
@@ -34,21 +53,33 @@ static void open_frame(cutter *c) {
     c->open = true;
 }
 
+/* In the layer's dtype. */
+static uint64_t plain_bytes(const tw_plan_in *in, const tw_plan_layer *l, uint64_t first, uint64_t n) {
+    tw_plan_layer plain = *l;
+    plain.spec = (tw_spec)TW_SPEC_INIT;
+    return tw_tiles_bytes(&plain, in->tile, first, n);
+}
+
 static void add_run(cutter *c, uint32_t layer, uint64_t first, uint64_t n, uint64_t bytes) {
     tw_plan *p = c->b->p;
     p->run = tw_build_grow(c->b, p->run, &c->cap_run, p->nrun + 1, sizeof(tw_tiles));
     if (c->b->status < 0)
         return;
-    p->run[p->nrun++] = (tw_tiles){.layer = layer, .n = (uint32_t)n, .first = first, .bytes = (uint32_t)bytes};
+    bool stays = c->b->in->kind == TW_KIND_REDUCE_SCATTER;
+    uint32_t answer = stays ? tw_tile_bits(n) : (uint32_t)bytes;
+    p->run[p->nrun++] =
+        (tw_tiles){.layer = layer, .n = (uint32_t)n, .first = first, .bytes = (uint32_t)bytes, .answer = answer};
     tw_frame *f = &p->frame[p->nframe - 1];
     f->nrun++;
     f->payload += (uint32_t)bytes;
+    f->answer += answer;
+    f->home += stays ? (uint32_t)plain_bytes(c->b->in, &c->b->in->layer[layer], first, n) : 0;
 }
 
 static void cut_layer(cutter *c, uint32_t layer) {
     const tw_plan_layer *l = &c->b->in->layer[layer];
     uint32_t tile = c->b->in->tile, per = tw_codec_get(l->spec.codec)->bytes(&l->spec, tile, l->dtype);
-    uint64_t first, left = owned_tiles(l, tile, c->owner, c->b->in->size, &first);
+    uint64_t first, left = owned_tiles(c->b->in, l, c->owner, &first);
     while (left > 0 && c->b->status >= 0) {
         if (!c->open)
             open_frame(c);
@@ -75,7 +106,7 @@ static tw_u128 owner_payload(const tw_plan_in *in, int owner) {
     tw_u128 sum = 0;
     uint64_t first;
     for (uint32_t i = 0; i < in->nlayer; i++) {
-        uint64_t n = owned_tiles(&in->layer[i], in->tile, owner, in->size, &first);
+        uint64_t n = owned_tiles(in, &in->layer[i], owner, &first);
         sum += tw_tiles_bytes(&in->layer[i], in->tile, first, n);
     }
     return sum;

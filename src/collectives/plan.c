@@ -116,21 +116,44 @@ static uint64_t mix(uint64_t h, const void *p, size_t n) {
 static uint64_t agreement_hash(const tw_plan_in *in, uint32_t frame_bytes) {
     uint32_t head[] = {TW_WIRE_VERSION,     (uint32_t)in->size, in->nlayer,  (uint32_t)in->algo,
                        (uint32_t)in->redop, in->tile,           frame_bytes, in->in_flight};
+    uint32_t which[] = {(uint32_t)in->kind, (uint32_t)in->root, in->told};
     uint64_t h = mix(0, head, sizeof head);
+    if (in->kind != TW_KIND_ALLREDUCE)
+        h = mix(h, which, sizeof which);
     for (uint32_t i = 0; i < in->nlayer; i++) {
         const tw_plan_layer *l = &in->layer[i];
         uint64_t num[] = {l->count, l->first, l->tiles, (uint64_t)l->dtype};
+        uint64_t pin[] = {l->pinned, l->shard};
         uint32_t spec[TW_SPEC_WORDS + 1] = {[TW_SPEC_WORDS] = tw_codec_get(l->spec.codec)->wire_version};
         tw_spec_words(&l->spec, spec);
         h = mix(h, l->name, strlen(l->name));
         h = mix(h, num, sizeof num);
         h = mix(h, spec, sizeof spec);
+        if (l->pinned)
+            h = mix(h, pin, sizeof pin);
     }
     for (uint32_t i = 0; in->algo == TW_ALGO_NATIVE && i < in->npiece; i++) { /* each is a sum of its own */
         uint64_t num[] = {in->piece[i].layer, in->piece[i].first, in->piece[i].count};
         h = mix(h, num, sizeof num);
     }
     return h;
+}
+
+static void build(tw_builder *b) {
+    switch (b->in->kind) {
+    case TW_KIND_ALLREDUCE:
+        (b->in->algo == TW_ALGO_NATIVE ? tw_build_native : tw_build_sra)(b);
+        break;
+    case TW_KIND_REDUCE_SCATTER:
+        tw_build_reduce_scatter(b);
+        break;
+    case TW_KIND_ALLGATHER:
+        tw_build_allgather(b);
+        break;
+    case TW_KIND_BROADCAST:
+        tw_build_broadcast(b);
+        break;
+    }
 }
 
 tw_status tw_plan_build(tw_ctx *ctx, const tw_plan_in *in, tw_plan **out) {
@@ -141,12 +164,11 @@ tw_status tw_plan_build(tw_ctx *ctx, const tw_plan_in *in, tw_plan **out) {
     p->ctx = ctx;
     p->me = in->me;
     p->size = in->size;
+    p->kind = in->kind;
+    p->told = in->told;
     p->tile = in->tile;
     p->hash = agreement_hash(in, in->frame_bytes);
-    if (in->algo == TW_ALGO_NATIVE)
-        tw_build_native(&b);
-    else
-        tw_build_sra(&b);
+    build(&b);
     link_actions(&b);
     tw_free(ctx, b.edge);
     p->run = fit(&b, p->run, p->nrun, sizeof *p->run);

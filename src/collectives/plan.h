@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A collective is data: a plan is a list of actions with dependencies over frames. Builders (sra.c, native.c) make
+ * A collective is data: a plan is a list of actions with dependencies over frames. Builders (a file each) make
  * plans; one runner (run.h) executes every one of them. A plan depends on layers, specs, rank, number of ranks and
  * options only, never on addresses, time or what arrives. */
 #ifndef TW_PLAN_H
@@ -22,17 +22,20 @@ __extension__ typedef unsigned __int128 tw_u128; /* products of 64-bit positions
 
 /* Consecutive tiles of one layer inside one frame. */
 typedef struct tw_tiles {
-    uint32_t layer; /* index in the op */
-    uint32_t n;     /* tiles */
-    uint64_t first; /* tile */
-    uint32_t bytes; /* payload if the layer is there */
-    uint32_t reserved;
+    uint32_t layer;  /* index in the op */
+    uint32_t n;      /* tiles */
+    uint64_t first;  /* tile */
+    uint32_t bytes;  /* payload if the layer is there */
+    uint32_t answer; /* of the owner's answer: the same, but for a reduce-scatter a bit for each tile */
 } tw_tiles;
 
 typedef struct tw_frame {
     uint32_t run0, nrun;
     int32_t owner;
     uint32_t payload; /* bytes, all runs present */
+    uint32_t answer;  /* likewise, of the owner's answer */
+    uint32_t home;    /* reduce-scatter: bytes of the sums, which stay at home in the layer's dtype */
+    uint64_t home_at; /* arena */
     uint64_t hop1_at; /* arena: where this rank encodes it, or (owner) the first peer's arrival */
     uint64_t hop2_at; /* arena: the owner's answer */
     uint32_t hop1_cap, hop2_cap;
@@ -50,6 +53,7 @@ typedef enum tw_kernel {
     TW_K_POSTSCALE,
     TW_K_AGREED,  /* after the first native sum of an op, of TW_AGREEMENT: do all ranks mean the same op? */
     TW_K_BARRIER, /* nothing; orders stages where overlap is off */
+    TW_K_PUBLISH, /* frame: encode what this rank alone has, for all */
     TW_K_COUNT
 } tw_kernel;
 
@@ -69,12 +73,17 @@ typedef struct tw_action {
     uint64_t at;          /* transfer: arena offset */
 } tw_action;
 
+typedef enum tw_kind { TW_KIND_ALLREDUCE, TW_KIND_REDUCE_SCATTER, TW_KIND_ALLGATHER, TW_KIND_BROADCAST } tw_kind;
+
 typedef struct tw_plan_layer {
     const char *name;
     uint64_t count;        /* of the whole layer */
     uint64_t first, tiles; /* tiles that the op covers */
     tw_dtype dtype;
     tw_spec spec;
+    uint32_t pinned; /* 0: owned by name; else 1 + the rank that owns the first shard */
+    uint32_t block;  /* blocks share a name, but not their random numbers */
+    uint64_t shard;  /* pinned: tiles of a shard, one for each rank from there on; 0: that rank owns all */
 } tw_plan_layer;
 
 typedef struct tw_plan_piece {
@@ -88,7 +97,10 @@ typedef struct tw_plan_in {
     uint32_t nlayer;
     const tw_plan_piece *piece;
     uint32_t npiece;
-    tw_algo algo; /* NATIVE or SRA */
+    tw_kind kind;
+    int root;     /* of a broadcast, else 0 */
+    bool told;    /* reduce-scatter: all ranks hear what became of all tiles; residuals and verdicts need that */
+    tw_algo algo; /* NATIVE or SRA; an allreduce has the choice */
     tw_redop redop;
     uint32_t tile, frame_bytes, in_flight; /* frame_bytes, in_flight 0: chosen */
     uint64_t link_rate;                    /* bytes/s into a rank, the same on all; 0: not known */
@@ -99,6 +111,8 @@ typedef struct tw_plan {
     tw_ctx *ctx;
     uint64_t hash; /* of everything that ranks must agree on */
     int me, size;
+    tw_kind kind;
+    bool told;
     uint32_t tile, nrun, nframe, naction, nsucc, hops, roundings;
     tw_tiles *run;
     tw_frame *frame;
@@ -121,6 +135,10 @@ static inline uint32_t tw_tile_len(uint64_t count, uint32_t tile, uint64_t t) {
     uint64_t left = count - t * tile;
     return left < tile ? (uint32_t)left : tile;
 }
+/* Bytes with a bit for each of n tiles: words of 32. */
+static inline uint32_t tw_tile_bits(uint64_t n) {
+    return (uint32_t)tw_ceil_div(n, 32) * 4;
+}
 uint64_t tw_tiles_bytes(const tw_plan_layer *l, uint32_t tile, uint64_t first, uint64_t n);
 
 /* ---- inside collectives/ : what builders use ---- */
@@ -138,6 +156,9 @@ void tw_build_after(tw_builder *b, uint32_t action, uint32_t earlier);
 void tw_build_in_stream(tw_builder *b, uint32_t *last, uint32_t action);
 void *tw_build_grow(tw_builder *b, void *old, uint32_t *cap, uint32_t need, size_t item);
 void tw_build_sra(tw_builder *b);
+void tw_build_reduce_scatter(tw_builder *b);
+void tw_build_allgather(tw_builder *b);
+void tw_build_broadcast(tw_builder *b);
 void tw_build_native(tw_builder *b);
 /* frames.c: cuts each owner's tiles into frames of about frame_bytes; returns first frame index per owner [size+1]. */
 uint32_t *tw_build_frames(tw_builder *b, uint32_t frame_bytes);

@@ -20,6 +20,16 @@ static uint32_t traits(const tw_spec *s) {
     return TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE | (tw_type_is_fp8(s->type) ? 0 : TW_TRAIT_LINEAR);
 }
 
+static const char *part(const tw_spec *s, uint64_t count, tw_dtype t, const void *payload, uint64_t bytes, uint32_t i,
+                        uint64_t *part) {
+    uint64_t scales = tw_type_is_fp8(s->type) ? 4 * tw_ceil_div(count, s->group) : 0; /* groups divide tiles */
+    (void)t;
+    (void)payload;
+    i += scales == 0;
+    *part = i == 0 ? scales : bytes - scales;
+    return i == 0 ? "scales" : i == 1 ? "codes" : NULL;
+}
+
 const tw_codec tw_codec_cast = {
     .name = "cast",
     .wire_id = TW_CODEC_CAST,
@@ -27,4 +37,5 @@ const tw_codec tw_codec_cast = {
     .traits = traits,
     .bytes = bytes,
     .roundings = roundings,
+    .part = part,
 };

@@ -22,6 +22,10 @@ typedef struct tw_codec {
     uint32_t (*bytes)(const tw_spec *s, uint32_t n, tw_dtype t);
     /* Quantisations of one encode: 0 for exact codecs in that dtype, else 1. */
     uint32_t (*roundings)(const tw_spec *s, tw_dtype t);
+    /* Optional, for reports: name of part i of the payload of `count` values (tile after tile; `bytes` of it at payload),
+     * and in *part its bytes; NULL behind the last. What padding takes may be left out. */
+    const char *(*part)(const tw_spec *s, uint64_t count, tw_dtype t, const void *payload, uint64_t bytes, uint32_t i,
+                        uint64_t *part);
 } tw_codec;
 
 #define TW_DECLARE_CODEC(id, word) extern const tw_codec tw_codec_##word;

@@ -20,6 +20,15 @@ static uint32_t traits(const tw_spec *s) {
     return TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE;
 }
 
+static const char *part(const tw_spec *s, uint64_t count, tw_dtype t, const void *payload, uint64_t bytes, uint32_t i,
+                        uint64_t *part) {
+    uint64_t scales = (s->scale == TW_SCALE_TWOSIDED ? 8 : 4) * tw_ceil_div(count, s->group); /* groups divide tiles */
+    (void)t;
+    (void)payload;
+    *part = i == 0 ? scales : bytes - scales;
+    return i == 0 ? "scales" : i == 1 ? "signs" : NULL;
+}
+
 const tw_codec tw_codec_onebit = {
     .name = "onebit",
     .wire_id = TW_CODEC_ONEBIT,
@@ -27,4 +36,5 @@ const tw_codec tw_codec_onebit = {
     .traits = traits,
     .bytes = bytes,
     .roundings = roundings,
+    .part = part,
 };

@@ -19,6 +19,15 @@ static uint32_t traits(const tw_spec *s) {
     return TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE;
 }
 
+static const char *part(const tw_spec *s, uint64_t count, tw_dtype t, const void *payload, uint64_t bytes, uint32_t i,
+                        uint64_t *part) {
+    uint64_t scales = 4 * tw_ceil_div(count, s->group); /* groups divide tiles */
+    (void)t;
+    (void)payload;
+    *part = i == 0 ? scales : (bytes - scales) / 2;
+    return i == 0 ? "scales" : i == 1 ? "signs" : i == 2 ? "kept" : NULL;
+}
+
 const tw_codec tw_codec_ternary = {
     .name = "ternary",
     .wire_id = TW_CODEC_TERNARY,
@@ -26,4 +35,5 @@ const tw_codec tw_codec_ternary = {
     .traits = traits,
     .bytes = bytes,
     .roundings = roundings,
+    .part = part,
 };

@@ -143,6 +143,7 @@ void tw_fp_leave(tw_fpenv e);
 /* ---- hash.c (xxHash) ---- */
 uint64_t tw_hash64(const void *p, size_t bytes, uint64_t seed);  /* XXH64 */
 uint32_t tw_check32(const void *p, size_t bytes, uint32_t seed); /* low half of XXH3-64: frame check */
+uint64_t tw_check64(const void *p, size_t bytes, uint64_t seed); /* XXH3-64: files */
 
 /* ---- rng.c: Philox4x32 by counter (Salmon et al., SC'11) ---- */
 enum { TW_PHILOX_ROUNDS = 10, TW_PHILOX_FEW = 7 }; /* its authors' default, and the fewest that pass their tests */

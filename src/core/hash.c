@@ -17,3 +17,7 @@ uint64_t tw_hash64(const void *p, size_t bytes, uint64_t seed) {
 uint32_t tw_check32(const void *p, size_t bytes, uint32_t seed) {
     return (uint32_t)XXH3_64bits_withSeed(bytes ? p : "", bytes, seed);
 }
+
+uint64_t tw_check64(const void *p, size_t bytes, uint64_t seed) {
+    return XXH3_64bits_withSeed(bytes ? p : "", bytes, seed);
+}

@@ -5,12 +5,14 @@
 #include "exec/stages.h"
 
 static tw_status run_kernel(tw_exec *x, const tw_action *a, uint32_t *len) {
-    const tw_frame *f = a->kernel <= TW_K_DECODE && x->plan->nframe ? &x->plan->frame[a->frame] : NULL;
+    bool of_frame = a->kernel <= TW_K_DECODE || a->kernel == TW_K_PUBLISH;
+    const tw_frame *f = of_frame && x->plan->nframe ? &x->plan->frame[a->frame] : NULL;
     switch ((tw_kernel)a->kernel) {
     case TW_K_ENCODE:
         *len = tw_exec_encode(x, f);
         return TW_OK;
     case TW_K_REDUCE:
+    case TW_K_PUBLISH:
         *len = tw_exec_reduce(x, f);
         return TW_OK;
     case TW_K_VERDICT:

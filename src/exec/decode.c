@@ -23,7 +23,12 @@ static void note_nonfinite(tw_exec *x, uint32_t layer, uint32_t code) {
     x->bad_rank = rank;
 }
 
-/* The same on every rank, since it reads nothing but the answers. */
+/* Of a reduce-scatter a rank may have its own frames' answers alone. */
+static bool has_answer(const tw_exec *x, const tw_frame *f) {
+    return x->plan->kind != TW_KIND_REDUCE_SCATTER || x->plan->told || f->owner == x->plan->me;
+}
+
+/* The same on every rank that has the same answers, since it reads nothing else. */
 tw_status tw_exec_verdict(tw_exec *x) {
     for (uint32_t l = 0; l < x->nlayer; l++) {
         x->layer[l].bound_sq = 0;
@@ -31,6 +36,8 @@ tw_status tw_exec_verdict(tw_exec *x) {
     }
     for (uint32_t i = 0; i < x->plan->nframe; i++) {
         const tw_frame *f = &x->plan->frame[i];
+        if (!has_answer(x, f))
+            continue;
         for (uint32_t r = 0; r < f->nrun; r++) {
             uint32_t layer = x->plan->run[f->run0 + r].layer;
             tw_trailer2 t = trailer2(x, f, r);
@@ -47,6 +54,12 @@ tw_status tw_exec_verdict(tw_exec *x) {
                    x->layer[x->bad_layer].name, x->bad_rank);
 }
 
+static void keep_slot(const tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n) {
+    uint64_t at = tile * x->plan->tile;
+    l->kept = true;
+    memcpy(l->e_new + at, l->e + at, (size_t)n * sizeof(float));
+}
+
 static bool any_nonfinite(const float *y, uint32_t n) {
     for (uint32_t i = 0; i < n; i++)
         if (!isfinite(y[i]))
@@ -56,11 +69,8 @@ static bool any_nonfinite(const float *y, uint32_t n) {
 
 /* A tile that came back as NaN: what this rank encoded for it did not arrive, so its residual is as before the step. */
 static void restore_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *y) {
-    uint64_t at = tile * x->plan->tile;
-    if (!l->e || !any_nonfinite(y, n))
-        return;
-    l->kept = true;
-    memcpy(l->e_new + at, l->e + at, (size_t)n * sizeof(float));
+    if (l->e && any_nonfinite(y, n))
+        keep_slot(x, l, tile, n);
 }
 
 static void decode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const uint8_t *src, bool flagged) {
@@ -68,19 +78,45 @@ static void decode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, c
     bool wanted;
     float *to = tw_tile_target(x, layer, tile, n, &wanted);
     if (to && !flagged) {
-        x->k->decode_stream[l->spec.codec](&l->spec, l->dtype, src, to, n);
+        x->k->decode_stream[l->result.codec](&l->result, l->dtype, src, to, n);
         return;
     }
     if (!wanted && !flagged)
         return;
-    x->k->decode_set[l->spec.codec](&l->spec, l->dtype, src, x->tile, n);
+    x->k->decode_set[l->result.codec](&l->result, l->dtype, src, x->tile, n);
     if (flagged)
         restore_slot(x, l, tile, n, x->tile);
     if (wanted)
         tw_tile_store(x, layer, tile, n, x->tile);
 }
 
+/* Reduce-scatter: own tiles are written from where their sums wait; of others' tiles the answer says which became NaN. */
+static void decode_block(tw_exec *x, const tw_frame *f) {
+    const uint8_t *bits = x->arena + f->hop2_at + TW_HEADER_BYTES, *src = x->arena + f->home_at;
+    for (uint32_t i = 0; i < f->nrun; i++) {
+        const tw_tiles *run = &x->plan->run[f->run0 + i];
+        tw_exec_layer *l = &x->layer[run->layer];
+        tw_trailer2 t = trailer2(x, f, i);
+        if (t.code == TW_CODE_ABSENT)
+            continue;
+        for (uint32_t k = 0; k < run->n; k++) {
+            uint32_t n = tw_tile_len(l->count, x->plan->tile, run->first + k);
+            if (f->owner == x->plan->me) {
+                decode_tile(x, run->layer, run->first + k, n, src, t.code != 0);
+                src += tw_codec_get(l->result.codec)->bytes(&l->result, n, l->dtype);
+            } else if (l->e && (bits[k / 8] >> k % 8 & 1)) {
+                keep_slot(x, l, run->first + k, n);
+            }
+        }
+        bits += run->answer;
+    }
+}
+
 void tw_exec_decode(tw_exec *x, const tw_frame *f) {
+    if (x->plan->kind == TW_KIND_REDUCE_SCATTER) {
+        decode_block(x, f);
+        return;
+    }
     const uint8_t *src = x->arena + f->hop2_at + TW_HEADER_BYTES;
     for (uint32_t i = 0; i < f->nrun; i++) {
         const tw_tiles *run = &x->plan->run[f->run0 + i];
@@ -91,7 +127,7 @@ void tw_exec_decode(tw_exec *x, const tw_frame *f) {
         for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
             uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
             decode_tile(x, run->layer, tile, n, src, t.code != 0);
-            src += tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype);
+            src += tw_codec_get(l->result.codec)->bytes(&l->result, n, l->dtype);
         }
     }
 }
@@ -127,7 +163,7 @@ static tw_status accept_hop2(const tw_exec *x, const tw_frame *f, const uint8_t 
         if ((t.code != TW_CODE_ABSENT && t.code > (uint32_t)x->plan->size) || !(t.bound >= 0))
             return tw_fail(TW_ERR_CORRUPT, "rank %d: layer '%s' has an impossible trailer", who,
                            x->layer[run->layer].name);
-        want += t.code == TW_CODE_ABSENT ? 0 : run->bytes;
+        want += t.code == TW_CODE_ABSENT ? 0 : run->answer;
     }
     return len == want ? TW_OK
                        : tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has %llu bytes instead of %llu", who, f->index,

@@ -31,6 +31,7 @@ typedef struct tw_trailer2 { /* per run, 8 bytes */
 
 /* Writes the header in front of len - TW_HEADER_BYTES bytes that are there already. */
 void tw_frame_seal(uint8_t *frame, uint32_t len, uint32_t hop, uint32_t index, tw_stamp s, uint32_t flags);
+
 /* Everything that a received frame must satisfy before its bytes are used. who: sender. On failure a sentence. */
 tw_status tw_frame_check(const uint8_t *frame, uint64_t len, uint32_t hop, uint32_t index, tw_stamp s, int who);
 bool tw_frame_is_poison(const uint8_t *frame, uint64_t len);
@@ -49,7 +50,10 @@ typedef struct tw_exec_layer {
     uint64_t count;
     tw_dtype dtype;
     tw_spec spec;
-    bool absent;              /* on this rank, in this step */
+    tw_spec
+        result;  /* of what the owner makes: spec, but for a reduce-scatter that of plain values, which stay at home */
+    bool absent; /* on this rank, in this step */
+    bool own_seen;            /* gathering: absence was looked up */
     bool drain;               /* feedback was switched off: send the residual once more and drop it */
     float *e, *e_new;         /* residuals, this step's and the next's; NULL without error feedback */
     tw_cert *cert, *cert_new; /* per tile; NULL: not certified (stateless) */

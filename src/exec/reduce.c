@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * REDUCE: the owner's part. For each tile: decode the ranks' payloads in rank order (own part raw) into an L1 sum,
- * times 1/P, plus the owner's residual, encode; those bytes go to everybody and are what the owner decodes itself. */
+ * times 1/P, plus the owner's residual, encode; those bytes go to everybody and are what the owner decodes itself. Of a
+ * reduce-scatter they stay at home, in the layer's dtype. PUBLISH: the same of what this rank alone has. */
 #include "exec/stages.h"
 #include <math.h>
 
@@ -28,10 +29,15 @@ typedef struct run_sum {
     bool any; /* some rank has the layer */
 } run_sum;
 
+/* Nobody sent a part. */
+static bool alone(const tw_exec *x) {
+    return x->plan->kind == TW_KIND_ALLGATHER || x->plan->kind == TW_KIND_BROADCAST;
+}
+
 static void read_trailers(const tw_exec *x, const tw_frame *f, uint32_t i, run_sum *s) {
     const tw_exec_layer *l = &x->layer[x->plan->run[f->run0 + i].layer];
     s->any = !l->absent;
-    for (int r = 0; r < x->plan->size; r++) {
+    for (int r = 0; r < x->plan->size && !alone(x); r++) {
         if (r == x->plan->me)
             continue;
         tw_trailer1 t = trailer1(x, f, r, i);
@@ -81,7 +87,7 @@ static bool reduce_at_once(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t t
     const tw_tiles *run = &x->plan->run[f->run0 + i];
     const tw_exec_layer *l = &x->layer[run->layer];
     tw_reduce_fn reduce = x->k->reduce[l->spec.codec];
-    if (!reduce || !l->e || l->drain || l->dtype != TW_F32)
+    if (!reduce || !l->e || l->drain || l->dtype != TW_F32 || x->plan->kind != TW_KIND_ALLREDUCE)
         return false;
     uint64_t at = tile * x->plan->tile;
     tw_parts p = {.payload = x->part, .own_scale = x->input_scale, .sum = x->tile};
@@ -119,7 +125,7 @@ static void encode_as_stored(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32
         x->k->add_scaled(value, l->e + at, 1.0f, n);
     tw_enc a = {.g = value, .out = stored, .scale = 1.0f, .n = n, .dtype = l->dtype, .dst = dst};
     a.noise = tw_tile_noise(x, l, tile, 2);
-    x->k->encode[l->spec.codec][TW_V_RECON](&l->spec, &a, st);
+    x->k->encode[l->result.codec][TW_V_RECON](&l->result, &a, st);
     if (st->nonfinite)
         return;
     bool f16 = l->dtype == TW_F16;
@@ -149,7 +155,7 @@ void tw_owner_encode(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, co
             a.e = l->e + at;
             a.out = l->e_new + at;
         }
-        x->k->encode[l->spec.codec][v](&l->spec, &a, st);
+        x->k->encode[l->result.codec][v](&l->result, &a, st);
     }
     if (l->e && l->drain)
         memset(l->e_new + at, 0, (size_t)n * sizeof(float));
@@ -165,7 +171,7 @@ static void poison_tile(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n,
         memcpy(&nan[i], &(uint32_t){0x7fc00000u}, 4);
     tw_enc a = {.g = nan, .scale = 1.0f, .n = n, .dtype = l->dtype, .dst = dst};
     tw_tile_stat st;
-    x->k->encode[l->spec.codec][TW_V_PLAIN](&l->spec, &a, &st);
+    x->k->encode[l->result.codec][TW_V_PLAIN](&l->result, &a, &st);
     memcpy(l->e_new + tile * x->plan->tile, l->e + tile * x->plan->tile, (size_t)n * sizeof(float));
 }
 
@@ -204,42 +210,63 @@ static void keep_own_residual(const tw_exec *x, tw_exec_layer *l, const tw_tiles
     }
 }
 
-static uint8_t *reduce_run(tw_exec *x, const tw_frame *f, uint32_t i, uint8_t *dst, tw_trailer2 *out) {
+/* One tile, encoded. True: it has NaN or Inf. */
+static bool reduce_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, float scale, uint8_t *dst,
+                        run_sum *s) {
+    const tw_tiles *run = &x->plan->run[f->run0 + i];
+    tw_exec_layer *l = &x->layer[run->layer];
+    uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
+    tw_tile_stat st;
+    if (alone(x)) {
+        const float *g = tw_tile_load(x, run->layer, tile, n, x->tile);
+        tw_owner_encode(x, l, tile, n, g, x->input_scale, dst, &st);
+    } else if (!reduce_at_once(x, f, i, tile, n, scale, dst, s, &st)) {
+        sum_tile(x, f, i, tile, n, x->tile, s);
+        tw_owner_encode(x, l, tile, n, x->tile, scale, dst, &st);
+    }
+    if (st.nonfinite) {
+        poison_tile(x, l, tile, n, dst);
+        s->code = s->code ? s->code : 1 + (uint32_t)x->plan->me;
+    }
+    s->x_sq += st.x_sq;
+    s->e_sq += st.e_sq;
+    return st.nonfinite;
+}
+
+/* Tiles go to dst; of a reduce-scatter to *home, and dst has a bit for each, set where it came out as NaN or Inf. */
+static uint8_t *reduce_run(tw_exec *x, const tw_frame *f, uint32_t i, uint8_t *dst, uint8_t **home, tw_trailer2 *out) {
     const tw_tiles *run = &x->plan->run[f->run0 + i];
     tw_exec_layer *l = &x->layer[run->layer];
     double weight = x->redop == TW_AVG ? 1.0 / x->plan->size : 1.0;
     float scale = x->redop == TW_AVG ? 1.0f / (float)x->plan->size : 1.0f;
+    uint8_t *bits = x->plan->kind == TW_KIND_REDUCE_SCATTER ? dst : NULL, **to = bits ? home : &dst;
     run_sum s = {0};
     read_trailers(x, f, i, &s);
     if (!s.any)
         keep_own_residual(x, l, run);
-    for (uint64_t tile = run->first; s.any && tile < run->first + run->n; tile++) {
-        uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
-        tw_tile_stat st;
-        if (!reduce_at_once(x, f, i, tile, n, scale, dst, &s, &st)) {
-            sum_tile(x, f, i, tile, n, x->tile, &s);
-            tw_owner_encode(x, l, tile, n, x->tile, scale, dst, &st);
-        }
-        if (st.nonfinite) {
-            poison_tile(x, l, tile, n, dst);
-            s.code = s.code ? s.code : 1 + (uint32_t)x->plan->me;
-        }
-        s.x_sq += st.x_sq;
-        s.e_sq += st.e_sq;
-        dst += tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype);
+    if (s.any && bits) {
+        memset(bits, 0, run->answer);
+        dst += run->answer;
+    }
+    for (uint32_t k = 0; s.any && k < run->n; k++) {
+        bool bad = reduce_tile(x, f, i, run->first + k, scale, *to, &s);
+        uint32_t n = tw_tile_len(l->count, x->plan->tile, run->first + k);
+        *to += tw_codec_get(l->result.codec)->bytes(&l->result, n, l->dtype);
+        if (bits && bad)
+            bits[k / 8] |= (uint8_t)(1u << k % 8);
     }
     *out = certify(x, run, &s, weight);
     return dst;
 }
 
 uint32_t tw_exec_reduce(tw_exec *x, const tw_frame *f) {
-    uint8_t *frame = x->arena + f->hop2_at, *dst = frame + TW_HEADER_BYTES;
+    uint8_t *frame = x->arena + f->hop2_at, *dst = frame + TW_HEADER_BYTES, *home = x->arena + f->home_at;
     uint8_t *aside = frame + f->hop2_cap - f->nrun * TW_TRAILER2_BYTES;
     for (int r = 0; r < x->plan->size; r++)
         x->cursor[r] = TW_HEADER_BYTES;
     for (uint32_t i = 0; i < f->nrun; i++) {
         tw_trailer2 t;
-        dst = reduce_run(x, f, i, dst, &t);
+        dst = reduce_run(x, f, i, dst, &home, &t);
         memcpy(aside + i * TW_TRAILER2_BYTES, &t, sizeof t);
     }
     memmove(dst, aside, f->nrun * TW_TRAILER2_BYTES);

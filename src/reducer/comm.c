@@ -134,6 +134,8 @@ static void release(tw_comm *c) {
         tw_faults_free(c->faults);
     }
     tw_free(c->ctx, c->table);
+    tw_free(c->ctx, c->block_layer);
+    tw_free(c->ctx, c->block_piece);
     pthread_cond_destroy(&c->moved);
     pthread_mutex_destroy(&c->lock);
     tw_ctx *ctx = c->ctx;

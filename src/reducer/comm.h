@@ -24,10 +24,12 @@ struct tw_comm {
     pthread_cond_t moved; /* THREAD: something was completed, or posted */
     pthread_t thread;
     bool threaded, stop;
-    uint32_t users;      /* reducers and requests alive */
-    tw_op *first, *last; /* under way, in post order */
-    tw_op *cached;       /* stateless ops, for their next use */
-    tw_op **table;       /* cookie -> op */
+    uint32_t users;                  /* reducers and requests alive */
+    tw_op *first, *last;             /* under way, in post order */
+    tw_op *cached;                   /* stateless ops, for their next use */
+    struct tw_op_layer *block_layer; /* [size]: of the call that is being prepared; made when needed */
+    tw_piece *block_piece;
+    tw_op **table; /* cookie -> op */
     uint32_t ntable;
     uint32_t seq;
     tw_status poisoned;

@@ -3,8 +3,14 @@
  * Making a reducer: layers, rules, buckets, residuals; then all ranks compare what they made. */
 #include "reducer/reducer.h"
 
-static const tw_layer *layer_at(const tw_layer *layers, uint32_t i) {
-    return (const tw_layer *)(const void *)((const char *)layers + (size_t)i * layers[0].size);
+/* Arrays take their stride from the first element; members that the caller does not have are 0. */
+static const void *layer_at(const tw_layer *layers, uint32_t i) {
+    return (const char *)layers + (size_t)i * layers[0].size;
+}
+static tw_layer layer_of(const tw_layer *layers, uint32_t i) {
+    tw_layer l = {0};
+    memcpy(&l, layer_at(layers, i), layers[0].size < sizeof l ? layers[0].size : sizeof l);
+    return l;
 }
 
 /* ---- checking ---- */
@@ -36,21 +42,28 @@ static tw_status check_config(const tw_reducer_config *given, tw_reducer_config 
     return TW_OK;
 }
 
-static tw_status check_layers(const tw_layer *layers, uint32_t n) {
+static tw_status check_layers(const tw_layer *layers, uint32_t n, int size, uint32_t tile) {
     if (n && !layers)
         return tw_fail(TW_ERR_ARG, "%u layers, but the array is NULL", n);
-    if (n && (layers[0].size < sizeof(tw_layer) || layers[0].size > 4096 || layers[0].size % sizeof(uint64_t)))
+    if (n &&
+        (layers[0].size < offsetof(tw_layer, pinned) || layers[0].size > 4096 || layers[0].size % sizeof(uint64_t)))
         return tw_fail(TW_ERR_ARG, "a tw_layer of %u bytes: start from TW_LAYER", layers[0].size);
     for (uint32_t i = 0; i < n; i++) {
-        const tw_layer *l = layer_at(layers, i);
-        if (!l->name || !*l->name)
+        tw_layer l = layer_of(layers, i);
+        if (!l.name || !*l.name)
             return tw_fail(TW_ERR_ARG, "layer %u has no name", i);
-        if (!tw_zero_behind(l, sizeof *l, layers[0].size))
-            return tw_fail(TW_ERR_UNSUPPORTED, "layer '%s' has a member set that this library does not know", l->name);
-        if (l->dtype && !tw_dtype_size(l->dtype))
-            return tw_fail(TW_ERR_ARG, "layer '%s': dtype %d is unknown", l->name, (int)l->dtype);
-        if (l->count > UINT64_MAX / 64)
-            return tw_fail(TW_ERR_ARG, "layer '%s': %llu values", l->name, (unsigned long long)l->count);
+        if (!tw_zero_behind(layer_at(layers, i), sizeof l, layers[0].size))
+            return tw_fail(TW_ERR_UNSUPPORTED, "layer '%s' has a member set that this library does not know", l.name);
+        if (l.dtype && !tw_dtype_size(l.dtype))
+            return tw_fail(TW_ERR_ARG, "layer '%s': dtype %d is unknown", l.name, (int)l.dtype);
+        if (l.count > UINT64_MAX / 64)
+            return tw_fail(TW_ERR_ARG, "layer '%s': %llu values", l.name, (unsigned long long)l.count);
+        if (l.pinned > (unsigned)size || (!l.pinned && l.shard))
+            return tw_fail(TW_ERR_ARG, "layer '%s': %s", l.name,
+                           l.pinned ? "pinned to a rank that is not there" : "shards, but pinned is 0");
+        if (l.shard % tile)
+            return tw_fail(TW_ERR_ARG, "layer '%s': shards of %llu values, which is no multiple of the tile, %u",
+                           l.name, (unsigned long long)l.shard, tile);
     }
     return TW_OK;
 }
@@ -123,15 +136,17 @@ static tw_status make_state(tw_reducer *r, tw_layer_state *l, bool dry) {
 
 static tw_status make_layers(tw_reducer *r, const tw_layer *layers, bool dry) {
     for (uint32_t i = 0; i < r->nlayer; i++) {
-        const tw_layer *from = layer_at(layers, i);
+        tw_layer from = layer_of(layers, i);
         tw_layer_state *l = &r->layer[i];
-        size_t len = strlen(from->name) + 1;
+        size_t len = strlen(from.name) + 1;
         l->name = take(r, len);
         if (!l->name)
             return TW_ERR_NOMEM;
-        memcpy(l->name, from->name, len);
-        l->count = from->count;
-        l->dtype = from->dtype ? from->dtype : TW_F32;
+        memcpy(l->name, from.name, len);
+        l->count = from.count;
+        l->dtype = from.dtype ? from.dtype : TW_F32;
+        l->pinned = (uint32_t)from.pinned;
+        l->shard = from.shard / r->cfg.tile;
         l->tiles = tw_layer_tiles(l->count, r->cfg.tile);
         l->phase = tw_rules_find(r->rules, l->name, &l->nphase);
         tw_status s = check_groups(r, l);
@@ -195,7 +210,7 @@ static tw_status make(tw_comm *c, const tw_layer *layers, uint32_t n, const char
     r->state_bytes = tw_held(sizeof *r);
     tw_status s = check_config(cfg, &r->cfg);
     if (s >= 0)
-        s = check_layers(layers, n);
+        s = check_layers(layers, n, c->size, r->cfg.tile);
     if (s >= 0)
         s = tw_rules_parse(c->ctx, rules, &r->rules);
     if (s >= 0) {
@@ -243,7 +258,7 @@ void tw_reducer_unmake(tw_reducer *r) {
 /* ---- agreement ---- */
 
 uint64_t tw_reducer_layer_hash(const tw_layer_state *l) {
-    uint64_t v[] = {l->count, (uint64_t)l->dtype};
+    uint64_t v[] = {l->count, (uint64_t)l->dtype, l->pinned, l->shard};
     return tw_hash64(v, sizeof v, tw_hash64(l->name, strlen(l->name), 0));
 }
 

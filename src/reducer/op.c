@@ -4,27 +4,31 @@
 #include "reducer/op.h"
 #include "reducer/pieces.h"
 
-enum { HEAD_WORDS = 8, PIECE_WORDS = 8 + TW_SPEC_WORDS };
+enum { HEAD_WORDS = 11, PIECE_WORDS = 11 + TW_SPEC_WORDS };
 
 static void head_words(const tw_op_args *a, uint32_t w[HEAD_WORDS]) {
-    const uint32_t v[HEAD_WORDS] = {(uint32_t)a->algo, (uint32_t)a->redop, (uint32_t)a->nonfinite, a->tile,
-                                    a->frame_bytes,    a->in_flight,       a->no_overlap,          a->npiece};
+    const uint32_t v[HEAD_WORDS] = {
+        (uint32_t)a->algo, (uint32_t)a->redop, (uint32_t)a->nonfinite, a->tile,           a->frame_bytes, a->in_flight,
+        a->no_overlap,     a->npiece,          (uint32_t)a->kind,      (uint32_t)a->root, a->told};
     memcpy(w, v, sizeof v);
 }
 
 static void piece_words(const tw_op_args *a, uint32_t i, uint32_t w[PIECE_WORDS]) {
     const tw_piece *p = &a->piece[i];
     const tw_op_layer *l = &a->layer[p->layer];
-    const uint32_t v[8] = {p->layer,
-                           (uint32_t)p->first,
-                           (uint32_t)(p->first >> 32),
-                           (uint32_t)p->count,
-                           (uint32_t)(p->count >> 32),
-                           (uint32_t)l->count,
-                           (uint32_t)(l->count >> 32),
-                           (uint32_t)l->dtype | (uint32_t)l->no_native << 8};
+    const uint32_t v[11] = {p->layer,
+                            (uint32_t)p->first,
+                            (uint32_t)(p->first >> 32),
+                            (uint32_t)p->count,
+                            (uint32_t)(p->count >> 32),
+                            (uint32_t)l->count,
+                            (uint32_t)(l->count >> 32),
+                            (uint32_t)l->dtype | (uint32_t)l->no_native << 8,
+                            l->pinned,
+                            (uint32_t)l->shard,
+                            (uint32_t)(l->shard >> 32)};
     memcpy(w, v, sizeof v);
-    tw_spec_words(&l->spec, w + 8);
+    tw_spec_words(&l->spec, w + 11);
 }
 
 uint64_t tw_op_hash(const tw_op_args *a) {
@@ -89,7 +93,7 @@ static tw_status choose_algo(const tw_op_args *a, place at, tw_algo *out) {
     const tw_op_layer *odd = not_native(a);
     bool can = at.has_native && !odd && a->nonfinite == TW_NONFINITE_PROPAGATE;
     bool wanted = a->algo == TW_ALGO_NATIVE || (a->algo == TW_ALGO_AUTO && at.fast);
-    *out = at.size > 1 && can && wanted ? TW_ALGO_NATIVE : TW_ALGO_SRA;
+    *out = at.size > 1 && can && wanted && a->kind == TW_KIND_ALLREDUCE ? TW_ALGO_NATIVE : TW_ALGO_SRA;
     if (a->algo != TW_ALGO_NATIVE || can || at.size == 1)
         return TW_OK;
     if (!at.has_native)
@@ -116,6 +120,9 @@ static tw_status plan_op(const tw_op_args *a, tw_ctx *ctx, place at, const tw_so
                      .nlayer = s->nlayer,
                      .piece = s->piece,
                      .npiece = s->npiece,
+                     .kind = a->kind,
+                     .root = a->root,
+                     .told = a->told,
                      .algo = algo,
                      .redop = a->redop,
                      .tile = a->tile,
@@ -129,12 +136,14 @@ static tw_status plan_op(const tw_op_args *a, tw_ctx *ctx, place at, const tw_so
 /* Payload and trailers of each layer that this rank sends when all are present. */
 static void count_layer_wire(tw_op *op) {
     const tw_plan *p = op->plan;
-    for (uint32_t i = 0; i < p->nframe; i++) {
-        const tw_frame *f = &p->frame[i];
-        bool mine = f->owner == p->me;
+    for (uint32_t i = 0; i < p->naction; i++) {
+        const tw_action *a = &p->action[i];
+        if (a->act != TW_A_SEND)
+            continue;
+        const tw_frame *f = &p->frame[a->frame];
         for (uint32_t r = f->run0; r < f->run0 + f->nrun; r++)
-            op->layer_wire[p->run[r].layer] += mine ? (p->run[r].bytes + TW_TRAILER2_BYTES) * ((uint64_t)p->size - 1)
-                                                    : p->run[r].bytes + TW_TRAILER1_BYTES;
+            op->layer_wire[p->run[r].layer] +=
+                a->hop == 1 ? p->run[r].bytes + TW_TRAILER1_BYTES : p->run[r].answer + TW_TRAILER2_BYTES;
     }
     for (uint32_t i = 0; p->native_bytes && p->size > 1 && i < op->x.npiece; i++)
         op->layer_wire[op->x.piece[i].layer] += tw_dense_bytes(op->x.piece[i].count * sizeof(float), (uint64_t)p->size);
@@ -172,12 +181,14 @@ static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint3
     for (uint32_t i = 0; i < s->nlayer; i++) /* layers without values */
         piece0[i + 1] = piece0[i + 1] < piece0[i] ? piece0[i] : piece0[i + 1];
     for (uint32_t i = 0; i < s->nlayer; i++)
-        x->layer[i] = (tw_exec_layer){.name = s->layer[i].name,
-                                      .name_hash = tw_hash64(s->layer[i].name, strlen(s->layer[i].name), 0),
-                                      .index = s->layer_of[i],
-                                      .count = s->layer[i].count,
-                                      .dtype = s->layer[i].dtype,
-                                      .spec = s->layer[i].spec};
+        x->layer[i] = (tw_exec_layer){
+            .name = s->layer[i].name,
+            .name_hash = tw_hash64(s->layer[i].name, strlen(s->layer[i].name), s->layer[i].block),
+            .index = s->layer_of[i],
+            .count = s->layer[i].count,
+            .dtype = s->layer[i].dtype,
+            .spec = s->layer[i].spec,
+            .result = op->plan->kind == TW_KIND_REDUCE_SCATTER ? (tw_spec)TW_SPEC_INIT : s->layer[i].spec};
     count_layer_wire(op);
     return TW_OK;
 }
@@ -251,6 +262,28 @@ static tw_status make_op(const tw_op_args *a, const tw_sorted *s, tw_op **out) {
 
 /* ---- using ---- */
 
+/* Of what is gathered, a rank's own tiles alone say whether it has the layer. */
+static tw_status take_own_absence(tw_exec *x) {
+    const tw_plan *p = x->plan;
+    for (uint32_t f = 0; f < p->nframe; f++)
+        for (uint32_t r = p->frame[f].run0; p->frame[f].owner == p->me && r < p->frame[f].run0 + p->frame[f].nrun;
+             r++) {
+            const tw_tiles *run = &p->run[r];
+            tw_exec_layer *l = &x->layer[run->layer];
+            uint64_t from = run->first * p->tile, to = (run->first + run->n) * p->tile;
+            for (uint32_t k = x->piece0[run->layer]; k < x->piece0[run->layer + 1]; k++) {
+                const tw_exec_piece *q = &x->piece[k];
+                if (q->first >= to || q->first + q->count <= from)
+                    continue;
+                if (l->own_seen && l->absent != !q->in)
+                    return tw_fail(TW_ERR_ARG, "layer '%s': some pieces have an input and some have none", l->name);
+                l->absent = !q->in;
+                l->own_seen = true;
+            }
+        }
+    return TW_OK;
+}
+
 static tw_status check_absence(const tw_exec *x) {
     for (uint32_t i = 0; i < x->nlayer; i++)
         for (uint32_t k = x->piece0[i] + 1; k < x->piece0[i + 1]; k++)
@@ -274,21 +307,26 @@ static tw_status fill(const tw_op_args *a, tw_op *op) {
         tw_exec_layer *e = &x->layer[i];
         bool held = a->comm->size > 1 && (l->spec.feedback != TW_FEEDBACK_NONE || l->drain);
         e->absent = x->piece0[i + 1] > x->piece0[i] && !x->piece[x->piece0[i]].in;
+        e->own_seen = false;
+        if (op->plan->kind == TW_KIND_ALLGATHER)
+            e->absent = true;
         e->drain = held && l->drain;
         e->kept = false;
         e->e = held ? l->e : NULL;
         e->e_new = held ? l->e_new : NULL;
         e->cert = l->cert;
         e->cert_new = l->cert_new;
-        if (nan && strcmp(nan, l->name) == 0)
-            x->nan_layer = (int32_t)i;
     }
+    tw_status s = op->plan->kind == TW_KIND_ALLGATHER ? take_own_absence(x) : check_absence(x);
+    for (uint32_t i = 0; nan && i < x->nlayer; i++)
+        if (!x->layer[i].absent && strcmp(nan, x->layer[i].name) == 0)
+            x->nan_layer = (int32_t)i;
     x->input_scale = a->input_scale;
     x->draw = (uint32_t)a->step;
     x->redop = a->redop;
     x->nonfinite = a->nonfinite;
     x->stamp = (tw_stamp){.plan = op->plan->hash, .step = (uint32_t)a->step, .epoch = a->epoch};
-    return check_absence(x);
+    return s;
 }
 
 static void forget(tw_op *op) {

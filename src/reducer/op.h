@@ -12,6 +12,8 @@ typedef struct tw_op_layer { /* what an op needs to know of a layer */
     uint64_t count;
     tw_dtype dtype;
     tw_spec spec;
+    uint32_t pinned, block; /* these three as in tw_plan_layer */
+    uint64_t shard;
     bool no_native; /* has used residuals */
     bool drain;
     float *e, *e_new;
@@ -24,6 +26,10 @@ typedef struct tw_op_args {
     uint32_t nlayer;
     const tw_piece *piece;
     uint32_t npiece;
+    bool apart; /* the caller has seen to it that buffers do not overlap */
+    tw_kind kind;
+    int root;  /* of a broadcast, else 0 */
+    bool told; /* as in tw_plan_in */
     tw_algo algo;
     tw_redop redop;
     tw_nonfinite nonfinite;

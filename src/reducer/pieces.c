@@ -77,7 +77,7 @@ tw_status tw_pieces_check(const tw_op_args *a) {
         if (s < 0)
             return s;
     }
-    return check_memory(a);
+    return a->apart ? TW_OK : check_memory(a);
 }
 
 /* ---- sorting ---- */
@@ -100,7 +100,13 @@ static uint32_t op_layer(const tw_op_args *a, tw_sorted *s, uint32_t *seen, uint
     if (seen[layer])
         return seen[layer] - 1;
     const tw_op_layer *l = &a->layer[layer];
-    s->layer[s->nlayer] = (tw_plan_layer){.name = l->name, .count = l->count, .dtype = l->dtype, .spec = l->spec};
+    s->layer[s->nlayer] = (tw_plan_layer){.name = l->name,
+                                          .count = l->count,
+                                          .dtype = l->dtype,
+                                          .spec = l->spec,
+                                          .pinned = l->pinned,
+                                          .shard = l->shard,
+                                          .block = l->block};
     s->layer_of[s->nlayer] = layer;
     seen[layer] = ++s->nlayer;
     return s->nlayer - 1;

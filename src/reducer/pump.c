@@ -137,7 +137,8 @@ static const char *layer_of_frame(const tw_op *op, const tw_action *a) {
                : op->x.nlayer          ? op->x.layer[0].name
                                        : "(none)";
     const tw_frame *f = &op->plan->frame[a->frame];
-    return f->nrun ? op->x.layer[op->plan->run[f->run0].layer].name : "(none)";
+    uint32_t layer = f->nrun ? op->plan->run[f->run0].layer : 0; /* a bare header: of the first */
+    return op->x.layer[layer].name;
 }
 
 static tw_status bad_transfer(tw_comm *c, const tw_op *op, const tw_action *a, const tw_done *d) {
@@ -241,7 +242,7 @@ static tw_status post_native(tw_comm *c, tw_op *op, uint32_t action) {
 
 static uint64_t values_of(const tw_op *op, const tw_action *a) {
     uint64_t n = 0;
-    if (a->kernel > TW_K_DECODE || a->kernel == TW_K_VERDICT)
+    if ((a->kernel > TW_K_DECODE && a->kernel != TW_K_PUBLISH) || a->kernel == TW_K_VERDICT)
         return 0;
     const tw_frame *f = &op->plan->frame[a->frame];
     for (uint32_t i = 0; i < f->nrun; i++)

@@ -215,6 +215,7 @@ tw_status tw_reducer_reset(tw_reducer *r) {
                 memset(l->cert[k], 0, l->tiles * sizeof(tw_cert));
         }
         l->used = l->held = l->native = false;
+        l->use = TW_USE_NONE;
         l->bound_sq = 0;
     }
     r->epoch++;
@@ -256,7 +257,7 @@ tw_status tw_reducer_layer_report(const tw_reducer *r, uint32_t layer, tw_layer_
     tw_layer_report mine = {.size = sizeof mine,
                             .certified = !l->native,
                             .spec = r->view[layer].spec,
-                            .dense_bytes = tw_dense_bytes(l->count * tw_dtype_size(l->dtype), (uint64_t)r->comm->size),
+                            .dense_bytes = tw_reducer_dense_bytes(r, l),
                             .wire_bytes = l->wire,
                             .error_bound = sqrt(l->bound_sq),
                             .residual_norm = sqrt(held)};

@@ -7,10 +7,15 @@
 #include "reducer/op.h"
 #include "reducer/rules.h"
 
+/* Since creation or reset: what a residual and a bound are about. */
+typedef enum tw_use { TW_USE_NONE, TW_USE_SUMMED, TW_USE_GATHERED } tw_use;
+
 typedef struct tw_layer_state {
     char *name;
     uint64_t count, tiles;
     tw_dtype dtype;
+    uint32_t pinned;
+    uint64_t shard; /* tiles */
     const tw_phase *phase;
     uint32_t nphase, bucket;
     /* Ledger. One slot serves both roles: in tiles that this rank owns it is the owner's residual (weight 1), elsewhere
@@ -19,8 +24,9 @@ typedef struct tw_layer_state {
     float *slot[2];
     tw_cert *cert[2];
     uint32_t now, cert_now;
-    bool used;   /* error feedback has been on since creation or reset: the same on every rank */
-    bool held;   /* this rank's slot may be non-zero */
+    bool used; /* error feedback has been on since creation or reset: the same on every rank */
+    bool held; /* this rank's slot may be non-zero */
+    tw_use use;
     bool native; /* went through a native sum: not certified from then on */
     double bound_sq;
     /* this step */
@@ -30,6 +36,7 @@ typedef struct tw_layer_state {
     bool sra;        /* wrote the other copies */
     bool kept;       /* part of the residual could not be sent */
     bool summed;     /* natively */
+    bool one_way;    /* reduce-scattered or gathered: half of what an allreduce moves */
     uint64_t posted; /* values */
     uint64_t wire;
     double bound_sq_new;
@@ -92,6 +99,7 @@ uint64_t tw_reducer_layer_hash(const tw_layer_state *l);
 tw_status tw_manifest_compare(const tw_manifest *mine, const tw_manifest *theirs, int rank);
 void tw_reducer_unmake(tw_reducer *r);
 /* step.c */
+uint64_t tw_reducer_dense_bytes(const tw_reducer *r, const tw_layer_state *l);
 void tw_reducer_view(tw_reducer *r, uint64_t step);
 void tw_reducer_bucket_args(const tw_reducer *r, const tw_bucket *b, tw_piece *piece, tw_op_args *a);
 

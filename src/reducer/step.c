@@ -19,6 +19,8 @@ void tw_reducer_view(tw_reducer *r, uint64_t step) {
         v->name = l->name;
         v->count = l->count;
         v->dtype = l->dtype;
+        v->pinned = l->pinned;
+        v->shard = l->shard;
         v->spec = *tw_phase_at(l->phase, l->nphase, step);
         v->no_native = l->used || v->spec.feedback != TW_FEEDBACK_NONE;
         v->drain = l->held && v->spec.feedback == TW_FEEDBACK_NONE;
@@ -29,14 +31,21 @@ void tw_reducer_view(tw_reducer *r, uint64_t step) {
     }
 }
 
-static tw_op_args args_of(const tw_reducer *r, const tw_piece *piece, uint32_t n) {
+uint64_t tw_reducer_dense_bytes(const tw_reducer *r, const tw_layer_state *l) {
+    uint64_t bytes = tw_dense_bytes(l->count * tw_dtype_size(l->dtype), (uint64_t)r->comm->size);
+    return l->one_way ? bytes / 2 : bytes;
+}
+
+static tw_op_args args_of(const tw_reducer *r, tw_kind kind, const tw_piece *piece, uint32_t n) {
     return (tw_op_args){.comm = r->comm,
+                        .kind = kind,
+                        .told = kind == TW_KIND_REDUCE_SCATTER,
                         .layer = r->view,
                         .nlayer = r->nlayer,
                         .piece = piece,
                         .npiece = n,
                         .algo = r->cfg.algo,
-                        .redop = r->cfg.redop,
+                        .redop = kind == TW_KIND_ALLGATHER ? TW_SUM : r->cfg.redop,
                         .nonfinite = r->cfg.nonfinite,
                         .tile = r->cfg.tile,
                         .frame_bytes = r->cfg.frame_bytes,
@@ -52,7 +61,7 @@ void tw_reducer_bucket_args(const tw_reducer *r, const tw_bucket *b, tw_piece *p
         const tw_layer_state *l = &r->layer[b->hi - i];
         piece[i] = (tw_piece)TW_PIECE(b->hi - i, 0, l->count, l->in, l->out);
     }
-    *a = args_of(r, piece, b->n);
+    *a = args_of(r, TW_KIND_ALLREDUCE, piece, b->n);
 }
 
 /* ---- begin ---- */
@@ -101,7 +110,7 @@ tw_status tw_reducer_begin(tw_reducer *r, uint64_t step, const tw_step_args *arg
     r->wait_s = 0;
     for (uint32_t i = 0; i < r->nlayer; i++) {
         tw_layer_state *l = &r->layer[i];
-        l->pushed = l->sra = l->kept = l->summed = false;
+        l->pushed = l->sra = l->kept = l->summed = l->one_way = false;
         l->in = l->out = NULL;
         l->posted = l->wire = 0;
         l->bound_sq_new = 0;
@@ -175,6 +184,14 @@ static tw_status in_step(const tw_reducer *r, const char *what, tw_mode mode) {
     return TW_OK;
 }
 
+/* A residual of sums is held by all ranks, one of what is gathered by the owner; bounds likewise. */
+static tw_status check_use(const tw_layer_state *l, tw_use use) {
+    if (l->use == TW_USE_NONE || l->use == use)
+        return TW_OK;
+    return tw_fail(TW_ERR_ARG, "layer '%s' was %s before: it cannot be %s until tw_reducer_reset", l->name,
+                   use == TW_USE_SUMMED ? "gathered" : "summed", use == TW_USE_SUMMED ? "summed" : "gathered");
+}
+
 /* Against all buffers of this step, since buckets are checked on their own only. */
 static tw_status check_buffer(const tw_reducer *r, uint32_t layer, const void *in, const void *out) {
     uint64_t n = r->layer[layer].count * tw_dtype_size(r->layer[layer].dtype);
@@ -204,7 +221,9 @@ tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *o
     if (l->pushed || l->bucket < r->next_bucket)
         return tw_fail(TW_ERR_ARG, "layer '%s' was pushed already in step %llu, or flushed", l->name,
                        (unsigned long long)r->step);
-    s = check_buffer(r, layer, in, out);
+    s = check_use(l, TW_USE_SUMMED);
+    if (s >= 0)
+        s = check_buffer(r, layer, in, out);
     if (s < 0)
         return s;
     r->mode = TW_MODE_PUSH;
@@ -219,19 +238,24 @@ tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *o
         l->in = l->out = NULL;
         l->pushed = false;
         r->bucket[l->bucket].missing++;
+    } else {
+        l->use = TW_USE_SUMMED;
     }
     return s;
 }
 
-static tw_status check_pieces(const tw_reducer *r, const tw_piece *pieces, uint32_t n) {
+static tw_status check_pieces(const tw_reducer *r, const char *what, tw_use use, const tw_piece *pieces, uint32_t n) {
+    tw_status s = TW_OK;
     if (n && !pieces)
-        return tw_fail(TW_ERR_ARG, "tw_reducer_post: %u pieces, but the array is NULL", n);
+        return tw_fail(TW_ERR_ARG, "%s: %u pieces, but the array is NULL", what, n);
     if (n && pieces[0].size != sizeof(tw_piece))
         return tw_fail(TW_ERR_ARG, "a tw_piece of %u bytes: start from TW_PIECE", pieces[0].size);
     for (uint32_t i = 0; i < n; i++)
         if (pieces[i].layer >= r->nlayer)
             return tw_fail(TW_ERR_ARG, "piece %u: layer %u of %u", i, pieces[i].layer, r->nlayer);
-    return TW_OK;
+    for (uint32_t i = 0; i < n && s >= 0; i++)
+        s = check_use(&r->layer[pieces[i].layer], use);
+    return s;
 }
 
 static bool meet(const void *a, uint64_t n, const void *b, uint64_t m) {
@@ -263,12 +287,13 @@ static tw_status check_posted(const tw_reducer *r, const tw_piece *pieces, uint3
     return s;
 }
 
-tw_status tw_reducer_post(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_req **out) {
+static tw_status post(tw_reducer *r, const char *what, tw_kind kind, const tw_piece *pieces, uint32_t n, tw_req **out) {
     tw_op *op;
     tw_req *q = NULL;
-    tw_status s = in_step(r, "tw_reducer_post", TW_MODE_POST);
+    tw_use use = kind == TW_KIND_ALLGATHER ? TW_USE_GATHERED : TW_USE_SUMMED;
+    tw_status s = in_step(r, what, TW_MODE_POST);
     if (s >= 0)
-        s = check_pieces(r, pieces, n);
+        s = check_pieces(r, what, use, pieces, n);
     if (s >= 0)
         s = check_posted(r, pieces, n);
     if (s >= 0 && out) {
@@ -276,7 +301,7 @@ tw_status tw_reducer_post(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_
         s = q ? TW_OK : TW_ERR_NOMEM;
     }
     if (s >= 0) {
-        tw_op_args a = args_of(r, pieces, n);
+        tw_op_args a = args_of(r, kind, pieces, n);
         s = launch(r, &a, &op);
     }
     if (s < 0) {
@@ -284,8 +309,12 @@ tw_status tw_reducer_post(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_
         return s;
     }
     r->mode = TW_MODE_POST;
-    for (uint32_t i = 0; i < n; i++)
-        r->layer[pieces[i].layer].posted += pieces[i].count;
+    for (uint32_t i = 0; i < n; i++) {
+        tw_layer_state *l = &r->layer[pieces[i].layer];
+        l->posted += pieces[i].count;
+        l->use = use;
+        l->one_way = kind != TW_KIND_ALLREDUCE;
+    }
     if (q) {
         tw_comm_lock(r->comm);
         *q = (tw_req){.comm = r->comm, .op = op, .status = TW_IN_PROGRESS};
@@ -295,6 +324,18 @@ tw_status tw_reducer_post(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_
         *out = q;
     }
     return TW_OK;
+}
+
+tw_status tw_reducer_post(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_req **out) {
+    return post(r, "tw_reducer_post", TW_KIND_ALLREDUCE, pieces, n, out);
+}
+
+tw_status tw_reducer_post_reduce_scatter(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_req **out) {
+    return post(r, "tw_reducer_post_reduce_scatter", TW_KIND_REDUCE_SCATTER, pieces, n, out);
+}
+
+tw_status tw_reducer_post_allgather(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_req **out) {
+    return post(r, "tw_reducer_post_allgather", TW_KIND_ALLGATHER, pieces, n, out);
 }
 
 /* ---- end ---- */
@@ -415,13 +456,13 @@ static void finish_report(tw_reducer *r, tw_verdict verdict) {
     for (uint32_t i = 0; i < r->nlayer; i++) {
         const tw_layer_state *l = &r->layer[i];
         if (l->posted)
-            p->dense_bytes += tw_dense_bytes(l->count * tw_dtype_size(l->dtype), (uint64_t)r->comm->size);
+            p->dense_bytes += tw_reducer_dense_bytes(r, l);
         p->uncertified += l->native;
         sq += l->native ? 0 : l->bound_sq;
     }
     p->verdict = verdict;
     p->error_bound = sqrt(sq);
-    p->encode_s = k[TW_K_ENCODE] + k[TW_K_PRESCALE];
+    p->encode_s = k[TW_K_ENCODE] + k[TW_K_PUBLISH] + k[TW_K_PRESCALE];
     p->reduce_s = k[TW_K_REDUCE];
     p->decode_s = k[TW_K_VERDICT] + k[TW_K_DECODE] + k[TW_K_POSTSCALE];
     p->wait_s = r->wait_s > 0 ? r->wait_s : 0;

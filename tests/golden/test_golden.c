@@ -64,6 +64,11 @@ static const golden_case golden_cases[] = {
     {"cast:type=fp8e4m3,group=128", 777, 25, -149, 60, TW_F32},
     {"cast:type=fp8e5m2", 4095, 26, -60, 60, TW_F32},
     {"cast:type=fp8e5m2,group=4096", 4096, 27, 100, 27, TW_F32},
+    {"ternary", 4096, 60, -20, 12, TW_F32},
+    {"ternary:group=128", 777, 61, -149, 60, TW_F32},
+    {"ternary:group=4096", 4095, 62, 60, 67, TW_F32},
+    {"ternary:rounding=stochastic,seed=5", 4096, 63, -20, 12, TW_F32},
+    {"ternary:rounding=stochastic,group=2048", 3001, 64, -149, 277, TW_F32},
 };
 
 static uint64_t golden_next(uint64_t *state) {

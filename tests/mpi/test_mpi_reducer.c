@@ -108,6 +108,52 @@ static void test_stateless(void) {
     free(g);
 }
 
+/* Values of ±1, which one bit gives back as they are: all results are exact. */
+static float sign_of(int rank, uint64_t i) {
+    return (i * 2654435761u + (unsigned)rank * 977u) >> 7 & 1 ? 1.0f : -1.0f;
+}
+
+static void collectives_of(tw_comm *comm, const tw_spec *s, uint64_t n, float *all, float *one) {
+    uint64_t bad = 0, size = (unsigned)mpi_size;
+    for (uint64_t i = 0; i < size * n; i++)
+        all[i] = sign_of(mpi_rank, i);
+    MPI_OK(tw_reduce_scatter(comm, s, all, one, n, TW_F32, TW_SUM));
+    for (uint64_t i = 0; i < n; i++) {
+        float sum = 0;
+        for (int r = 0; r < mpi_size; r++)
+            sum += sign_of(r, (unsigned)mpi_rank * n + i);
+        bad += one[i] != sum;
+        one[i] = sign_of(mpi_rank, i);
+    }
+    MPI_OK(tw_allgather(comm, s, one, all, n, TW_F32));
+    for (uint64_t i = 0; i < size * n; i++)
+        bad += all[i] != sign_of((int)(i / n), i % n);
+    MPI_OK(tw_broadcast(comm, s, one, n, TW_F32, mpi_size - 1));
+    for (uint64_t i = 0; i < n; i++)
+        bad += one[i] != sign_of(mpi_size - 1, i);
+    MPI_CHECK(bad == 0);
+}
+
+static void test_collectives(void) {
+    static const char *const specs[] = {"none", "cast:type=bf16", "onebit"};
+    static const uint64_t counts[] = {0, 1, 4097, 300007};
+    tw_comm *comm = NULL;
+    float *all = malloc((size_t)mpi_size * 300007 * sizeof *all), *one = malloc(300007 * sizeof *one);
+    tw_comm_stats stats = TW_COMM_STATS_INIT;
+    tw_spec s;
+    MPI_OK(tw_comm_create_mpi(NULL, MPI_COMM_WORLD, &comm));
+    for (size_t k = 0; comm && k < 3; k++)
+        for (size_t i = 0; i < 4; i++) {
+            MPI_OK(tw_spec_parse(specs[k], &s));
+            collectives_of(comm, &s, counts[i], all, one);
+        }
+    MPI_OK(tw_comm_get_stats(comm, &stats));
+    MPI_CHECK(stats.leaked_frames == 0);
+    MPI_OK(tw_comm_destroy(comm));
+    free(all);
+    free(one);
+}
+
 /* Odd and even ranks apart, and two communicators with a reducer each in use at once. */
 static void test_communicators(void) {
     MPI_Comm half;
@@ -172,6 +218,7 @@ int main(int argc, char **argv) {
     static const mpi_test tests[] = {{"poll", test_poll},
                                      {"thread", test_thread},
                                      {"stateless", test_stateless},
+                                     {"collectives", test_collectives},
                                      {"communicators", test_communicators},
                                      {"disagreement", test_disagreement},
                                      {"bad arguments", test_bad_arguments}};

@@ -10,6 +10,7 @@ import sys
 from collections import defaultdict
 
 sys.dont_write_bytecode = True  # the source folder may be read-only
+from wire_quant import Quant, dithers
 from xxh import xxh3, xxh64
 
 FP32, FP16, BF16 = 1, 2, 3
@@ -81,34 +82,50 @@ def norm(values):
 
 # ---- codecs ----
 class Spec:
-    """codec, feedback, type, scale, group: the numbers that are hashed."""
+    """codec, feedback, type, scale, group, bits, rounding, rotate, seed: the numbers that are hashed."""
 
     def __init__(self, text):
         text, _, feedback = text.partition("+")
         name, _, options = text.partition(":")
         given = dict(o.split("=") for o in options.split(",") if o)
-        self.codec = {"none": 1, "cast": 2, "onebit": 3}[name]
+        self.codec = {"none": 1, "cast": 2, "onebit": 3, "quant": 4, "ternary": 5}[name]
         self.ef = feedback == "ef"
         self.type = {"fp16": FP16, "bf16": BF16, "fp8e4m3": 4, "fp8e5m2": 5}[given.get("type", "bf16")] if name == "cast" else 0
         self.scale = {"mean": 1, "rms": 2, "twosided": 3}[given.get("scale", "mean")] if name == "onebit" else 0
         self.is_fp8 = self.type > BF16
-        self.group = int(given.get("group", 512)) if name == "onebit" or self.is_fp8 else 0
+        self.group = int(given.get("group", 512)) if name in ("onebit", "quant", "ternary") or self.is_fp8 else 0
+        self.more, self.quant = [0, 0, 0, 0], None
+        if name == "quant":
+            scale = given.get("scale", "absmax")
+            self.scale = {"absmax": 4, "minmax": 5, "mse": 6}[scale]
+            stochastic, hadamard = given.get("rounding") == "stochastic", given.get("rotate") == "hadamard"
+            self.more = [int(given.get("bits", 8)), 2 if stochastic else 1, 2 if hadamard else 1, int(given.get("seed", 0))]
+            self.quant = Quant(self.more[0], self.group, stochastic, scale, hadamard, self.more[3])
+        if name == "ternary":
+            self.more = [0, 2 if given.get("rounding") == "stochastic" else 1, 0, int(given.get("seed", 0))]
 
     def words(self):
-        return struct.pack("<10I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, 0, 0, 0, 0, 1)
+        return struct.pack("<10I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, *self.more, 1)
 
     def half(self, dtype):
         return self.type if self.codec == 2 else dtype
 
     def bytes(self, n, dtype):
+        if self.quant:
+            return self.quant.bytes(n)
         if self.codec == 3:
             return 4 * self.stored() * -(-n // self.group) + -(-n // 32) * 4
         if self.is_fp8:
             return 4 * -(-n // self.group) + -(-n // 4) * 4
+        if self.codec == 5:
+            return 4 * -(-n // self.group) + 2 * 4 * -(-n // 32)
         return -(-n * (4 if self.half(dtype) == FP32 else 2) // 4) * 4
 
-    def encode(self, x, dtype):
-        raw = self.onebit(x) if self.codec == 3 else self.fp8(x) if self.is_fp8 else pack(x, self.half(dtype))
+    def encode(self, x, dtype, draw):
+        if self.quant:
+            return self.quant.encode(x, draw, lambda part: (self.sum_of(part, False), self.scale_of(part)))
+        raw = (self.onebit(x) if self.codec == 3 else self.ternary(x, draw) if self.codec == 5 else
+               self.fp8(x) if self.is_fp8 else pack(x, self.half(dtype)))
         return raw + bytes(-len(raw) % 4)
 
     def stored(self):
@@ -146,6 +163,29 @@ class Spec:
         size = (m + (1 << digits if exponent else 0)) * 2.0 ** (max(exponent, 1) - bias - digits)
         return -size if code & 0x80 else size
 
+    def ternary(self, x, draw):
+        """What is kept, and its mean or, at random, the largest."""
+        scales, signs, kept = [], bytearray(-(-len(x) // 32) * 4), bytearray(-(-len(x) // 32) * 4)
+        noise = dithers(self.more[3], len(x), draw) if self.more[1] == 2 else None
+        for at in range(0, len(x), self.group):
+            part = x[at:at + self.group]
+            limits = [0.0] * len(part)
+            if not finite(part):
+                scale, limits = math.nan, [-1.0] * len(part)
+            elif noise:
+                scale = max(map(abs, part))
+                limits = [f32(scale * (0.5 - d)) for d in noise[at:at + len(part)]]
+            else:
+                limits = [f32(f32(0.767) * self.scale_of(part))] * len(part)
+                large = [abs(v) if abs(v) > limits[0] else 0.0 for v in part]
+                scale = self.mean(large, max(1, sum(v > 0 for v in large)))
+            scales.append(scale)
+            for i, (v, limit) in enumerate(zip(part, limits), at):
+                keep = scale != scale or abs(v) > limit
+                kept[i // 8] |= keep << i % 8
+                signs[i // 8] |= (keep and scale == scale and math.copysign(1, v) < 0) << i % 8
+        return pack(scales, FP32) + bytes(signs) + bytes(kept)
+
     def onebit(self, x):
         signs = bytearray(-(-len(x) // 8))
         for i, v in enumerate(x):
@@ -168,18 +208,29 @@ class Spec:
         return [above, 0.0 - below]
 
     def mean(self, x, members):
+        mean = f32(self.sum_of(x, self.scale == 2) / members)
+        return f32(math.sqrt(mean)) if self.scale == 2 else mean
+
+    @staticmethod
+    def sum_of(x, square):
         lane = [[0.0] * 32 for _ in range(4)]
         for i, v in enumerate(x):
             part = lane[i // 1024]
-            part[i % 32] = f32(part[i % 32] + (f32(v * v) if self.scale == 2 else abs(v)))
+            part[i % 32] = f32(part[i % 32] + (f32(v * v) if square else abs(v)))
         total = [f32(f32(a + b) + f32(c + d)) for a, b, c, d in zip(*lane)]
         while len(total) > 1:
             n = len(total) // 2
             total = [f32(total[i] + total[i + n]) for i in range(n)]
-        mean = f32(total[0] / members)
-        return f32(math.sqrt(mean)) if self.scale == 2 else mean
+        return total[0]
 
     def decode(self, raw, n, dtype):
+        if self.quant:
+            return self.quant.decode(raw, n)
+        if self.codec == 5:
+            groups, plane = -(-n // self.group), 4 * -(-n // 32)
+            scales, signs, kept = unpack(raw, groups, FP32), raw[4 * groups:], raw[4 * groups + plane:]
+            return [0.0 if not kept[i // 8] >> i % 8 & 1 else -scales[i // self.group] if signs[i // 8] >> i % 8 & 1
+                    else scales[i // self.group] for i in range(n)]
         if self.is_fp8:
             groups = -(-n // self.group)
             scales = unpack(raw, groups, FP32)
@@ -333,7 +384,7 @@ def hop1_run(run, state, fresh, step, rank, part):
             lost += state.e[rank, i][at]
             continue
         x = prepared(g[at], step.scale, state.e[rank, i][at], layer.reads_e)
-        raw = layer.spec.encode(x, layer.dtype)
+        raw = layer.spec.encode(x, layer.dtype, (layer.name, step.number, rank, 1, t))
         decoded = layer.spec.decode(raw, len(x), layer.dtype)
         payload += raw
         if not finite(x + decoded):
@@ -365,12 +416,13 @@ def hop2_run(run, state, fresh, step, who, part, sent):
                 used[r] += layer.spec.bytes(length, layer.dtype)
             total = values if total is None else [f32(a + b) for a, b in zip(total, values)]
         x = prepared(total, f32(1 / run.ranks) if run.redop == 2 else 1.0, state.e[who, i][at], layer.reads_e)
-        raw = layer.spec.encode(x, layer.dtype)
+        draw = (layer.name, step.number, who, 2, t)
+        raw = layer.spec.encode(x, layer.dtype, draw)
         kept = [stored(v, layer.dtype) for v in layer.spec.decode(raw, length, layer.dtype)]
         if not finite(x + kept):
             bad += [] if bad else [who]
             if layer.reads_e:
-                raw = layer.spec.encode([math.nan] * length, layer.dtype)
+                raw = layer.spec.encode([math.nan] * length, layer.dtype, draw)
         else:
             fresh[who, i][at] = [f32(a - b) if layer.spec.ef else 0.0 for a, b in zip(x, kept)]
         payload += raw

@@ -198,11 +198,46 @@ float model_group_mean(const float *x, uint32_t m) {
     return scale_of(x, m, false);
 }
 
+/* ---- ternary ---- */
+
+/* The largest size, or the mean of the sizes above `limit`. */
+static float kept_scale(const float *x, uint32_t m, float limit, bool random) {
+    float kept[MOST_TILE] = {0}, largest = 0;
+    uint32_t members = 0;
+    for (uint32_t i = 0; i < m; i++) {
+        kept[i] = fabsf(x[i]) > limit ? fabsf(x[i]) : 0.0f;
+        largest = fmaxf(largest, fabsf(x[i]));
+        members += fabsf(x[i]) > limit;
+    }
+    if (random || members == 0)
+        return random ? largest : 0.0f;
+    float sum = sum_of_group(kept, m, false);
+    return isfinite(sum) ? mean_of(sum, members, false) : rescued(kept, m, members, largest, false);
+}
+
+static bool ternary(const tw_spec *s, const model_draw *d, const float *x, uint32_t n, float *decoded) {
+    bool bad = false, random = s->rounding == TW_ROUNDING_STOCHASTIC;
+    for (uint32_t at = 0; at < n; at += s->group) {
+        uint32_t m = n - at < s->group ? n - at : s->group;
+        float mean = scale_of(x + at, m, false), limit = 0.767f * mean;
+        float scale = kept_scale(x + at, m, limit, random);
+        for (uint32_t i = at; i < at + m; i++) {
+            if (random)
+                limit = scale * (0.5f - model_dither(d, i));
+            decoded[i] = isnan(mean) ? quiet_nan() : fabsf(x[i]) > limit ? copysignf(scale, x[i]) : 0.0f;
+        }
+        bad = bad || isnan(mean);
+    }
+    return bad;
+}
+
 bool model_codec(const tw_spec *s, const model_draw *d, tw_dtype t, const float *x, uint32_t n, float *decoded) {
     if (s->codec == TW_CODEC_ONEBIT)
         return onebit(s, x, n, decoded);
     if (s->codec == TW_CODEC_QUANT)
         return model_quant(s, d, x, n, decoded);
+    if (s->codec == TW_CODEC_TERNARY)
+        return ternary(s, d, x, n, decoded);
     if (s->codec == TW_CODEC_CAST && s->group)
         return fp8(s, x, n, decoded);
     if (s->codec == TW_CODEC_CAST)

@@ -240,6 +240,7 @@ float model_group_sum(const float *x, uint32_t m);  /* of |x|, in the common ord
 float model_group_mean(const float *x, uint32_t m); /* right where the sum overflows, too */
 
 /* quant_model.c */
+float model_dither(const model_draw *d, uint32_t i); /* value i of the tile's */
 bool model_quant(const tw_spec *s, const model_draw *d, const float *x, uint32_t n, float *decoded);
 
 /* model.c, model_tile.c */
@@ -280,6 +281,10 @@ bool check_wire(trial *t);
 /* trial.c */
 bool trial_run(trial *t);
 bool trial_deviates(const trial *t, int rank); /* in this step */
+/* collective.c: another trial of the same seed, of the collectives without a reducer */
+bool collective_run(trial *t, uint64_t seed, int most_ranks);
+/* scatter.c: likewise, of a reducer's reduce-scatter and allgather */
+bool scatter_run(trial *t, uint64_t seed, int most_ranks);
 /* tally.c: the distribution of what was tried */
 void tally_trial(const trial *t);
 void tally_step(const trial *t);

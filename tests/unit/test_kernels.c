@@ -260,6 +260,14 @@ static void check_isa(const char *isa) {
         CU_ASSERT_EQUAL_FATAL(tw_spec_parse(quant_texts[i], &quant), TW_OK);
         check_spec(&r, k, &quant, TW_F32);
     }
+    for (uint32_t group = TW_MIN_TILE; group <= TW_MAX_TILE; group *= 2)
+        for (uint16_t rounding = TW_ROUNDING_NEAREST; rounding <= TW_ROUNDING_STOCHASTIC; rounding++) {
+            tw_spec ternary = TW_SPEC_INIT;
+            ternary.codec = TW_CODEC_TERNARY;
+            ternary.group = group;
+            ternary.rounding = rounding;
+            check_spec(&r, k, &ternary, TW_F32);
+        }
     tw_fp_leave(env);
 }
 
@@ -429,9 +437,16 @@ static void nonfinite_is_told(void) {
                                         "cast:type=fp16",
                                         "onebit",
                                         "onebit:group=128,scale=rms",
+                                        "quant:group=128",
+                                        "quant:bits=4,rounding=stochastic",
+                                        "quant:bits=3,scale=minmax",
+                                        "quant:bits=2,scale=mse",
+                                        "quant:bits=6,rotate=hadamard",
                                         "onebit:scale=twosided",
                                         "cast:type=fp8e4m3",
-                                        "cast:type=fp8e5m2,group=4096"};
+                                        "cast:type=fp8e5m2,group=4096",
+                                        "ternary",
+                                        "ternary:rounding=stochastic,group=4096"};
     enum { TEXTS = UNIT_COUNT(texts) };
     static arrays m;
     static uint32_t payload[TW_MAX_TILE];
@@ -458,9 +473,16 @@ static void host_environment_is_ignored(void) {
                                         "cast:type=bf16",
                                         "onebit",
                                         "onebit:scale=rms,group=512",
+                                        "quant",
+                                        "quant:bits=4,rotate=hadamard",
+                                        "quant:bits=3,scale=mse",
+                                        "quant:bits=6,scale=minmax",
+                                        "quant:bits=2,rounding=stochastic",
                                         "onebit:scale=twosided",
                                         "cast:type=fp8e4m3",
-                                        "cast:type=fp8e5m2,group=4096"};
+                                        "cast:type=fp8e5m2,group=4096",
+                                        "ternary",
+                                        "ternary:rounding=stochastic,group=4096"};
     enum { TEXTS = UNIT_COUNT(texts) };
     unit_rng r = unit_seeded("environment");
     static arrays m;

@@ -27,6 +27,10 @@ static const struct {
     {"onebit: scale=rms , group=4096 +ef",
      "onebit:group=4096,scale=rms+ef",
      {sizeof(tw_spec), 3, 2, 0, TW_SCALE_RMS, 4096}},
+    {"ternary+ef", "ternary+ef", {sizeof(tw_spec), 5, 2, 0, 0, 512, 0, 1, 0, 0, 0}},
+    {"ternary:seed=9,group=128,rounding=stochastic",
+     "ternary:group=128,rounding=stochastic,seed=9",
+     {sizeof(tw_spec), 5, 1, 0, 0, 128, 0, 2, 0, 0, 9}},
     {"quant", "quant", {sizeof(tw_spec), 4, 1, 0, TW_SCALE_ABSMAX, 512, 8, 1, 1, 0, 0}},
     {"quant:bits=4+ef", "quant:bits=4+ef", {sizeof(tw_spec), 4, 2, 0, TW_SCALE_ABSMAX, 512, 4, 1, 1, 0, 0}},
     {"quant:seed=0,rotate=none,scale=absmax,rounding=nearest,group=512,bits=8",
@@ -99,6 +103,9 @@ static const struct {
     {"none:group=128", "'none' takes no option (this one belongs to 'cast')"},
     {"none:x=1", "'none' takes no option"},
     {"none:", "'none' takes no option"},
+    {"ternary:scale=mean", "'scale' is an option of 'onebit', not of 'ternary'"},
+    {"ternary:bits=2", "'bits' is an option of 'quant', not of 'ternary'"},
+    {"tenrary", "unknown codec 'tenrary'; did you mean 'ternary'?"},
     {"quant:bits=5", "unknown value of 'bits' '5'; did you mean '8'?"},
     {"quant:bits=", "value of 'bits' is missing"},
     {"quant:scale=mean", "unknown value of 'scale' 'mean'; did you mean 'mse'?"},
@@ -304,7 +311,8 @@ static void nearest_words(void) {
 }
 
 static void codec_rows_are_in_place(void) {
-    static const tw_codec *const rows[] = {&tw_codec_none, &tw_codec_cast, &tw_codec_onebit, &tw_codec_quant};
+    static const tw_codec *const rows[] = {&tw_codec_none, &tw_codec_cast, &tw_codec_onebit, &tw_codec_quant,
+                                           &tw_codec_ternary};
     CU_ASSERT_PTR_NULL(tw_codec_get(0));
     CU_ASSERT_PTR_NULL(tw_codec_get(TW_CODECS));
     CU_ASSERT_PTR_NULL(tw_codec_get(UINT32_MAX));
@@ -334,7 +342,8 @@ static void traits_follow_the_spec(void) {
                 {"cast:type=fp16", 1, 0, 1u << TW_F32 | 1u << TW_BF16},
                 {"cast:type=fp8e4m3", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16},
                 {"cast:type=fp8e5m2", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16},
-                {"onebit", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16}};
+                {"onebit", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16},
+                {"ternary", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16}};
     for (size_t i = 0; i < UNIT_COUNT(rows); i++) {
         tw_spec s;
         CU_ASSERT_EQUAL(tw_spec_parse(rows[i].text, &s), TW_OK);
@@ -349,6 +358,8 @@ static void traits_follow_the_spec(void) {
 static uint32_t expected_bytes(const tw_spec *s, uint32_t n, tw_dtype t) {
     if (s->codec == TW_CODEC_QUANT)
         return (n + s->group - 1) / s->group * (s->scale == TW_SCALE_MINMAX ? 8 : 4) + (n + 31) / 32 * 32 / 8 * s->bits;
+    if (s->codec == TW_CODEC_TERNARY)
+        return (n + s->group - 1) / s->group * 4 + (n + 31) / 32 * 8;
     if (tw_type_is_fp8(s->type))
         return (n + s->group - 1) / s->group * 4 + (n + 3) / 4 * 4;
     uint32_t raw = s->codec == TW_CODEC_NONE ? n * (t == TW_F32 ? 4 : 2)
