@@ -161,9 +161,17 @@ static void quant_nmse(const tw_spec *s, double *low, double *high) {
 static void expected_nmse(const tw_spec *s, double *low, double *high) {
     double pi = 3.14159265358979;
     *low = *high = 0.0;
-    if (s->codec == TW_CODEC_CAST) { /* fp16: the smallest layers are subnormal there */
+    if (s->type == TW_CAST_FP8E4M3 || s->type == TW_CAST_FP8E5M2) {
+        double of_e4m3 = s->type == TW_CAST_FP8E5M2 ? 4.0 : 1.0; /* a digit less */
+        *low = 5.5e-4 * of_e4m3;
+        *high = 8e-4 * of_e4m3;
+    } else if (s->codec == TW_CODEC_CAST) { /* fp16: the smallest layers are subnormal there */
         *low = s->type == TW_F16 ? 1e-8 : 1e-6;
         *high = s->type == TW_F16 ? 2e-7 : 5e-6;
+    } else if (s->codec == TW_CODEC_TERNARY) { /* at random: max |x| E|x| / E x^2 - 1, by the size of groups */
+        bool random = s->rounding == TW_ROUNDING_STOCHASTIC;
+        *low = random ? 1.0 : 0.187;
+        *high = random ? 2.6 : 0.194;
     } else if (s->codec == TW_CODEC_QUANT) {
         quant_nmse(s, low, high);
     } else if (s->codec == TW_CODEC_ONEBIT) {

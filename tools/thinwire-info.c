@@ -140,7 +140,7 @@ static void show_codec(const char *text, const char *note, int json, int last) {
         pair("note", note, last ? "}\n" : "},\n");
         return;
     }
-    printf("  %-18s %8.4f %7llu %7llu %8llu  %s\n", text, bits, (unsigned long long)bytes[0],
+    printf("  %-22s %8.4f %7llu %7llu %8llu  %s\n", text, bits, (unsigned long long)bytes[0],
            (unsigned long long)bytes[1], (unsigned long long)bytes[2], note);
 }
 
@@ -150,9 +150,12 @@ static void show_codecs(int json) {
     } rows[] = {{"none", "the layer's own dtype; exact"},
                 {"cast:type=bf16", "nearest even; relative error up to 2^-8"},
                 {"cast:type=fp16", "nearest even; up to 2^-11 for 6.1e-5 .. 65504"},
+                {"cast:type=fp8e4m3", "nearest even and a scale per group of 512; up to 2^-4"},
+                {"cast:type=fp8e5m2", "the same with more range; up to 2^-3"},
                 {"onebit", "sign, and mean |x| per group of 512; meant for +ef"},
                 {"onebit:group=128", "the smallest group"},
                 {"onebit:scale=rms", "root mean square, as 1-bit Adam"},
+                {"onebit:scale=twosided", "a mean for each sign, as 1-bit SGD"},
                 {"quant", "8 bits, max |x| / 127 per group of 512"},
                 {"quant:bits=4", "15 levels"},
                 {"quant:bits=2", "0 and +-max |x| / 2; scale=mse is better for normal numbers"}};
@@ -160,8 +163,8 @@ static void show_codecs(int json) {
     if (json)
         puts("\"codecs\": [");
     else
-        puts("\nCodecs               bits per  payload bytes of fp32 values\n"
-             "                        value       1    4096     1 Mi");
+        puts("\nCodecs                   bits per  payload bytes of fp32 values\n"
+             "                            value       1    4096     1 Mi");
     for (int i = 0; i < n; i++)
         show_codec(rows[i].spec, rows[i].note, json, i == n - 1);
     if (json) {

@@ -66,18 +66,32 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
  * text := codec [":" option {"," option}] ["+" feedback]
  *   none                                   raw values in the layer's dtype
  *   cast:type=bf16|fp16                    rounded to nearest even
- *   onebit:group=N,scale=mean|rms          a sign per value and a scale per group of N (128..4096, a power of two;
- *                                          512); mean |x| is least squares (EF-signSGD), rms is 1-bit Adam's
+ *   cast:type=fp8e4m3|fp8e5m2,group=N      8 bits and a scale per group of N (512), whose largest value is exact
+ *   onebit:group=N,scale=mean|rms|twosided a sign per value and a scale per group of N (128..4096, a power of two;
+ *                                          512); mean |x| is least squares (EF-signSGD), rms is 1-bit Adam's;
+ *                                          twosided: a mean for each sign (1-bit SGD)
  *   quant:bits=8|6|4|3|2,group=N,          levels of so many bits (8) and a scale per group of N (128..4096; 512);
  *         rounding=nearest|stochastic,     stochastic: up or down at random, right on average;
  *         scale=absmax|minmax|mse,         from max |x|, from least and greatest x, or for normal numbers;
  *         rotate=none|hadamard,seed=N      groups turned by random signs and a Walsh-Hadamard transform; any u32 (0)
+ *   ternary:group=N,                       0 or a sign per value and a scale per group of N (128..4096; 512);
+ *         rounding=nearest|stochastic,     stochastic: 0 or max |x| at random, right on average (TernGrad);
+ *         seed=N                           of its random numbers, any u32 (0)
  *   +none | +ef                            error feedback (EF14): what was dropped is sent later */
-typedef enum tw_codec_id { TW_CODEC_NONE = 1, TW_CODEC_CAST = 2, TW_CODEC_ONEBIT = 3, TW_CODEC_QUANT = 4 } tw_codec_id;
+typedef enum tw_codec_id {
+    TW_CODEC_NONE = 1,
+    TW_CODEC_CAST = 2,
+    TW_CODEC_ONEBIT = 3,
+    TW_CODEC_QUANT = 4,
+    TW_CODEC_TERNARY = 5
+} tw_codec_id;
+/* Of a cast: TW_F16, TW_BF16 or one of these, which no layer has. */
+typedef enum tw_cast_type { TW_CAST_FP8E4M3 = 4, TW_CAST_FP8E5M2 = 5 } tw_cast_type;
 typedef enum tw_feedback_id { TW_FEEDBACK_NONE = 1, TW_FEEDBACK_EF = 2 } tw_feedback_id;
 typedef enum tw_scale_id {
     TW_SCALE_MEAN = 1,
     TW_SCALE_RMS = 2,
+    TW_SCALE_TWOSIDED = 3,
     TW_SCALE_ABSMAX = 4,
     TW_SCALE_MINMAX = 5,
     TW_SCALE_MSE = 6
@@ -89,9 +103,9 @@ typedef struct tw_spec {
     uint32_t size;     /* sizeof(tw_spec) */
     uint16_t codec;    /* tw_codec_id: stable wire ids, never reused */
     uint16_t feedback; /* tw_feedback_id */
-    uint16_t type;     /* cast: TW_F16 or TW_BF16; else 0 */
+    uint16_t type;     /* cast: TW_F16, TW_BF16 or a tw_cast_type; else 0 */
     uint16_t scale;    /* onebit, quant: tw_scale_id; else 0 */
-    uint32_t group;    /* onebit, quant: elements that share one scale; else 0 */
+    uint32_t group;    /* onebit, quant, ternary, cast to fp8: elements that share one scale; else 0 */
     uint16_t bits;     /* of a value, where a codec has a choice; else 0 */
     uint16_t rounding; /* tw_rounding_id, where a codec has a choice; else 0 */
     uint16_t rotate;   /* tw_rotate_id, where a codec has a choice; else 0 */

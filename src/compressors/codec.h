@@ -17,7 +17,7 @@ enum { TW_TRAIT_TILED = 1, TW_TRAIT_LINEAR = 2, TW_TRAIT_FIXED_RATE = 4, TW_TRAI
 typedef struct tw_codec {
     const char *name;
     uint16_t wire_id, wire_version;
-    uint32_t traits;
+    uint32_t (*traits)(const tw_spec *s); /* of payloads of this spec */
     /* Payload bytes of one tile of n values (n <= TW_MAX_TILE) of a layer of dtype t; a multiple of 4; 0 for n = 0. */
     uint32_t (*bytes)(const tw_spec *s, uint32_t n, tw_dtype t);
     /* Quantisations of one encode: 0 for exact codecs in that dtype, else 1. */
@@ -77,7 +77,12 @@ typedef bool (*tw_reduce_fn)(const tw_spec *s, const tw_enc *a, tw_parts *p, tw_
 
 /* ---- payloads, version 1 ----
  * none    n values in the layer's dtype, padded with zeros to 4 bytes
- * cast    n halves of spec->type, padded with zeros to 4 bytes; NaN canonical
+ * cast    n halves of spec->type, padded with zeros to 4 bytes; NaN canonical. fp8: ceil(n/group) fp32 scales, then n
+ * codes of a byte (OCP E4M3 or E5M2; sign bit highest), padded with zeros to 4. With a = max |x| of the group and M the
+ * type's largest value (448, 57344): scale = a / M, code = that of x * (M / a), to nearest even; decoded = value(code) *
+ * scale, so a itself is within rounding. 0 < a < 2^-100: scale = 2^k, k = max(floor(log2 a) - 7, -140), E5M2 max(.. -
+ * 14, -133), code = that of (x * 2^64) * 2^(-k-64). a = 0: scale 0, codes 0 and, for -0, 0x80. A group with NaN or Inf in
+ * x: scale 0x7fc00000, codes 0.
  * onebit  ceil(n/group) fp32 scales, then ceil(n/8) bytes, padded to 4: bit i%8 of byte i/8 is set where x[i]'s sign
  * bit is set (NaN: clear). decoded = -scale where the bit is set, else +scale. mean: scale = (sum |x|) / m over the
  * group's m values; rms: sqrt((sum x*x) / m), IEEE division and sqrt. Sum order: segments of 1024 = 32 lanes x 32 rows
@@ -102,6 +107,16 @@ typedef bool (*tw_reduce_fn)(const tw_spec *s, const tw_enc *a, tw_parts *p, tw_
  * stochastic: d = (r - 127.5) / 256 is added to y before it is held; in tables the border is l[k] + (l[k+1] - l[k]) *
  * (d + 1/2), and x is negative where x < l[0] * 2d. r: byte (i / 32 mod 4) of word (i / 128 mod 4) of Philox4x32-7 with
  * counter {32 (i / 512) + i mod 32, tile, 0}, for value i of the tile.
- * hadamard: all this of z = H(s x / sqrt(m)) instead of a group's x, and x decodes to s H(z) / sqrt(m): ref/quant.inc. */
+ * hadamard: all this of z = H(s x / sqrt(m)) instead of a group's x, and x decodes to s H(z) / sqrt(m): ref/quant.inc.
+ * twosided: a group has two fp32, what a clear and what a set bit decode to: p = S+ / m+ and 0 - S- / m-. S+ sums x of
+ * the m+ values with sign bit clear, S- |x| of the m- others, in the order above with +0 for the values of the other
+ * side; a side without values has +0 (so neither is ever -0). A sum that is not finite is taken again as above, with k
+ * from the side's largest |x|. NaN or Inf in x: both 0x7fc00000.
+ * ternary ceil(n/group) fp32 scales, then the signs as onebit has them, then ceil(n/8) bytes, padded to 4: the bit of a
+ * value is set where it is kept. decoded = +0 where it is clear, else -scale or scale by the sign's bit, which is clear
+ * where nothing is kept. nearest: kept is what has |x| > 0.767f * (mean |x|), mean as onebit's; scale = (sum of the kept
+ * |x|) / their number, with +0 for the others, in onebit's order; taken again if not finite as twosided's; 0 if none is
+ * kept. stochastic: scale = max |x|; kept is what has |x| > scale * ((255.5 - byte) / 256), bytes of noise as quant's. A
+ * group with NaN or Inf in x: scale 0x7fc00000, all kept, signs clear. */
 
 #endif

@@ -14,11 +14,16 @@ static uint32_t roundings(const tw_spec *s, tw_dtype t) {
     return 0;
 }
 
+static uint32_t traits(const tw_spec *s) {
+    (void)s;
+    return TW_TRAIT_TILED | TW_TRAIT_LINEAR | TW_TRAIT_FIXED_RATE | TW_TRAIT_EXACT;
+}
+
 const tw_codec tw_codec_none = {
     .name = "none",
     .wire_id = TW_CODEC_NONE,
     .wire_version = 1,
-    .traits = TW_TRAIT_TILED | TW_TRAIT_LINEAR | TW_TRAIT_FIXED_RATE | TW_TRAIT_EXACT,
+    .traits = traits,
     .bytes = bytes,
     .roundings = roundings,
 };

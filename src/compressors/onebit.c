@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * onebit: the sign of every value and a scale for every group. */
+ * onebit: the sign of every value and a scale for every group; twosided: one for each sign. */
 #include "compressors/codec.h"
 
 static uint32_t bytes(const tw_spec *s, uint32_t n, tw_dtype t) {
     (void)t;
-    return (uint32_t)(4 * tw_ceil_div(n, s->group) + tw_round_up(tw_ceil_div(n, 8), 4));
+    uint32_t scales = s->scale == TW_SCALE_TWOSIDED ? 2 : 1;
+    return (uint32_t)(4 * scales * tw_ceil_div(n, s->group) + tw_round_up(tw_ceil_div(n, 8), 4));
 }
 
 static uint32_t roundings(const tw_spec *s, tw_dtype t) {
@@ -14,9 +15,14 @@ static uint32_t roundings(const tw_spec *s, tw_dtype t) {
     return 1;
 }
 
+static uint32_t traits(const tw_spec *s) {
+    (void)s;
+    return TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE;
+}
+
 static const char *part(const tw_spec *s, uint64_t count, tw_dtype t, const void *payload, uint64_t bytes, uint32_t i,
                         uint64_t *part) {
-    uint64_t scales = 4 * tw_ceil_div(count, s->group); /* groups divide tiles */
+    uint64_t scales = (s->scale == TW_SCALE_TWOSIDED ? 8 : 4) * tw_ceil_div(count, s->group); /* groups divide tiles */
     (void)t;
     (void)payload;
     *part = i == 0 ? scales : bytes - scales;
@@ -27,7 +33,7 @@ const tw_codec tw_codec_onebit = {
     .name = "onebit",
     .wire_id = TW_CODEC_ONEBIT,
     .wire_version = 1,
-    .traits = TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE,
+    .traits = traits,
     .bytes = bytes,
     .roundings = roundings,
     .part = part,

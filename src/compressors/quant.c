@@ -31,11 +31,16 @@ static uint32_t roundings(const tw_spec *s, tw_dtype t) {
     return 1;
 }
 
+static uint32_t traits(const tw_spec *s) {
+    (void)s;
+    return TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE;
+}
+
 const tw_codec tw_codec_quant = {
     .name = "quant",
     .wire_id = TW_CODEC_QUANT,
     .wire_version = 1,
-    .traits = TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE,
+    .traits = traits,
     .bytes = bytes,
     .roundings = roundings,
 };

@@ -24,7 +24,8 @@
     X(NONE, none)        \
     X(CAST, cast)        \
     X(ONEBIT, onebit)    \
-    X(QUANT, quant)
+    X(QUANT, quant)      \
+    X(TERNARY, ternary)
 #define TW_COUNT_ONE(id, word) +1
 #define TW_CODECS              (1 TW_CODEC_LIST(TW_COUNT_ONE)) /* 1 + largest codec id */
 #define TW_FEEDBACKS           3                               /* 1 + largest feedback id */
@@ -154,6 +155,13 @@ void tw_philox(int rounds, const uint32_t counter[4], const uint32_t key[2], uin
 #define TW_PHILOX_W1 UINT32_C(0xBB67AE85) /* sqrt(3) - 1 */
 
 /* ---- half.c: reference conversions, NaN made canonical (0x7e00, 0x7fc0) ---- */
+static inline bool tw_type_is_fp8(uint32_t type) { /* tw_spec.type */
+    return type == TW_CAST_FP8E4M3 || type == TW_CAST_FP8E5M2;
+}
+/* Saturating; NaN is 0x7f. Back: codes above the largest finite one, never written for numbers, read as the numbers that
+ * would follow. */
+uint8_t tw_f32_to_fp8(float x, bool e5m2);
+float tw_fp8_to_f32(uint8_t code, bool e5m2);
 uint16_t tw_f32_to_f16(float x);
 float tw_f16_to_f32(uint16_t h);
 uint16_t tw_f32_to_bf16(float x);

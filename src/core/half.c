@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * fp16 and bf16, to nearest even, in integer arithmetic: right under any floating-point environment. Every NaN becomes
- * the canonical one, so that payloads agree between ISAs. */
+ * fp16, bf16 and OCP's two fp8, to nearest even, in integer arithmetic: right under any floating-point environment. Every
+ * NaN becomes the canonical one, so that payloads agree between ISAs. */
 #include "core/core.h"
 
 #define F32_INF  0x7f800000u
@@ -71,4 +71,28 @@ float tw_bf16_to_f32(uint16_t h) {
     if ((h & 0x7fffu) > 0x7f80u)
         return float_of(F32_NAN);
     return float_of((uint32_t)h << 16);
+}
+
+/* E4M3: bias 7, 3 digits, up to 448; E5M2: bias 15, 2 digits, up to 57344. */
+uint8_t tw_f32_to_fp8(float x, bool e5m2) {
+    uint32_t b = bits_of(x), sign = (b >> 24) & 0x80u, a = b & 0x7fffffffu;
+    uint32_t digits = e5m2 ? 2 : 3, bias = e5m2 ? 15 : 7, top = e5m2 ? 0x7bu : 0x7eu;
+    if (a > F32_INF)
+        return 0x7f;
+    uint32_t exponent = a >> 23;
+    if (exponent > 127 - bias) { /* normal: a carry out of the digits moves the exponent up, as it must */
+        uint32_t code = shift_nearest(a - ((127 - bias) << 23), 23 - digits);
+        return (uint8_t)(sign | (code < top ? code : top));
+    }
+    uint32_t shift = 151 - bias - digits - exponent;
+    if (shift > 25) /* below half the least subnormal */
+        return (uint8_t)sign;
+    return (uint8_t)(sign | shift_nearest((a & 0x007fffffu) | 0x00800000u, shift));
+}
+
+float tw_fp8_to_f32(uint8_t code, bool e5m2) {
+    uint32_t digits = e5m2 ? 2 : 3, bias = e5m2 ? 15 : 7, sign = (uint32_t)(code & 0x80u) << 24, size = code & 0x7fu;
+    if (size >> digits)
+        return float_of(sign | (((127 - bias) << 23) + (size << (23 - digits))));
+    return float_of(sign | bits_of((float)size * (e5m2 ? 0x1p-16f : 0x1p-9f)));
 }

@@ -31,14 +31,48 @@ typedef struct option {
     uint32_t preset, from, to;
     const char *words[MOST_WORDS];
     uint32_t value[MOST_WORDS];
+    bool (*applies)(const tw_spec *s); /* NULL: always; else the field is 0 where it does not */
+    const char *where;                 /* says so */
 } option;
 
+static bool is_fp8(const tw_spec *s) {
+    return tw_type_is_fp8(s->type);
+}
+
 static const option options[] = {
-    {"type", TW_CODEC_CAST, FIELD_TYPE, TW_BF16, 0, 0, {"bf16", "fp16"}, {TW_BF16, TW_F16}},
-    {"group", TW_CODEC_ONEBIT, FIELD_GROUP, 512, TW_MIN_TILE, TW_MAX_TILE, {0}, {0}},
-    {"scale", TW_CODEC_ONEBIT, FIELD_SCALE, TW_SCALE_MEAN, 0, 0, {"mean", "rms"}, {TW_SCALE_MEAN, TW_SCALE_RMS}},
-    {"bits", TW_CODEC_QUANT, FIELD_BITS, 8, 0, 0, {"8", "6", "4", "3", "2"}, {8, 6, 4, 3, 2}},
-    {"group", TW_CODEC_QUANT, FIELD_GROUP, 512, TW_MIN_TILE, TW_MAX_TILE, {0}, {0}},
+    {"type",
+     TW_CODEC_CAST,
+     FIELD_TYPE,
+     TW_BF16,
+     0,
+     0,
+     {"bf16", "fp16", "fp8e4m3", "fp8e5m2"},
+     {TW_BF16, TW_F16, TW_CAST_FP8E4M3, TW_CAST_FP8E5M2},
+     NULL,
+     NULL},
+    {"group",
+     TW_CODEC_CAST,
+     FIELD_GROUP,
+     512,
+     TW_MIN_TILE,
+     TW_MAX_TILE,
+     {0},
+     {0},
+     is_fp8,
+     "goes with type=fp8e4m3 and type=fp8e5m2 only"},
+    {"group", TW_CODEC_ONEBIT, FIELD_GROUP, 512, TW_MIN_TILE, TW_MAX_TILE, {0}, {0}, NULL, NULL},
+    {"scale",
+     TW_CODEC_ONEBIT,
+     FIELD_SCALE,
+     TW_SCALE_MEAN,
+     0,
+     0,
+     {"mean", "rms", "twosided"},
+     {TW_SCALE_MEAN, TW_SCALE_RMS, TW_SCALE_TWOSIDED},
+     NULL,
+     NULL},
+    {"bits", TW_CODEC_QUANT, FIELD_BITS, 8, 0, 0, {"8", "6", "4", "3", "2"}, {8, 6, 4, 3, 2}, NULL, NULL},
+    {"group", TW_CODEC_QUANT, FIELD_GROUP, 512, TW_MIN_TILE, TW_MAX_TILE, {0}, {0}, NULL, NULL},
     {"rounding",
      TW_CODEC_QUANT,
      FIELD_ROUNDING,
@@ -46,7 +80,9 @@ static const option options[] = {
      0,
      0,
      {"nearest", "stochastic"},
-     {TW_ROUNDING_NEAREST, TW_ROUNDING_STOCHASTIC}},
+     {TW_ROUNDING_NEAREST, TW_ROUNDING_STOCHASTIC},
+     NULL,
+     NULL},
     {"scale",
      TW_CODEC_QUANT,
      FIELD_SCALE,
@@ -54,7 +90,9 @@ static const option options[] = {
      0,
      0,
      {"absmax", "minmax", "mse"},
-     {TW_SCALE_ABSMAX, TW_SCALE_MINMAX, TW_SCALE_MSE}},
+     {TW_SCALE_ABSMAX, TW_SCALE_MINMAX, TW_SCALE_MSE},
+     NULL,
+     NULL},
     {"rotate",
      TW_CODEC_QUANT,
      FIELD_ROTATE,
@@ -62,8 +100,22 @@ static const option options[] = {
      0,
      0,
      {"none", "hadamard"},
-     {TW_ROTATE_NONE, TW_ROTATE_HADAMARD}},
-    {"seed", TW_CODEC_QUANT, FIELD_SEED, 0, 0, UINT32_MAX, {0}, {0}},
+     {TW_ROTATE_NONE, TW_ROTATE_HADAMARD},
+     NULL,
+     NULL},
+    {"seed", TW_CODEC_QUANT, FIELD_SEED, 0, 0, UINT32_MAX, {0}, {0}, NULL, NULL},
+    {"group", TW_CODEC_TERNARY, FIELD_GROUP, 512, TW_MIN_TILE, TW_MAX_TILE, {0}, {0}, NULL, NULL},
+    {"rounding",
+     TW_CODEC_TERNARY,
+     FIELD_ROUNDING,
+     TW_ROUNDING_NEAREST,
+     0,
+     0,
+     {"nearest", "stochastic"},
+     {TW_ROUNDING_NEAREST, TW_ROUNDING_STOCHASTIC},
+     NULL,
+     NULL},
+    {"seed", TW_CODEC_TERNARY, FIELD_SEED, 0, 0, UINT32_MAX, {0}, {0}, NULL, NULL},
 };
 #define OPTIONS TW_ARRAY_LEN(options)
 
@@ -220,7 +272,24 @@ static const option *find_option(const parser *ps, text name, uint16_t codec) {
     return NULL;
 }
 
-static tw_status parse_options(const parser *ps, text list, tw_spec *s) {
+static bool applies(const option *o, const tw_spec *s) {
+    return !o->applies || o->applies(s);
+}
+
+/* Options that this spec has no use for: 0, and an error if they were given. */
+static tw_status clear_unused(const parser *ps, uint32_t seen, tw_spec *s) {
+    for (size_t i = 0; i < OPTIONS; i++) {
+        const option *o = &options[i];
+        if (o->codec != s->codec || applies(o, s))
+            continue;
+        if (seen & 1u << o->field)
+            return bad(ps, "option '%s' %s", o->name, o->where);
+        field_set(s, o->field, 0);
+    }
+    return TW_OK;
+}
+
+static tw_status parse_options(const parser *ps, text list, tw_spec *s, uint32_t *fields_seen) {
     uint32_t seen = 0;
     for (bool more = true; more;) {
         bool has_value;
@@ -239,6 +308,7 @@ static tw_status parse_options(const parser *ps, text list, tw_spec *s) {
         if (st != TW_OK)
             return st;
     }
+    *fields_seen = seen;
     return TW_OK;
 }
 
@@ -258,11 +328,12 @@ tw_status tw_spec_parse_n(const char *p, size_t len, const char *what, tw_spec *
     for (size_t i = 0; i < OPTIONS; i++)
         if (options[i].codec == s.codec)
             field_set(&s, options[i].field, options[i].preset);
-    if (has_options) {
-        tw_status st = parse_options(&ps, list, &s);
-        if (st != TW_OK)
-            return st;
-    }
+    uint32_t seen = 0;
+    tw_status st = has_options ? parse_options(&ps, list, &s, &seen) : TW_OK;
+    if (st == TW_OK)
+        st = clear_unused(&ps, seen, &s);
+    if (st != TW_OK)
+        return st;
     if (has_feedback) {
         id = pick(&ps, "feedback", trim(feedback), feedback_words, TW_FEEDBACKS - 1);
         if (id == TW_FEEDBACKS - 1)
@@ -283,7 +354,7 @@ static tw_status check_field(const tw_spec *s, unsigned field) {
     uint32_t v = field_get(s, field);
     const option *o = NULL;
     for (size_t i = 0; i < OPTIONS; i++)
-        if (options[i].codec == s->codec && options[i].field == field)
+        if (options[i].codec == s->codec && options[i].field == field && applies(&options[i], s))
             o = &options[i];
     if (!o)
         return v == 0 ? TW_OK
@@ -351,7 +422,7 @@ int tw_spec_format(const tw_spec *s, char *buf, size_t cap) {
     for (size_t i = 0; i < OPTIONS; i++) {
         const option *o = &options[i];
         uint32_t v = field_get(s, o->field);
-        if (o->codec != s->codec || v == o->preset)
+        if (o->codec != s->codec || v == o->preset || !applies(o, s))
             continue;
         const char *word = word_of(o, v);
         at += word ? (size_t)snprintf(out + at, sizeof out - at, "%c%s=%s", separator, o->name, word)

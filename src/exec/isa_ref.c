@@ -11,16 +11,20 @@
 #define TW_CODEC_FILE "compressors/kernels/ref/none.inc"
 #include "exec/instantiate.inc"
 
-#define TW_CODEC_TAG  cast
-#define TW_CODEC_FILE "compressors/kernels/ref/cast.inc"
-#include "exec/instantiate.inc"
-
 #define TW_CODEC_TAG  onebit
 #define TW_CODEC_FILE "compressors/kernels/ref/onebit.inc"
 #include "exec/instantiate.inc"
 
 #define TW_CODEC_TAG  quant
 #define TW_CODEC_FILE "compressors/kernels/ref/quant.inc" /* groups are summed as onebit's are */
+#include "exec/instantiate.inc"
+
+#define TW_CODEC_TAG  cast
+#define TW_CODEC_FILE "compressors/kernels/ref/cast.inc" /* powers of two as onebit has them */
+#include "exec/instantiate.inc"
+
+#define TW_CODEC_TAG  ternary
+#define TW_CODEC_FILE "compressors/kernels/ref/ternary.inc" /* scales as onebit's, noise as quant's */
 #include "exec/instantiate.inc"
 
 double tw_slow_sum_sq(const float *x, uint32_t n) {

@@ -57,6 +57,18 @@ static const golden_case golden_cases[] = {
     {"quant:bits=4,rotate=hadamard", 4096, 40, -20, 12, TW_F32},
     {"quant:bits=4,rotate=hadamard,scale=mse,group=4096,seed=3", 3999, 41, -20, 12, TW_F32},
     {"quant:bits=2,rotate=hadamard,rounding=stochastic,scale=minmax,group=256", 4001, 42, -20, 12, TW_F32},
+    {"onebit:scale=twosided", 4096, 21, -20, 12, TW_F32},
+    {"onebit:group=128,scale=twosided", 777, 22, 60, 67, TW_F32},
+    {"onebit:group=4096,scale=twosided", 4000, 23, -149, 100, TW_F32},
+    {"cast:type=fp8e4m3", 4096, 24, -20, 12, TW_F32},
+    {"cast:type=fp8e4m3,group=128", 777, 25, -149, 60, TW_F32},
+    {"cast:type=fp8e5m2", 4095, 26, -60, 60, TW_F32},
+    {"cast:type=fp8e5m2,group=4096", 4096, 27, 100, 27, TW_F32},
+    {"ternary", 4096, 60, -20, 12, TW_F32},
+    {"ternary:group=128", 777, 61, -149, 60, TW_F32},
+    {"ternary:group=4096", 4095, 62, 60, 67, TW_F32},
+    {"ternary:rounding=stochastic,seed=5", 4096, 63, -20, 12, TW_F32},
+    {"ternary:rounding=stochastic,group=2048", 3001, 64, -149, 277, TW_F32},
 };
 
 static uint64_t golden_next(uint64_t *state) {

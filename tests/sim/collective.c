@@ -170,7 +170,7 @@ static void through_codec(const world *w, const tw_call *k, const float *x, floa
     tw_spec none = TW_SPEC_INIT;
     for (uint64_t at = 0; at < k->count; at += k->tile) {
         uint32_t n = k->count - at < k->tile ? (uint32_t)(k->count - at) : k->tile;
-        model_codec(w->ranks > 1 ? &k->spec : &none, k->dtype, x + at, n, y + at);
+        model_codec(w->ranks > 1 ? &k->spec : &none, NULL, k->dtype, x + at, n, y + at);
     }
 }
 

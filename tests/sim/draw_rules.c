@@ -28,17 +28,23 @@ static void draw_quant(trial *t, tw_spec *s) {
 static tw_spec draw_spec(trial *t) {
     tw_spec s = TW_SPEC_INIT;
     rng *r = &t->rng;
-    uint64_t kind = rng_below(r, 14);
+    uint64_t kind = rng_below(r, 16);
     if (kind < 2) {
         s.codec = TW_CODEC_NONE;
     } else if (kind < 5) {
         s.codec = TW_CODEC_CAST;
-        s.type = rng_chance(r, 50) ? TW_BF16 : TW_F16;
+        s.type = (uint16_t)(TW_F16 + rng_below(r, 4));
+        s.group = s.type > TW_BF16 ? draw_group(t) : 0;
     } else if (kind < 9) {
         draw_quant(t, &s);
+    } else if (kind < 11) {
+        s.codec = TW_CODEC_TERNARY;
+        s.group = draw_group(t);
+        s.rounding = rng_chance(r, 60) ? TW_ROUNDING_NEAREST : TW_ROUNDING_STOCHASTIC;
+        s.seed = rng_chance(r, 50) ? 0 : (uint32_t)rng_below(r, UINT64_C(1) << 32);
     } else {
         s.codec = TW_CODEC_ONEBIT;
-        s.scale = rng_chance(r, 65) ? TW_SCALE_MEAN : TW_SCALE_RMS;
+        s.scale = rng_chance(r, 50) ? TW_SCALE_MEAN : rng_chance(r, 50) ? TW_SCALE_RMS : TW_SCALE_TWOSIDED;
         s.group = draw_group(t);
     }
     s.feedback = rng_chance(r, s.codec == TW_CODEC_NONE ? 30 : 70) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
@@ -54,15 +60,20 @@ static void write_quant(char *text, size_t room, const tw_spec *s) {
 }
 
 static void write_spec(char *text, size_t room, const tw_spec *s) {
+    static const char *const type[] = {"", "", "fp16", "bf16", "fp8e4m3", "fp8e5m2"};
+    static const char *const form[] = {"", "mean", "rms", "twosided"};
     size_t at = strlen(text);
     if (s->codec == TW_CODEC_NONE)
         snprintf(text + at, room - at, "none");
     else if (s->codec == TW_CODEC_CAST)
-        snprintf(text + at, room - at, "cast:type=%s", s->type == TW_F16 ? "fp16" : "bf16");
+        snprintf(text + at, room - at, s->group ? "cast:type=%s,group=%u" : "cast:type=%s", type[s->type], s->group);
     else if (s->codec == TW_CODEC_QUANT)
         write_quant(text + at, room - at, s);
+    else if (s->codec == TW_CODEC_TERNARY)
+        snprintf(text + at, room - at, "ternary:group=%u,rounding=%s,seed=%u", s->group,
+                 s->rounding == TW_ROUNDING_STOCHASTIC ? "stochastic" : "nearest", s->seed);
     else
-        snprintf(text + at, room - at, "onebit:group=%u,scale=%s", s->group, s->scale == TW_SCALE_RMS ? "rms" : "mean");
+        snprintf(text + at, room - at, "onebit:group=%u,scale=%s", s->group, form[s->scale]);
     at = strlen(text);
     if (s->feedback == TW_FEEDBACK_EF)
         snprintf(text + at, room - at, "+ef");

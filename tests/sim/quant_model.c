@@ -52,7 +52,7 @@ static void philox(int rounds, const uint32_t counter[4], uint32_t k0, uint32_t 
     }
 }
 
-static float dither_of(const model_draw *d, uint32_t i) {
+float model_dither(const model_draw *d, uint32_t i) {
     uint32_t words[4] = {d->seed, d->step, d->rank, d->hop}, out[4], row = i / 32 % 16;
     uint64_t key = tw_hash64(words, sizeof words, tw_hash64(d->name, strlen(d->name), 0));
     const uint32_t counter[4] = {i / 512 * 32 + i % 32, (uint32_t)d->tile, (uint32_t)(d->tile >> 32), 0};
@@ -172,7 +172,7 @@ bool model_quant(const tw_spec *s, const model_draw *d, const float *x, uint32_t
         if (finite)
             f = fit(s, &g, decoded + at, m);
         for (uint32_t i = at; i < at + m; i++) {
-            float dither = s->rounding == TW_ROUNDING_STOCHASTIC ? dither_of(d, i) : 0;
+            float dither = s->rounding == TW_ROUNDING_STOCHASTIC ? model_dither(d, i) : 0;
             decoded[i] = finite ? value_of(s, &g, &f, decoded[i], dither) : NAN;
         }
         if (turned)

@@ -140,7 +140,7 @@ static bool encode(const scene *s, const one_layer *l, const tw_spec *spec, int 
         if (feeds_back(s, l))
             x[i] = x[i] + l->e[slot + i];
     }
-    bool bad = model_codec(spec, l->dtype, x, n, dec);
+    bool bad = model_codec(spec, NULL, l->dtype, x, n, dec);
     for (uint32_t i = 0; i < n; i++) {
         dec[i] = stored ? model_to_dtype(dec[i], l->dtype) : dec[i];
         bad = bad || !isfinite(dec[i]);

@@ -240,6 +240,7 @@ float model_group_sum(const float *x, uint32_t m);  /* of |x|, in the common ord
 float model_group_mean(const float *x, uint32_t m); /* right where the sum overflows, too */
 
 /* quant_model.c */
+float model_dither(const model_draw *d, uint32_t i); /* value i of the tile's */
 bool model_quant(const tw_spec *s, const model_draw *d, const float *x, uint32_t n, float *decoded);
 
 /* model.c, model_tile.c */

@@ -240,7 +240,15 @@ static void check_isa(const char *isa) {
         check_spec(&r, k, &cast, TW_F32);
     }
     for (uint32_t group = TW_MIN_TILE; group <= TW_MAX_TILE; group *= 2)
-        for (uint16_t scale = TW_SCALE_MEAN; scale <= TW_SCALE_RMS; scale++) {
+        for (uint16_t type = TW_CAST_FP8E4M3; type <= TW_CAST_FP8E5M2; type++) {
+            tw_spec fp8 = TW_SPEC_INIT;
+            fp8.codec = TW_CODEC_CAST;
+            fp8.group = group;
+            fp8.type = type;
+            check_spec(&r, k, &fp8, TW_F32);
+        }
+    for (uint32_t group = TW_MIN_TILE; group <= TW_MAX_TILE; group *= 2)
+        for (uint16_t scale = TW_SCALE_MEAN; scale <= TW_SCALE_TWOSIDED; scale++) {
             tw_spec onebit = TW_SPEC_INIT;
             onebit.codec = TW_CODEC_ONEBIT;
             onebit.group = group;
@@ -252,6 +260,14 @@ static void check_isa(const char *isa) {
         CU_ASSERT_EQUAL_FATAL(tw_spec_parse(quant_texts[i], &quant), TW_OK);
         check_spec(&r, k, &quant, TW_F32);
     }
+    for (uint32_t group = TW_MIN_TILE; group <= TW_MAX_TILE; group *= 2)
+        for (uint16_t rounding = TW_ROUNDING_NEAREST; rounding <= TW_ROUNDING_STOCHASTIC; rounding++) {
+            tw_spec ternary = TW_SPEC_INIT;
+            ternary.codec = TW_CODEC_TERNARY;
+            ternary.group = group;
+            ternary.rounding = rounding;
+            check_spec(&r, k, &ternary, TW_F32);
+        }
     tw_fp_leave(env);
 }
 
@@ -286,23 +302,43 @@ static bool near(double a, double b, double tolerance) {
     return fabs(a - b) <= tolerance * fabs(b);
 }
 
+static void near_scale(float scale, double model) {
+    if (model > 3.4028234e38) /* rounding up in the sum must not give Inf */
+        model = 3.4028234663852886e38;
+    bool ok = near((double)scale, model, model > 1e-37 ? 1e-6 : 1e-2) || fabs((double)scale - model) < 2e-45;
+    CU_ASSERT(ok);
+    if (!ok)
+        printf("scale %g, model %g\n", (double)scale, model);
+}
+
+/* The mean size of the values with this sign; 0 without any. */
+static double model_side(const float *x, uint32_t m, bool negative) {
+    double sum = 0.0;
+    uint32_t members = 0;
+    for (uint32_t i = 0; i < m; i++)
+        if ((signbit(x[i]) != 0) == negative) {
+            sum += fabs((double)x[i]);
+            members++;
+        }
+    return members ? sum / members : 0.0;
+}
+
 static void model_onebit(const tw_spec *s, const float *x, uint32_t n, const uint8_t *payload, float *decoded) {
-    uint32_t groups = (n + s->group - 1) / s->group;
+    uint32_t groups = (n + s->group - 1) / s->group, stored = s->scale == TW_SCALE_TWOSIDED ? 2 : 1;
     for (uint32_t i = 0; i < n; i++) {
-        float scale;
-        memcpy(&scale, payload + 4 * (i / s->group), 4);
-        bool bit = payload[4 * groups + i / 8] >> (i % 8) & 1;
+        float scale[2];
+        memcpy(scale, payload + 4 * stored * (i / s->group), 4 * stored);
+        if (stored == 1)
+            scale[1] = -scale[0];
+        bool bit = payload[4 * stored * groups + i / 8] >> (i % 8) & 1;
         CU_ASSERT(bit == (signbit(x[i]) != 0));
-        decoded[i] = bit ? -scale : scale;
+        decoded[i] = scale[bit];
         if (i % s->group == 0) {
             uint32_t m = n - i < s->group ? n - i : s->group;
-            double model = model_scale(x + i, m, s->scale == TW_SCALE_RMS);
-            if (model > 3.4028234e38) /* rounding up in the sum must not give Inf */
-                model = 3.4028234663852886e38;
-            bool ok = near((double)scale, model, model > 1e-37 ? 1e-6 : 1e-2) || fabs((double)scale - model) < 2e-45;
-            CU_ASSERT(ok);
-            if (!ok)
-                printf("scale %g, model %g\n", (double)scale, model);
+            near_scale(scale[0],
+                       stored == 2 ? model_side(x + i, m, false) : model_scale(x + i, m, s->scale == TW_SCALE_RMS));
+            near_scale(-scale[1], stored == 2 ? model_side(x + i, m, true) : (double)scale[0]);
+            CU_ASSERT(stored == 1 || (unit_bits(scale[0]) != 0x80000000u && unit_bits(scale[1]) != 0x80000000u));
         }
     }
 }
@@ -315,6 +351,31 @@ static void model_half(const float *x, uint32_t n, bool is_f16, const uint8_t *p
         double half_step =
             is_f16 ? fmax(fabs((double)x[i]) * 0x1p-11, 0x1p-25) : fmax(fabs((double)x[i]) * 0x1p-8, 0x1p-134);
         CU_ASSERT(fabs((double)x[i] - (double)decoded[i]) <= half_step || isinf(decoded[i]));
+    }
+}
+
+/* Every value within half a step of its size or, near 0, of the group's; the largest one with hardly an error, all but
+ * where the scale is a power of two. */
+static void model_fp8(const tw_spec *s, const float *x, uint32_t n, const uint8_t *payload, float *decoded) {
+    uint32_t groups = (n + s->group - 1) / s->group;
+    bool e5m2 = s->type == TW_CAST_FP8E5M2;
+    for (uint32_t at = 0; at < n; at += s->group) {
+        uint32_t m = n - at < s->group ? n - at : s->group;
+        double most = 0.0, largest = e5m2 ? 57344.0 : 448.0;
+        float scale;
+        memcpy(&scale, payload + 4 * (at / s->group), 4);
+        for (uint32_t i = at; i < at + m; i++)
+            most = fmax(most, fabs((double)x[i]));
+        CU_ASSERT(most < 0x1p-100 || near((double)scale, most / largest, 0x1p-24));
+        for (uint32_t i = at; i < at + m; i++) {
+            uint8_t code = payload[4 * groups + i];
+            double size = fabs((double)x[i]);
+            decoded[i] = tw_fp8_to_f32(code, e5m2) * scale;
+            double half_step = fmax(size * (e5m2 ? 0x1p-3 : 0x1p-4), (double)scale * (e5m2 ? 0x1p-17 : 0x1p-10));
+            CU_ASSERT(fabs((double)x[i] - (double)decoded[i]) <= half_step * (1 + 0x1p-20));
+            CU_ASSERT(signbit(x[i]) == signbit(decoded[i]));
+            CU_ASSERT(size < most || most < 0x1p-100 || near((double)decoded[i], (double)x[i], 0x1p-22));
+        }
     }
 }
 
@@ -333,6 +394,8 @@ static void model_case(unit_rng *r, const tw_spec *s, uint32_t n, int kind) {
     }
     if (s->codec == TW_CODEC_ONEBIT)
         model_onebit(s, x, n, o.payload + MARGIN, decoded);
+    else if (tw_type_is_fp8(s->type))
+        model_fp8(s, x, n, o.payload + MARGIN, decoded);
     else
         model_half(x, n, s->type == TW_F16, o.payload + MARGIN, decoded);
     for (uint32_t i = 0; i < n; i++) {
@@ -356,9 +419,10 @@ static void reference_equals_model(void) {
         s.codec = unit_below(&r, 3) ? TW_CODEC_ONEBIT : TW_CODEC_CAST;
         if (s.codec == TW_CODEC_ONEBIT) {
             s.group = TW_MIN_TILE << unit_below(&r, 6);
-            s.scale = unit_below(&r, 2) ? TW_SCALE_MEAN : TW_SCALE_RMS;
+            s.scale = (uint16_t)(TW_SCALE_MEAN + unit_below(&r, 3));
         } else {
-            s.type = unit_below(&r, 2) ? TW_F16 : TW_BF16;
+            s.type = (uint16_t)(TW_F16 + unit_below(&r, 4));
+            s.group = tw_type_is_fp8(s.type) ? TW_MIN_TILE << unit_below(&r, 6) : 0;
         }
         model_case(&r, &s, unit_below(&r, 2) ? TW_MAX_TILE : 1 + unit_below(&r, TW_MAX_TILE), round % SOME_NAN);
     }
@@ -377,15 +441,21 @@ static void nonfinite_is_told(void) {
                                         "quant:bits=4,rounding=stochastic",
                                         "quant:bits=3,scale=minmax",
                                         "quant:bits=2,scale=mse",
-                                        "quant:bits=6,rotate=hadamard"};
+                                        "quant:bits=6,rotate=hadamard",
+                                        "onebit:scale=twosided",
+                                        "cast:type=fp8e4m3",
+                                        "cast:type=fp8e5m2,group=4096",
+                                        "ternary",
+                                        "ternary:rounding=stochastic,group=4096"};
+    enum { TEXTS = UNIT_COUNT(texts) };
     static arrays m;
     static uint32_t payload[TW_MAX_TILE];
-    for (int round = 0; round < 500; round++) {
+    for (int round = 0; round < 100 * TEXTS; round++) {
         tw_spec s;
         tw_tile_stat stat;
         uint32_t n = 1 + unit_below(&r, TW_MAX_TILE);
-        CU_ASSERT_EQUAL(tw_spec_parse(texts[round % 10], &s), TW_OK);
-        fill(&r, SOME_NAN + round / 10 % 3, m.g, n);
+        CU_ASSERT_EQUAL(tw_spec_parse(texts[round % TEXTS], &s), TW_OK);
+        fill(&r, SOME_NAN + round / TEXTS % 3, m.g, n);
         CU_ASSERT_EQUAL(tw_tile_encode(NULL, &s, m.g, NULL, 1.0f, n, payload, m.e, &stat), TW_OK);
         CU_ASSERT(stat.nonfinite == 1 && stat.x_sq == 0.0 && stat.e_sq == 0.0);
         CU_ASSERT_EQUAL(tw_tile_decode(NULL, &s, payload, m.y0, n, 0), TW_OK);
@@ -407,7 +477,13 @@ static void host_environment_is_ignored(void) {
                                         "quant:bits=4,rotate=hadamard",
                                         "quant:bits=3,scale=mse",
                                         "quant:bits=6,scale=minmax",
-                                        "quant:bits=2,rounding=stochastic"};
+                                        "quant:bits=2,rounding=stochastic",
+                                        "onebit:scale=twosided",
+                                        "cast:type=fp8e4m3",
+                                        "cast:type=fp8e5m2,group=4096",
+                                        "ternary",
+                                        "ternary:rounding=stochastic,group=4096"};
+    enum { TEXTS = UNIT_COUNT(texts) };
     unit_rng r = unit_seeded("environment");
     static arrays m;
     static uint32_t payload[2][TW_MAX_TILE];
@@ -416,7 +492,7 @@ static void host_environment_is_ignored(void) {
         for (int round = 0; round < 200; round++) {
             tw_spec s;
             tw_tile_stat stat[2];
-            CU_ASSERT_EQUAL(tw_spec_parse(texts[round % 10], &s), TW_OK);
+            CU_ASSERT_EQUAL(tw_spec_parse(texts[round % TEXTS], &s), TW_OK);
             fill(&r, round % SOME_NAN, m.g, TW_MAX_TILE);
             fill(&r, round % SOME_NAN, m.e, TW_MAX_TILE);
             CU_ASSERT_EQUAL(tw_tile_encode(*isa, &s, m.g, m.e, 0.5f, 4096, payload[0], out[0], &stat[0]), TW_OK);
@@ -524,8 +600,13 @@ static void check_reduce(const tw_kernels *k, const tw_spec *s, unit_rng *r) {
 }
 
 static void reduce_equals_long_way(void) {
-    static const char *const specs[] = {"onebit", "onebit:group=128", "onebit:group=1024,scale=rms",
-                                        "onebit:group=2048", "onebit:group=4096,scale=rms"};
+    static const char *const specs[] = {"onebit",
+                                        "onebit:group=128",
+                                        "onebit:group=1024,scale=rms",
+                                        "onebit:group=2048",
+                                        "onebit:group=4096,scale=rms",
+                                        "onebit:group=256,scale=twosided",
+                                        "onebit:group=4096,scale=twosided"};
     unit_rng r = unit_seeded("reduce");
     tw_fpenv env = tw_fp_enter();
     for (const char *const *isa = tw_isa_list(); *isa; isa++)

@@ -147,6 +147,34 @@ static void all_halves_come_back(void) {
     CU_ASSERT_EQUAL(unit_bits(tw_f16_to_f32(0xfc00)), 0xff800000u);
 }
 
+/* All finite fp8: by their definition, there and back, and between two neighbours; beyond the last one: held. */
+static void fp8_is_as_defined(void) {
+    unsigned bad = 0;
+    for (int e5m2 = 0; e5m2 < 2; e5m2++) {
+        int digits = e5m2 ? 2 : 3, bias = e5m2 ? 15 : 7;
+        uint32_t top = e5m2 ? 0x7b : 0x7e;
+        float largest = e5m2 ? 57344.0f : 448.0f;
+        for (uint32_t c = 0; c <= top; c++) {
+            int exponent = (int)c >> digits, m = (int)c & ((1 << digits) - 1);
+            float x = tw_fp8_to_f32((uint8_t)c, e5m2), next = tw_fp8_to_f32((uint8_t)(c + 1), e5m2);
+            double v = ldexp(m + (exponent ? 1 << digits : 0), (exponent ? exponent : 1) - bias - digits);
+            float middle = x + (next - x) / 2;
+            bad +=
+                (double)x != v || unit_bits(tw_fp8_to_f32((uint8_t)(c | 0x80), e5m2)) != (unit_bits(x) | 0x80000000u);
+            bad += tw_f32_to_fp8(x, e5m2) != c || tw_f32_to_fp8(-x, e5m2) != (c | 0x80);
+            bad += tw_f32_to_fp8(nextafterf(middle, x), e5m2) != c;
+            if (c == top)
+                continue;
+            bad += tw_f32_to_fp8(middle, e5m2) != c + (c & 1) || tw_f32_to_fp8(-middle, e5m2) != ((c + (c & 1)) | 0x80);
+            bad += tw_f32_to_fp8(nextafterf(middle, next), e5m2) != c + 1;
+        }
+        bad += tw_fp8_to_f32((uint8_t)top, e5m2) != largest || tw_f32_to_fp8(largest * 1.5f, e5m2) != top;
+        bad += tw_f32_to_fp8(-INFINITY, e5m2) != (top | 0x80) || tw_f32_to_fp8(NAN, e5m2) != 0x7f;
+        bad += tw_f32_to_fp8(0x1p-149f, e5m2) != 0 || tw_f32_to_fp8(-0x1p-60f, e5m2) != 0x80;
+    }
+    CU_ASSERT_EQUAL(bad, 0);
+}
+
 /* Between two neighbours: just under the middle, the middle (to even), just over it. */
 static void halves_round_to_nearest_even(void) {
     unsigned bad = 0;
@@ -250,6 +278,7 @@ int main(void) {
         UNIT_TEST(philox_matches_published_values),
         UNIT_TEST(all_halves_come_back),
         UNIT_TEST(halves_round_to_nearest_even),
+        UNIT_TEST(fp8_is_as_defined),
         UNIT_TEST(every_nan_is_the_same),
         UNIT_TEST(halves_agree_with_the_cpu),
     };

@@ -15,15 +15,22 @@ static const struct {
     {"cast:type=bf16", "cast", {sizeof(tw_spec), 2, 1, TW_BF16, 0, 0}},
     {"cast : type = fp16", "cast:type=fp16", {sizeof(tw_spec), 2, 1, TW_F16, 0, 0}},
     {"cast:type=fp16+ef", "cast:type=fp16+ef", {sizeof(tw_spec), 2, 2, TW_F16, 0, 0}},
+    {"cast:type=fp8e4m3+ef", "cast:type=fp8e4m3+ef", {sizeof(tw_spec), 2, 2, TW_CAST_FP8E4M3, 0, 512}},
+    {"cast:group=128,type=fp8e5m2", "cast:type=fp8e5m2,group=128", {sizeof(tw_spec), 2, 1, TW_CAST_FP8E5M2, 0, 128}},
     {"onebit", "onebit", {sizeof(tw_spec), 3, 1, 0, TW_SCALE_MEAN, 512}},
     {"onebit+ef", "onebit+ef", {sizeof(tw_spec), 3, 2, 0, TW_SCALE_MEAN, 512}},
     {"onebit:group=512,scale=mean+ef", "onebit+ef", {sizeof(tw_spec), 3, 2, 0, TW_SCALE_MEAN, 512}},
     {"onebit:group=128", "onebit:group=128", {sizeof(tw_spec), 3, 1, 0, TW_SCALE_MEAN, 128}},
     {"onebit:group=0002048", "onebit:group=2048", {sizeof(tw_spec), 3, 1, 0, TW_SCALE_MEAN, 2048}},
     {"onebit:scale=rms", "onebit:scale=rms", {sizeof(tw_spec), 3, 1, 0, TW_SCALE_RMS, 512}},
+    {"onebit:scale=twosided+ef", "onebit:scale=twosided+ef", {sizeof(tw_spec), 3, 2, 0, TW_SCALE_TWOSIDED, 512}},
     {"onebit: scale=rms , group=4096 +ef",
      "onebit:group=4096,scale=rms+ef",
      {sizeof(tw_spec), 3, 2, 0, TW_SCALE_RMS, 4096}},
+    {"ternary+ef", "ternary+ef", {sizeof(tw_spec), 5, 2, 0, 0, 512, 0, 1, 0, 0, 0}},
+    {"ternary:seed=9,group=128,rounding=stochastic",
+     "ternary:group=128,rounding=stochastic,seed=9",
+     {sizeof(tw_spec), 5, 1, 0, 0, 128, 0, 2, 0, 0, 9}},
     {"quant", "quant", {sizeof(tw_spec), 4, 1, 0, TW_SCALE_ABSMAX, 512, 8, 1, 1, 0, 0}},
     {"quant:bits=4+ef", "quant:bits=4+ef", {sizeof(tw_spec), 4, 2, 0, TW_SCALE_ABSMAX, 512, 4, 1, 1, 0, 0}},
     {"quant:seed=0,rotate=none,scale=absmax,rounding=nearest,group=512,bits=8",
@@ -87,11 +94,18 @@ static const struct {
     {"onebit:scale=mean=rms", "unknown value of 'scale' 'mean=rms'"},
     {"onebit:group=128,group=128", "option 'group' is given twice"},
     {"onebit:type=bf16", "'type' is an option of 'cast', not of 'onebit'"},
-    {"cast:group=128", "'group' is an option of 'onebit', not of 'cast'; did you mean 'type'?"},
+    {"cast:group=128", "option 'group' goes with type=fp8e4m3 and type=fp8e5m2 only"},
+    {"cast:type=fp16,group=512", "option 'group' goes with"},
+    {"cast:type=fp8", "unknown value of 'type' 'fp8'; did you mean 'fp16'?"},
+    {"cast:type=fp8e4m3,group=0", "group=0 must be a power of two"},
+    {"cast:scale=rms", "'scale' is an option of 'onebit', not of 'cast'"},
     {"cast:type=bf61", "unknown value of 'type' 'bf61'; did you mean 'bf16'?"},
-    {"none:group=128", "'none' takes no option (this one belongs to 'onebit')"},
+    {"none:group=128", "'none' takes no option (this one belongs to 'cast')"},
     {"none:x=1", "'none' takes no option"},
     {"none:", "'none' takes no option"},
+    {"ternary:scale=mean", "'scale' is an option of 'onebit', not of 'ternary'"},
+    {"ternary:bits=2", "'bits' is an option of 'quant', not of 'ternary'"},
+    {"tenrary", "unknown codec 'tenrary'; did you mean 'ternary'?"},
     {"quant:bits=5", "unknown value of 'bits' '5'; did you mean '8'?"},
     {"quant:bits=", "value of 'bits' is missing"},
     {"quant:scale=mean", "unknown value of 'scale' 'mean'; did you mean 'mse'?"},
@@ -156,7 +170,7 @@ static void structs_are_checked(void) {
         bad += tw_spec_parse(text, &again) != TW_OK || memcmp(&s, &again, sizeof s) != 0;
     }
     CU_ASSERT_EQUAL(bad, 0);
-    CU_ASSERT_EQUAL(accepted, 2 * (1 + 2 + 6 * 2)); /* feedbacks x (none, 2 casts, 6 groups x 2 scales) */
+    CU_ASSERT_EQUAL(accepted, 2 * (1 + 2 + 6 + 6 * 3)); /* feedbacks x (none, halves, 6 groups x (an fp8, 3 scales)) */
     printf("structs: %u of %u accepted\n", accepted, tried);
 }
 
@@ -297,7 +311,8 @@ static void nearest_words(void) {
 }
 
 static void codec_rows_are_in_place(void) {
-    static const tw_codec *const rows[] = {&tw_codec_none, &tw_codec_cast, &tw_codec_onebit, &tw_codec_quant};
+    static const tw_codec *const rows[] = {&tw_codec_none, &tw_codec_cast, &tw_codec_onebit, &tw_codec_quant,
+                                           &tw_codec_ternary};
     CU_ASSERT_PTR_NULL(tw_codec_get(0));
     CU_ASSERT_PTR_NULL(tw_codec_get(TW_CODECS));
     CU_ASSERT_PTR_NULL(tw_codec_get(UINT32_MAX));
@@ -308,21 +323,49 @@ static void codec_rows_are_in_place(void) {
         CU_ASSERT_PTR_EQUAL(c, rows[id - 1]);
         CU_ASSERT_EQUAL(c->wire_id, id);
         CU_ASSERT_EQUAL(c->wire_version, 1);
-        CU_ASSERT_EQUAL(c->traits & (TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE), TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE);
         CU_ASSERT_EQUAL(tw_spec_parse(c->name, &s), TW_OK); /* the row's name is the word in the text */
         CU_ASSERT_EQUAL(s.codec, id);
+        CU_ASSERT_EQUAL(c->traits(&s) & (TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE), TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE);
         for (int t = TW_F32; t <= TW_BF16; t++)
             CU_ASSERT_EQUAL(c->roundings(&s, (tw_dtype)t),
                             id >= TW_CODEC_ONEBIT || (id == TW_CODEC_CAST && t != TW_BF16));
     }
 }
 
+/* What payloads of a spec are, not of its codec. */
+static void traits_follow_the_spec(void) {
+    static const struct {
+        const char *text;
+        uint32_t linear, exact, rounds; /* rounds: a bit for each dtype */
+    } rows[] = {{"none", 1, 1, 0},
+                {"cast:type=bf16", 1, 0, 1u << TW_F32 | 1u << TW_F16},
+                {"cast:type=fp16", 1, 0, 1u << TW_F32 | 1u << TW_BF16},
+                {"cast:type=fp8e4m3", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16},
+                {"cast:type=fp8e5m2", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16},
+                {"onebit", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16},
+                {"ternary", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16}};
+    for (size_t i = 0; i < UNIT_COUNT(rows); i++) {
+        tw_spec s;
+        CU_ASSERT_EQUAL(tw_spec_parse(rows[i].text, &s), TW_OK);
+        const tw_codec *c = tw_codec_get(s.codec);
+        CU_ASSERT_EQUAL((c->traits(&s) & TW_TRAIT_LINEAR) != 0, rows[i].linear);
+        CU_ASSERT_EQUAL((c->traits(&s) & TW_TRAIT_EXACT) != 0, rows[i].exact);
+        for (int t = TW_F32; t <= TW_BF16; t++)
+            CU_ASSERT_EQUAL(c->roundings(&s, (tw_dtype)t), rows[i].rounds >> t & 1);
+    }
+}
+
 static uint32_t expected_bytes(const tw_spec *s, uint32_t n, tw_dtype t) {
     if (s->codec == TW_CODEC_QUANT)
         return (n + s->group - 1) / s->group * (s->scale == TW_SCALE_MINMAX ? 8 : 4) + (n + 31) / 32 * 32 / 8 * s->bits;
-    uint32_t raw = s->codec == TW_CODEC_NONE   ? n * (t == TW_F32 ? 4 : 2)
-                   : s->codec == TW_CODEC_CAST ? n * 2
-                                               : (n + s->group - 1) / s->group * 4 + (n + 7) / 8;
+    if (s->codec == TW_CODEC_TERNARY)
+        return (n + s->group - 1) / s->group * 4 + (n + 31) / 32 * 8;
+    if (tw_type_is_fp8(s->type))
+        return (n + s->group - 1) / s->group * 4 + (n + 3) / 4 * 4;
+    uint32_t raw = s->codec == TW_CODEC_NONE ? n * (t == TW_F32 ? 4 : 2)
+                   : s->codec == TW_CODEC_CAST
+                       ? n * 2
+                       : (n + s->group - 1) / s->group * (s->scale == TW_SCALE_TWOSIDED ? 8 : 4) + (n + 7) / 8;
     return (raw + 3) / 4 * 4;
 }
 
@@ -398,6 +441,7 @@ int main(void) {
         UNIT_TEST(random_text_is_harmless),
         UNIT_TEST(nearest_words),
         UNIT_TEST(codec_rows_are_in_place),
+        UNIT_TEST(traits_follow_the_spec),
         UNIT_TEST(tile_bytes),
         UNIT_TEST(layer_bytes_in_64_bits),
         UNIT_TEST(bound_refuses_nonsense),

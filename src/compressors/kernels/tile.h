@@ -14,6 +14,8 @@
 #define TW_SQ_MIN         0x1p-90
 #define TW_SQ_MAX         0x1p120
 #define TW_QUIET_NAN_BITS 0x7fc00000u
+#define TW_TERNARY_SHARE  0.767f    /* of mean |x|: what ternary keeps is larger (docs/codecs.md says why) */
+#define TW_FP8_SMALL      0x1p-100f /* groups below take a power of two as their scale */
 
 /* What a variant stores beside the payload. */
 enum { TW_OUT_NONE, TW_OUT_RESIDUAL, TW_OUT_DECODED };
@@ -39,6 +41,7 @@ void tw_slow_none(const tw_spec *s, const tw_enc *a, const float *x, int out, tw
 void tw_slow_cast(const tw_spec *s, const tw_enc *a, const float *x, int out, tw_tile_stat *stat);
 void tw_slow_onebit(const tw_spec *s, const tw_enc *a, const float *x, int out, tw_tile_stat *stat);
 void tw_slow_quant(const tw_spec *s, const tw_enc *a, const float *x, int out, tw_tile_stat *stat);
+void tw_slow_ternary(const tw_spec *s, const tw_enc *a, const float *x, int out, tw_tile_stat *stat);
 void tw_quant_signs(uint32_t seed, uint32_t n, uint32_t *signs); /* of a group's first n values, 32 a word */
 float tw_quant_norm(uint32_t k);                                 /* 2^(-k/2) */
 double tw_slow_sum_sq(const float *x, uint32_t n);               /* NaN if not finite */
