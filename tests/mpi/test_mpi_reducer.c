@@ -154,6 +154,50 @@ static void test_collectives(void) {
     free(one);
 }
 
+/* Gradients to their owners at one bit, parameters from them in half precision: bounds hold, replicas agree. */
+static void test_shards(void) {
+    enum { N = 50001 };
+    tw_layer layers[] = {TW_LAYER("grad", N), TW_LAYER("param", N)};
+    tw_comm *comm = NULL;
+    tw_reducer *red = NULL;
+    tw_report rep = TW_REPORT_INIT;
+    float *g = malloc(N * sizeof *g), *sum = malloc(N * sizeof *sum), *all = malloc(N * sizeof *all);
+    double *err = calloc(N, sizeof *err), norm = 0;
+    uint64_t shard = (N / (unsigned)mpi_size / 4096 + 1) * 4096, first = (unsigned)mpi_rank * shard;
+    for (int k = 0; k < 2; k++)
+        layers[k].pinned = 1, layers[k].shard = shard;
+    MPI_OK(tw_comm_create_mpi(NULL, MPI_COMM_WORLD, &comm));
+    MPI_OK(tw_reducer_create(comm, layers, 2, "grad=onebit+ef;*=cast:type=bf16+ef", NULL, &red));
+    for (uint64_t s = 0; red && s < 5; s++) {
+        tw_piece grad = TW_PIECE(0, 0, N, g, sum), param = TW_PIECE(1, 0, N, sum, all);
+        tw_req *done = NULL;
+        for (uint64_t i = 0; i < N; i++)
+            g[i] = mpi_input(mpi_rank, s, i), sum[i] = -1;
+        MPI_OK(tw_reducer_begin(red, s, NULL));
+        MPI_OK(tw_reducer_post_reduce_scatter(red, &grad, 1, &done));
+        MPI_OK(tw_req_wait(done, 0));
+        for (uint64_t i = 0; i < N; i++) {
+            int mine = i >= first && i < first + shard;
+            MPI_CHECK(mine || sum[i] == -1);
+            err[i] += mine ? sum[i] - mpi_average(s, i) : 0;
+        }
+        MPI_OK(tw_reducer_post_allgather(red, &param, 1, NULL));
+        MPI_OK(tw_reducer_end(red, &rep));
+        MPI_OK(tw_req_free(done));
+        MPI_CHECK(mpi_same(mpi_hash(all, N * sizeof *all)));
+        MPI_CHECK(mpi_same(mpi_hash(&rep.error_bound, sizeof rep.error_bound)));
+    }
+    for (uint64_t i = 0; i < N; i++)
+        norm += err[i] * err[i];
+    MPI_CHECK(rep.uncertified == 0 && sqrt(norm) <= rep.error_bound);
+    MPI_OK(tw_reducer_destroy(red));
+    MPI_OK(tw_comm_destroy(comm));
+    free(g);
+    free(sum);
+    free(all);
+    free(err);
+}
+
 /* Odd and even ranks apart, and two communicators with a reducer each in use at once. */
 static void test_communicators(void) {
     MPI_Comm half;
@@ -219,6 +263,7 @@ int main(int argc, char **argv) {
                                      {"thread", test_thread},
                                      {"stateless", test_stateless},
                                      {"collectives", test_collectives},
+                                     {"shards", test_shards},
                                      {"communicators", test_communicators},
                                      {"disagreement", test_disagreement},
                                      {"bad arguments", test_bad_arguments}};

@@ -20,6 +20,7 @@ typedef struct world {
     surrounding how;
     int odd_rank;
     uint64_t allocations;
+    uint32_t seq; /* of the call: random numbers are drawn by it */
     tw_ctx *ctx;
     tw_sim *sim;
     tw_comm *comm[MOST_RANKS];
@@ -56,18 +57,9 @@ static uint64_t draw_count(world *w, const tw_call *k) {
 }
 
 static void draw_spec(world *w, tw_call *k) {
-    k->spec = (tw_spec)TW_SPEC_INIT;
-    uint64_t kind = rng_below(w->r, 10);
-    if (kind < 3)
-        return;
-    k->spec.codec = kind < 6 ? TW_CODEC_CAST : TW_CODEC_ONEBIT;
-    if (kind < 6) {
-        k->spec.type = rng_chance(w->r, 50) ? TW_BF16 : TW_F16;
-        return;
-    }
-    k->spec.scale = rng_chance(w->r, 60) ? TW_SCALE_MEAN : TW_SCALE_RMS;
-    for (k->spec.group = 128; k->spec.group < k->tile && rng_chance(w->r, 50);)
-        k->spec.group *= 2;
+    w->t->rc.tile = k->tile;
+    k->spec = trial_draw_spec(w->t);
+    k->spec.feedback = TW_FEEDBACK_NONE;
 }
 
 static void draw_call(world *w, tw_call *k) {
@@ -166,11 +158,15 @@ static bool lay_out(world *w, one_call *c) {
 /* ---- the model ---- */
 
 /* What a receiver of these values stores: tile by tile through the codec. One rank alone encodes nothing. */
-static void through_codec(const world *w, const tw_call *k, const float *x, float *y) {
+static void through_codec(const world *w, const tw_call *k, int rank, int block, const float *x, float *y) {
+    static const char *const names[] = {"tw_allreduce", "tw_reduce_scatter", "tw_allgather", "tw_broadcast"};
     tw_spec none = TW_SPEC_INIT;
+    model_draw d = {names[k->kind], 0, k->spec.seed, w->seq, (uint32_t)rank, k->kind == TW_KIND_REDUCE_SCATTER ? 1 : 2,
+                    (uint32_t)block};
     for (uint64_t at = 0; at < k->count; at += k->tile) {
         uint32_t n = k->count - at < k->tile ? (uint32_t)(k->count - at) : k->tile;
-        model_codec(w->ranks > 1 ? &k->spec : &none, NULL, k->dtype, x + at, n, y + at);
+        d.tile = at / k->tile;
+        model_codec(w->ranks > 1 ? &k->spec : &none, &d, k->dtype, x + at, n, y + at);
     }
 }
 
@@ -185,15 +181,15 @@ static bool expected(world *w, one_call *c) {
         return trial_fail(w->t, "out of memory");
     }
     if (k->kind == TW_KIND_BROADCAST)
-        through_codec(w, k, c->g + (unsigned)k->root * n, c->want);
+        through_codec(w, k, k->root, 0, c->g + (unsigned)k->root * n, c->want);
     for (uint64_t b = 0; b < size && k->kind == TW_KIND_ALLGATHER; b++)
-        through_codec(w, k, c->g + b * n, c->want + b * n);
+        through_codec(w, k, (int)b, (int)b, c->g + b * n, c->want + b * n);
     for (uint64_t b = 0; b < size && k->kind == TW_KIND_REDUCE_SCATTER; b++) {
         float *sum = c->want + b * n, scale = k->redop == TW_AVG ? 1.0f / (float)w->ranks : 1.0f;
         for (uint64_t r = 0; r < size; r++) {
             const float *x = c->g + (r * size + b) * n;
             if (r != b)
-                through_codec(w, k, x, y);
+                through_codec(w, k, (int)r, (int)b, x, y);
             for (uint64_t i = 0; i < n; i++)
                 sum[i] = (r ? sum[i] : 0.0f) + (r == b ? x[i] : y[i]);
             for (uint64_t i = 0; i < n && r == 0; i++) /* not 0 + x: -0 stays */
@@ -361,6 +357,11 @@ static bool check_statuses(world *w, const one_call *c) {
 static bool repeat(world *w, one_call *c) {
     uint64_t before = w->allocations;
     memcpy(c->mem, c->was, c->room * (unsigned)w->ranks);
+    free(c->want);
+    c->want = NULL;
+    w->seq++;
+    if (!expected(w, c))
+        return false;
     run_call(w, c, false);
     if (w->allocations != before)
         return trial_fail(w->t, "%s: the same call again leaves %llu allocations where there were %llu", name_of(c),
@@ -439,7 +440,7 @@ bool collective_run(trial *t, uint64_t seed, int most_ranks) {
         return trial_fail(t, "opening: %s", tw_last_error());
     uint64_t calls = rng_range(w.r, 1, 3);
     for (uint64_t i = 0; i < calls && !t->failed; i++)
-        try_call(&w, i + 1 == calls);
+        try_call(&w, i + 1 == calls), w.seq++;
     for (int r = 0; r < w.ranks; r++)
         tw_comm_destroy(w.comm[r]);
     tw_sim_destroy(w.sim);

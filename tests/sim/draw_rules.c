@@ -25,7 +25,7 @@ static void draw_quant(trial *t, tw_spec *s) {
     s->seed = rng_chance(r, 50) ? 0 : (uint32_t)rng_below(r, UINT64_C(1) << 32);
 }
 
-static tw_spec draw_spec(trial *t) {
+tw_spec trial_draw_spec(trial *t) {
     tw_spec s = TW_SPEC_INIT;
     rng *r = &t->rng;
     uint64_t kind = rng_below(r, 16);
@@ -94,7 +94,7 @@ static void draw_phases(trial *t, rule *u) {
     u->nphase = rng_chance(&t->rng, 55) ? 1 : (uint32_t)rng_range(&t->rng, 2, MOST_PHASES);
     for (uint32_t i = 0; i < u->nphase; i++) {
         until += rng_range(&t->rng, 1, 4);
-        u->phase[i].spec = draw_spec(t);
+        u->phase[i].spec = trial_draw_spec(t);
         u->phase[i].until = i + 1 < u->nphase ? until : UINT64_MAX;
     }
 }

@@ -54,7 +54,7 @@ static void philox(int rounds, const uint32_t counter[4], uint32_t k0, uint32_t 
 
 float model_dither(const model_draw *d, uint32_t i) {
     uint32_t words[4] = {d->seed, d->step, d->rank, d->hop}, out[4], row = i / 32 % 16;
-    uint64_t key = tw_hash64(words, sizeof words, tw_hash64(d->name, strlen(d->name), 0));
+    uint64_t key = tw_hash64(words, sizeof words, tw_hash64(d->name, strlen(d->name), d->block));
     const uint32_t counter[4] = {i / 512 * 32 + i % 32, (uint32_t)d->tile, (uint32_t)(d->tile >> 32), 0};
     philox(7, counter, (uint32_t)key, (uint32_t)(key >> 32), out);
     return ((float)(out[row / 4] >> 8 * (row % 4) & 255) - 127.5f) / 256;

@@ -40,6 +40,7 @@ typedef struct scene {
     tw_comm *comm[MOST_RANKS];
     tw_reducer *red[MOST_RANKS];
     /* this step */
+    uint64_t number;
     bool scatter; /* else allreduce */
     bool absent[LAYERS][MOST_RANKS], bad[OPS], posted[OPS];
     tw_report report[MOST_RANKS];
@@ -57,16 +58,8 @@ static void draw_layer(scene *s, uint32_t k) {
         l->count = s->tile * (uint32_t)rng_range(s->r, 1, TILES - 1) + (uint32_t)rng_below(s->r, 3) - 1;
     l->dtype = dtypes[rng_below(s->r, 4)];
     l->gathered = rng_chance(s->r, 40);
-    l->spec = (tw_spec)TW_SPEC_INIT;
-    uint64_t codec = rng_below(s->r, 4);
-    if (codec == 1) {
-        l->spec.codec = TW_CODEC_CAST;
-        l->spec.type = rng_chance(s->r, 50) ? TW_BF16 : TW_F16;
-    } else if (codec > 1) {
-        l->spec.codec = TW_CODEC_ONEBIT;
-        l->spec.scale = TW_SCALE_MEAN;
-        l->spec.group = 128;
-    }
+
+    l->spec = trial_draw_spec(s->t);
     l->spec.feedback = rng_chance(s->r, 75) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
     if (rng_chance(s->r, 60)) {
         l->pinned = rng_range(s->r, 1, (unsigned)s->ranks);
@@ -133,6 +126,7 @@ static void keep(const one_layer *l, int r, uint32_t at, uint32_t n) {
 /* What rank r encodes of a tile; the rest goes to its slot. sum: what is to be sent, where it is not r's own input. */
 static bool encode(const scene *s, const one_layer *l, const tw_spec *spec, int r, uint32_t at, uint32_t n,
                    const float *sum, bool stored, float *dec) {
+    model_draw d = {l->name, at / s->tile, spec->seed, (uint32_t)s->number, (uint32_t)r, stored ? 2 : 1, 0};
     float x[MOST_TILE] = {0};
     size_t slot = (size_t)r * l->count + at;
     for (uint32_t i = 0; i < n; i++) {
@@ -140,7 +134,7 @@ static bool encode(const scene *s, const one_layer *l, const tw_spec *spec, int 
         if (feeds_back(s, l))
             x[i] = x[i] + l->e[slot + i];
     }
-    bool bad = model_codec(spec, NULL, l->dtype, x, n, dec);
+    bool bad = model_codec(spec, &d, l->dtype, x, n, dec);
     for (uint32_t i = 0; i < n; i++) {
         dec[i] = stored ? model_to_dtype(dec[i], l->dtype) : dec[i];
         bad = bad || !isfinite(dec[i]);
@@ -388,6 +382,7 @@ static bool check_rank(scene *s, int r, bool discard) {
 
 static bool try_step(scene *s, uint64_t number) {
     bool discard = rng_chance(s->r, 10), failed = false;
+    s->number = number;
     draw_step(s);
     model_all(s);
     run_step(s, number, discard);
@@ -429,7 +424,7 @@ static bool open_scene(scene *s) {
     const char *texts[MOST_RANKS];
     const tw_reducer_config *configs[MOST_RANKS];
     uint32_t counts[MOST_RANKS];
-    char rules[512] = "";
+    char rules[640] = "";
     net.ranks = s->ranks;
     net.seed = rng_next(s->r);
     net.reorder = 0.3;
@@ -441,7 +436,7 @@ static bool open_scene(scene *s) {
     cc.timeout_s = 1;
     for (uint32_t k = 0; k < s->n; k++) {
         one_layer *l = &s->l[k];
-        char spec[64];
+        char spec[160];
         tw_spec_format(&l->spec, spec, sizeof spec);
         snprintf(rules + strlen(rules), sizeof rules - strlen(rules), "%s%s=%s", k ? ";" : "", l->name, spec);
         list[k] = (tw_layer)TW_LAYER_DTYPE(l->name, l->count, l->dtype);
@@ -483,7 +478,7 @@ bool scatter_run(trial *t, uint64_t seed, int most_ranks) {
     s.faulty = rng_chance(s.r, 15);
     s.n = (uint32_t)rng_range(s.r, 1, LAYERS);
     s.tile = 128u << rng_below(s.r, 3);
-    s.rc.tile = s.tile;
+    s.rc.tile = t->rc.tile = s.tile;
     s.rc.redop = rng_chance(s.r, 70) ? TW_AVG : TW_SUM;
     s.rc.algo = TW_ALGO_SRA;
     s.rc.nonfinite = (tw_nonfinite)rng_range(s.r, 1, 3);

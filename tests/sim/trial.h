@@ -220,6 +220,7 @@ bool trial_fail(trial *t, const char *format, ...) __attribute__((format(printf,
 /* draw.c, draw_rules.c, draw_step.c */
 void trial_draw(trial *t, uint64_t seed, int most_ranks);
 void trial_draw_rules(trial *t);
+tw_spec trial_draw_spec(trial *t);
 void trial_describe(const trial *t);
 bool trial_draw_step(trial *t, uint32_t index); /* false: out of memory */
 void trial_free_step(trial *t);
@@ -232,7 +233,7 @@ uint16_t model_half_bits(float x, tw_dtype t); /* x is representable */
 typedef struct model_draw {
     const char *name;
     uint64_t tile;
-    uint32_t seed, step, rank, hop;
+    uint32_t seed, step, rank, hop, block;
 } model_draw;
 /* What receivers decode of x; true if anything in it is not finite. d may be NULL where the spec draws nothing. */
 bool model_codec(const tw_spec *s, const model_draw *d, tw_dtype t, const float *x, uint32_t n, float *decoded);

@@ -113,6 +113,65 @@ static void test_progress_thread(void) {
     with_ranks(3, TW_PROGRESS_THREAD, 0, all_of_them);
 }
 
+/* ---- in a reducer: gradients to their owners, parameters from them ---- */
+
+enum { SHARD = 2 * 4096, SHARDED = 3 * SHARD + 77 }; /* the last rank's shard is short */
+
+static void shard_of(int r, uint64_t *first, uint64_t *end) {
+    *first = (uint64_t)r * SHARD;
+    *end = r + 1 == size ? SHARDED : *first + SHARD;
+}
+
+static void step_of_shards(int r, tw_reducer *red, uint64_t step, float *grad, float *mine, float *param) {
+    uint64_t first, end, bad = 0;
+    tw_report rep = TW_REPORT_INIT;
+    tw_piece grads[4], parts[4];
+    uint32_t n = 0;
+    shard_of(r, &first, &end);
+    for (int q = 0; q < size; q++) { /* a rank has memory for the sums of its shard alone */
+        uint64_t from, to;
+        shard_of(q, &from, &to);
+        grads[n] = (tw_piece)TW_PIECE(0, from, to - from, grad + from, q == r ? mine : NULL);
+        parts[n++] = (tw_piece)TW_PIECE(1, from, to - from, q == r ? mine : NULL, param + from);
+    }
+    for (uint64_t i = 0; i < SHARDED; i++)
+        grad[i] = value(r, step, i);
+    tw_req *done = NULL;
+    expect(tw_reducer_begin(red, step, NULL) == TW_OK);
+    expect(tw_reducer_post_reduce_scatter(red, grads, n, &done) == TW_OK);
+    expect(tw_req_wait(done, 0) == TW_OK);
+    for (uint64_t i = first; i < end; i++)
+        bad += mine[i - first] != exact_sum(step, i, TW_AVG);
+    for (uint64_t i = first; i < end; i++)
+        mine[i - first] = value(r, step + 1000, i);
+    expect(tw_reducer_post_allgather(red, parts, n, NULL) == TW_OK);
+    expect(tw_reducer_end(red, &rep) == TW_OK);
+    expect(tw_req_free(done) == TW_OK);
+    for (int q = 0; q < size; q++)
+        for (shard_of(q, &first, &end); first < end; first++)
+            bad += param[first] != value(q, step + 1000, first);
+    expect(bad == 0 && rep.uncertified == 0 && rep.error_bound < 1);
+    expect(rep.dense_bytes == 2 * (SHARDED * 4 * 3 / 4) && rep.wire_bytes < rep.dense_bytes);
+}
+
+static void *shards(void *arg) {
+    int r = (int)(intptr_t)arg;
+    tw_layer layers[] = {TW_LAYER_SHARDS("grad", SHARDED, TW_F32, SHARD),
+                         TW_LAYER_SHARDS("param", SHARDED, TW_F32, SHARD)};
+    tw_reducer *red = NULL;
+    static float grad[4][SHARDED], mine[4][SHARDED], param[4][SHARDED];
+    expect(tw_reducer_create(comm[r], layers, 2, "*=onebit+ef", NULL, &red) == TW_OK);
+    for (uint64_t step = 0; red && step < 4; step++)
+        step_of_shards(r, red, step, grad[r], mine[r], param[r]);
+    expect(tw_reducer_destroy(red) == TW_OK);
+    return NULL;
+}
+
+static void test_shards(void) {
+    with_ranks(4, TW_PROGRESS_POLL, 0, shards);
+    with_ranks(4, TW_PROGRESS_THREAD, 0, shards);
+}
+
 /* ---- refusals ---- */
 
 static void refused(tw_status s, const char *part) {
@@ -146,6 +205,31 @@ static void test_arguments(void) {
     refused(tw_allgather(comm[1], NULL, x + 47, x, 16, TW_F32), "overlap");
     for (int r = 0; r < size; r++)
         CU_ASSERT_EQUAL(tw_comm_destroy(comm[r]), TW_OK);
+}
+
+static void refused_layer(uint64_t pinned, uint64_t shard, uint32_t tile, const char *part) {
+    tw_layer l = TW_LAYER("w", 100000);
+    tw_reducer_config c = TW_REDUCER_CONFIG_INIT;
+    tw_memory m = TW_MEMORY_INIT;
+    l.pinned = pinned;
+    l.shard = shard;
+    c.tile = tile;
+    refused(tw_reducer_estimate(0, 4, &l, 1, NULL, &c, &m), part);
+}
+
+static void test_pins(void) {
+    tw_layer l = TW_LAYER_SHARDS("w", 100000, TW_F32, 128);
+    tw_reducer_config c = TW_REDUCER_CONFIG_INIT;
+    tw_memory m = TW_MEMORY_INIT;
+    refused_layer(5, 0, 0, "layer 'w': pinned to a rank that is not there");
+    refused_layer(UINT64_MAX, 0, 0, "pinned to a rank");
+    refused_layer(0, 4096, 0, "pinned is 0");
+    refused_layer(1, 4095, 0, "no multiple of the tile, 4096");
+    refused_layer(4, 128, 256, "no multiple of the tile, 256");
+    c.tile = 128;
+    CU_ASSERT_EQUAL(tw_reducer_estimate(3, 4, &l, 1, NULL, &c, &m), TW_OK);
+    l.shard = UINT64_MAX / 128 * 128;
+    CU_ASSERT_EQUAL(tw_reducer_estimate(3, 4, &l, 1, NULL, &c, &m), TW_OK);
 }
 
 /* ---- ranks that mean different calls ---- */
@@ -222,7 +306,8 @@ static void test_hashes(void) {
 }
 
 int main(void) {
-    static const unit_test tests[] = {UNIT_TEST(test_threads), UNIT_TEST(test_progress_thread),
-                                      UNIT_TEST(test_arguments), UNIT_TEST(test_disagreement), UNIT_TEST(test_hashes)};
+    static const unit_test tests[] = {
+        UNIT_TEST(test_threads), UNIT_TEST(test_progress_thread), UNIT_TEST(test_shards), UNIT_TEST(test_arguments),
+        UNIT_TEST(test_pins),    UNIT_TEST(test_disagreement),    UNIT_TEST(test_hashes)};
     return unit_main("collectives", tests, UNIT_COUNT(tests));
 }

@@ -188,12 +188,29 @@ static void newer_layers_have_a_longer_stride(void) {
     unit_has(tw_last_error(), "layer 'b' has a member set");
 }
 
+/* The first version's layers end with their count. */
+static void older_layers_are_not_pinned(void) {
+    struct older {
+        uint32_t size;
+        tw_dtype dtype;
+        const char *name;
+        uint64_t count;
+    } list[] = {{sizeof(struct older), TW_F32, "a", 5000}, {sizeof(struct older), TW_BF16, "b", 7}};
+    tw_layer now[] = {TW_LAYER("a", 5000), TW_LAYER_DTYPE("b", 7, TW_BF16)};
+    tw_plan_info old = TW_PLAN_INFO_INIT, new = TW_PLAN_INFO_INIT;
+    CU_ASSERT_EQUAL(sizeof(struct older), offsetof(tw_layer, pinned));
+    CU_ASSERT_EQUAL(tw_plan_compute(1, 3, (const tw_layer *)(const void *)list, 2, NULL, NULL, &old), TW_OK);
+    CU_ASSERT_EQUAL(tw_plan_compute(1, 3, now, 2, NULL, NULL, &new), TW_OK);
+    CU_ASSERT(old.wire_bytes > 0 && memcmp(&old, &new, sizeof old) == 0);
+    list[0].size = 16;
+    CU_ASSERT_EQUAL(tw_plan_compute(1, 3, (const tw_layer *)(const void *)list, 2, NULL, NULL, &old), TW_ERR_ARG);
+}
+
 int main(void) {
     static const unit_test tests[] = {
-        UNIT_TEST(outputs_fill_what_fits),
-        UNIT_TEST(a_step_reports_to_any_version),
-        UNIT_TEST(inputs_take_what_both_know),
-        UNIT_TEST(newer_layers_have_a_longer_stride),
+        UNIT_TEST(outputs_fill_what_fits),      UNIT_TEST(a_step_reports_to_any_version),
+        UNIT_TEST(inputs_take_what_both_know),  UNIT_TEST(newer_layers_have_a_longer_stride),
+        UNIT_TEST(older_layers_are_not_pinned),
     };
     return unit_main("sized", tests, UNIT_COUNT(tests));
 }
