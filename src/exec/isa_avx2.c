@@ -19,7 +19,9 @@
 #define TW_ISA_TAG avx2
 #define TW_ISA_ID  TW_ISA_AVX2
 #include "compressors/kernels/avx2/vec.inc"
+#include "compressors/kernels/avx2/ints.inc"
 #include "exec/rows.inc"
+#include "compressors/kernels/rows/index.inc"
 
 #if defined(__clang__)
 #pragma clang attribute pop

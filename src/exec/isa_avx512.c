@@ -21,7 +21,9 @@
 #define TW_ISA_TAG avx512
 #define TW_ISA_ID  TW_ISA_AVX512
 #include "compressors/kernels/avx512/vec.inc"
+#include "compressors/kernels/avx512/ints.inc"
 #include "exec/rows.inc"
+#include "compressors/kernels/rows/index.inc"
 
 #if defined(__clang__)
 #pragma clang attribute pop

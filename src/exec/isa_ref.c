@@ -27,6 +27,8 @@
 #define TW_CODEC_FILE "compressors/kernels/ref/ternary.inc" /* scales as onebit's, noise as quant's */
 #include "exec/instantiate.inc"
 
+#include "compressors/kernels/ref/index.inc"
+
 double tw_slow_sum_sq(const float *x, uint32_t n) {
     return tw_ref_all_finite(x, n) ? tw_ref_finite_sum_sq(x, n) : (double)tw_float_of(TW_QUIET_NAN_BITS);
 }
@@ -65,5 +67,6 @@ static double tw_ref_sum_sq(const float *x, uint32_t n) {
     return tw_slow_sum_sq(x, n);
 }
 
-#define TW_REDUCERS NULL /* the long way is the reference */
+#define TW_INDEX_LOOPS tw_index_ref
+#define TW_REDUCERS    NULL /* the long way is the reference */
 #include "exec/table.inc"

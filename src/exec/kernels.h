@@ -7,6 +7,7 @@
 #define TW_KERNELS_H
 
 #include "compressors/codec.h"
+#include "compressors/index.h"
 
 /* Variants of one encode loop.
  * PLAIN: x = g*scale;      nothing stored but the payload
@@ -31,6 +32,7 @@ typedef struct tw_kernels {
     void (*set_scaled)(float *y, const float *g, float scale, uint32_t n); /* y  = g*scale */
     void (*add_scaled)(float *y, const float *g, float scale, uint32_t n); /* y += g*scale, rounded twice */
     double (*sum_sq)(const float *x, uint32_t n);                          /* as in codec.h; NaN if not finite */
+    const tw_index_loops *index;
 } tw_kernels;
 
 extern const tw_kernels tw_kernels_ref;
