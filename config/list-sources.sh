@@ -22,7 +22,7 @@ files() { # files FOLDER PATTERN...: those that exist, sorted
     done | sort
 }
 
-has_main() { grep -Eq '(^|[^a-zA-Z0-9_])(main|UNIT_MAIN)\(' "$1"; }
+has_main() { grep -Eq '(^|[^a-zA-Z0-9_])(main|UNIT_MAIN|FUZZ_MAIN)\(' "$1"; }
 variable() { echo "$1" | sed 's/[^A-Za-z0-9]/_/g'; } # automake's name for a target
 
 echo "# Made by config/list-sources.sh; not kept in the repository."

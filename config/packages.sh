@@ -55,6 +55,7 @@ libopenblas-dev@have_openblas@the example trainer
 python3@have python3@the text that the example trains on
 libcunit1-dev@have_header CUnit/CUnit.h@unit tests
 clang@have clang@second compiler
+libclang-rt-14-dev@have_libfuzzer@fuzzing
 clang-format-14@have clang-format-14 || have clang-format@layout of the sources
 shellcheck@have shellcheck@shell scripts
 valgrind@have valgrind@memory errors
@@ -62,6 +63,16 @@ gcc-aarch64-linux-gnu libc6-dev-arm64-cross@have aarch64-linux-gnu-gcc@cross com
 qemu-user@have qemu-aarch64 || uname -m | grep -qx aarch64@tests of the aarch64 build
 xz-utils@have xz@make distcheck
 iproute2@have_system ip && have_system tc@the network lab"
+
+have_libfuzzer() {
+    local program status
+    program=$(mktemp) || return 1
+    echo 'int LLVMFuzzerTestOneInput(const char *p, unsigned long n) { return p == 0 && n > 0; }' |
+        clang -fsanitize=fuzzer,address,undefined -x c - -o "$program" 2>/dev/null
+    status=$?
+    rm -f "$program"
+    return $status
+}
 
 have_openblas() {
     # shellcheck disable=SC2046 # flags

@@ -325,6 +325,51 @@ static void values_find_their_places(void) {
     CU_ASSERT_EQUAL(at, k);
 }
 
+static void dump(FILE *f, const uint32_t *pos, uint32_t k, uint32_t n) {
+    uint64_t bytes;
+    uint8_t *code = malloc(tw_index_bound(n, k) + 1);
+    CU_ASSERT_EQUAL_FATAL(tw_index_encode(tw_kernels_best()->index, pos, k, n, code, &bytes), TW_OK);
+    fprintf(f, "%u %u x", n, k);
+    for (uint64_t i = 0; i < bytes; i++)
+        fprintf(f, "%02x", code[i]);
+    for (uint32_t i = 0; i < k; i++)
+        fprintf(f, " %u", pos[i]);
+    fputc('\n', f);
+    free(code);
+}
+
+/* TEST_DUMP=FILE keeps what the reader is given. */
+static void an_independent_reader_agrees(void) {
+    static uint32_t pos[60000];
+    unit_rng r = unit_seeded("an_independent_reader_agrees");
+    const char *top = getenv("srcdir"), *keep = getenv("TEST_DUMP");
+    char made[] = "/tmp/test_index_XXXXXX", command[4096];
+    if (system("python3 -c 'import sys' >/dev/null 2>&1") != 0) {
+        unit_skip("there is no python3 here");
+        return;
+    }
+    int fd = keep ? -1 : mkstemp(made);
+    FILE *f = keep ? fopen(keep, "w") : fd >= 0 ? fdopen(fd, "w") : NULL;
+    CU_ASSERT_PTR_NOT_NULL_FATAL(f);
+    dump(f, pos, 0, 5);
+    for (uint32_t n = 1; n < UINT32_MAX / 3; n += 1 + n / 2 + unit_below(&r, 7)) {
+        uint32_t k = n < 10 ? n : n < 4 * SPAN ? draw(&r, pos, 0, n, unit_below(&r, n < 9000 ? n : 9000)) : 9;
+        for (uint32_t i = 0; k == 9 && i < k; i++)
+            pos[i] = n / 9 * i + unit_below(&r, n / 9);
+        dump(f, pos, n < 10 ? draw(&r, pos, 0, n, n) : k, n);
+    }
+    for (double density = 0.0003; density < 1; density *= 1.5) /* both kinds of divisor */
+        dump(f, pos, draw(&r, pos, 0, 30000, (uint32_t)(30000 * density)), 30000);
+    dump(f, pos, bursts(&r, pos, SPAN, 30, 2000), SPAN);
+    dump(f, pos, layers(&r, pos, SPAN / 4), SPAN / 4);
+    fclose(f);
+    snprintf(command, sizeof command, "python3 '%s/tests/scripts/index_format.py' '%s'", top ? top : ".",
+             keep ? keep : made);
+    CU_ASSERT_EQUAL(system(command), 0);
+    if (!keep)
+        remove(made);
+}
+
 int main(void) {
     static const unit_test tests[] = {UNIT_TEST(round_trips),
                                       UNIT_TEST(edges),
@@ -334,7 +379,8 @@ int main(void) {
                                       UNIT_TEST(damaged_bytes),
                                       UNIT_TEST(random_bytes),
                                       UNIT_TEST(parts_are_read_alone),
-                                      UNIT_TEST(values_find_their_places)};
+                                      UNIT_TEST(values_find_their_places),
+                                      UNIT_TEST(an_independent_reader_agrees)};
     find_isas();
     return unit_main("index", tests, UNIT_COUNT(tests));
 }
