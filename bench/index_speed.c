@@ -11,9 +11,10 @@
 
 enum { VALUES = 16 << 20, MOST_PASSES = 1000 };
 
+/* Of this thread: on a busy machine the rest is somebody else's. */
 static double now(void) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -55,11 +56,7 @@ static void copy(task *t) {
     memcpy(t->out, t->pos, t->k * sizeof *t->out);
 }
 static void read_dense(task *t) {
-    float sum[16] = {0};
-    for (uint32_t i = 0; i + 16 <= t->n; i += 16)
-        for (uint32_t l = 0; l < 16; l++)
-            sum[l] += t->dense[i + l];
-    t->seen = sum[3];
+    t->seen = (float)tw_kernels_best()->sum_sq(t->dense, t->n);
 }
 
 static double median_of(task *t, void (*run)(task *), int passes) {
