@@ -77,13 +77,17 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
  *   ternary:group=N,                       0 or a sign per value and a scale per group of N (128..4096; 512);
  *         rounding=nearest|stochastic,     stochastic: 0 or max |x| at random, right on average (TernGrad);
  *         seed=N                           of its random numbers, any u32 (0)
+ *   topk:density=D,values=SPEC,             the share D of largest magnitude (0.01) and where they stand; the values through
+ *        select=exact|threshold|group,     a codec of fixed rate (none); of the whole array, about, or of each group of N
+ *        group=N                           (4096). Arrays and files only (codec.h): no collective has it yet
  *   +none | +ef                            error feedback (EF14): what was dropped is sent later */
 typedef enum tw_codec_id {
     TW_CODEC_NONE = 1,
     TW_CODEC_CAST = 2,
     TW_CODEC_ONEBIT = 3,
     TW_CODEC_QUANT = 4,
-    TW_CODEC_TERNARY = 5
+    TW_CODEC_TERNARY = 5,
+    TW_CODEC_TOPK = 6
 } tw_codec_id;
 /* Of a cast: TW_F16, TW_BF16 or one of these, which no layer has. */
 typedef enum tw_cast_type { TW_CAST_FP8E4M3 = 4, TW_CAST_FP8E5M2 = 5 } tw_cast_type;
@@ -98,6 +102,13 @@ typedef enum tw_scale_id {
 } tw_scale_id;
 typedef enum tw_rounding_id { TW_ROUNDING_NEAREST = 1, TW_ROUNDING_STOCHASTIC = 2 } tw_rounding_id;
 typedef enum tw_rotate_id { TW_ROTATE_NONE = 1, TW_ROTATE_HADAMARD = 2 } tw_rotate_id;
+typedef enum tw_select_id { TW_SELECT_EXACT = 1, TW_SELECT_THRESHOLD = 2, TW_SELECT_GROUP = 3 } tw_select_id;
+
+/* The tiled codec by which a sparse one sends its values; members as in tw_spec. */
+typedef struct tw_values {
+    uint16_t codec, type, scale, bits, rounding, rotate;
+    uint32_t group;
+} tw_values;
 
 typedef struct tw_spec {
     uint32_t size;     /* sizeof(tw_spec) */
@@ -109,10 +120,13 @@ typedef struct tw_spec {
     uint16_t bits;     /* of a value, where a codec has a choice; else 0 */
     uint16_t rounding; /* tw_rounding_id, where a codec has a choice; else 0 */
     uint16_t rotate;   /* tw_rotate_id, where a codec has a choice; else 0 */
-    uint16_t reserved; /* 0 */
+    uint16_t select;   /* topk: tw_select_id; else 0 */
     uint32_t seed;     /* of stochastic rounding and of rotations; else 0 */
+    uint32_t density;  /* topk: values kept of 10^9; else 0 */
+    tw_values values;  /* topk: how they are sent; else all 0 */
 } tw_spec;
-#define TW_SPEC_INIT {sizeof(tw_spec), TW_CODEC_NONE, TW_FEEDBACK_NONE, 0, 0, 0, 0, 0, 0, 0, 0}
+#define TW_SPEC_INIT                                                                                                   \
+    {sizeof(tw_spec), TW_CODEC_NONE, TW_FEEDBACK_NONE, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0, 0, 0, 0}}
 
 /* Parses text into *out. An unknown word is TW_ERR_ARG and the sentence names the nearest valid one. Thread-safe. */
 TW_API tw_status tw_spec_parse(const char *text, tw_spec *out);

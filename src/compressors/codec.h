@@ -12,7 +12,7 @@
 #include "core/core.h"
 
 /* How a payload may be reduced (design §4). */
-enum { TW_TRAIT_TILED = 1, TW_TRAIT_LINEAR = 2, TW_TRAIT_FIXED_RATE = 4, TW_TRAIT_EXACT = 8 };
+enum { TW_TRAIT_TILED = 1, TW_TRAIT_LINEAR = 2, TW_TRAIT_FIXED_RATE = 4, TW_TRAIT_EXACT = 8, TW_TRAIT_SPARSE = 16 };
 
 typedef struct tw_codec {
     const char *name;
@@ -20,6 +20,8 @@ typedef struct tw_codec {
     uint32_t (*traits)(const tw_spec *s); /* of payloads of this spec */
     /* Payload bytes of one tile of n values (n <= TW_MAX_TILE) of a layer of dtype t; a multiple of 4; 0 for n = 0. */
     uint32_t (*bytes)(const tw_spec *s, uint32_t n, tw_dtype t);
+    /* Sparse codecs, instead: the most that an array of n values can take. */
+    uint64_t (*most)(const tw_spec *s, uint64_t n, tw_dtype t);
     /* Quantisations of one encode: 0 for exact codecs in that dtype, else 1. */
     uint32_t (*roundings)(const tw_spec *s, tw_dtype t);
     /* Optional, for reports: name of part i of the payload of `count` values (tile after tile; `bytes` of it at payload),
@@ -31,6 +33,8 @@ typedef struct tw_codec {
 #define TW_DECLARE_CODEC(id, word) extern const tw_codec tw_codec_##word;
 TW_CODEC_LIST(TW_DECLARE_CODEC)
 const tw_codec *tw_codec_get(uint32_t id); /* NULL if unknown */
+/* TW_ERR_UNSUPPORTED for a codec that works on arrays only so far. what: as in tw_spec_parse_n. */
+tw_status tw_codec_check_reducible(const tw_spec *s, const char *what);
 
 /* Where a tile's random numbers come from, for specs with stochastic rounding: Philox4x32 with this key and counter
  * {block of the tile, tile low, tile high, 0}. The key stands for seed, step, layer, rank and hop. */

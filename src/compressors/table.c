@@ -10,6 +10,13 @@ const tw_codec *tw_codec_get(uint32_t id) {
     return id < TW_CODECS ? table[id] : NULL;
 }
 
+tw_status tw_codec_check_reducible(const tw_spec *s, const char *what) {
+    if (tw_codec_get(s->codec)->traits(s) & TW_TRAIT_TILED)
+        return TW_OK;
+    return tw_fail(TW_ERR_UNSUPPORTED, "%s%s'%s' works on arrays and files only (tw_encode): no collective has it yet",
+                   what ? what : "", what ? ": " : "", tw_codec_get(s->codec)->name);
+}
+
 uint64_t tw_spec_bound(const tw_spec *s, uint64_t count, tw_dtype t) {
     if (tw_spec_check(s) != TW_OK)
         return 0;
@@ -18,6 +25,8 @@ uint64_t tw_spec_bound(const tw_spec *s, uint64_t count, tw_dtype t) {
         return 0;
     }
     const tw_codec *codec = tw_codec_get(s->codec);
+    if (codec->traits(s) & TW_TRAIT_SPARSE)
+        return count > UINT64_MAX / 64 ? UINT64_MAX : codec->most(s, count, t);
     uint64_t tiles = count / TW_MAX_TILE;
     uint64_t tile = codec->bytes(s, TW_MAX_TILE, t);
     uint64_t tail = codec->bytes(s, (uint32_t)(count % TW_MAX_TILE), t);

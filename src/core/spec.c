@@ -7,11 +7,24 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#define SHOWN      60 /* characters of the offending text in a sentence */
-#define MOST_WORDS 5u
+#define SHOWN       60 /* characters of the offending text in a sentence */
+#define MOST_WORDS  5u
+#define DENSITY_ONE 1000000000u
 
 /* Where an option's value lies in the struct. */
-enum { FIELD_TYPE, FIELD_SCALE, FIELD_GROUP, FIELD_BITS, FIELD_ROUNDING, FIELD_ROTATE, FIELD_SEED, FIELDS };
+enum {
+    FIELD_TYPE,
+    FIELD_SCALE,
+    FIELD_GROUP,
+    FIELD_BITS,
+    FIELD_ROUNDING,
+    FIELD_ROTATE,
+    FIELD_SEED,
+    FIELD_DENSITY,
+    FIELD_SELECT,
+    FIELD_VALUES,
+    FIELDS
+};
 typedef struct field {
     const char *name;
     size_t at, bytes; /* 2 or 4 */
@@ -19,12 +32,15 @@ typedef struct field {
 #define FIELD(member) \
     { #member, offsetof(tw_spec, member), sizeof(((tw_spec *)0)->member) }
 static const field fields[FIELDS] = {
-    [FIELD_TYPE] = FIELD(type), [FIELD_SCALE] = FIELD(scale),       [FIELD_GROUP] = FIELD(group),
-    [FIELD_BITS] = FIELD(bits), [FIELD_ROUNDING] = FIELD(rounding), [FIELD_ROTATE] = FIELD(rotate),
-    [FIELD_SEED] = FIELD(seed)};
+    [FIELD_TYPE] = FIELD(type),         [FIELD_SCALE] = FIELD(scale),
+    [FIELD_GROUP] = FIELD(group),       [FIELD_BITS] = FIELD(bits),
+    [FIELD_ROUNDING] = FIELD(rounding), [FIELD_ROTATE] = FIELD(rotate),
+    [FIELD_SEED] = FIELD(seed),         [FIELD_DENSITY] = FIELD(density),
+    [FIELD_SELECT] = FIELD(select),     [FIELD_VALUES] = {"values", offsetof(tw_spec, values.codec), sizeof(uint16_t)}};
 
-/* An option's value is one of `words` (value[i] goes into the struct), or without words a number
- * from..to, which is a power of two where from is not 0. */
+/* An option's value is one of `words` (value[i] goes into the struct), or without words a number from..to,
+ * which is a power of two where from is not 0. Two
+ * fields have a syntax of their own: a density is a decimal fraction, values are a tiled spec without feedback. */
 typedef struct option {
     const char *name;
     uint16_t codec, field;
@@ -116,6 +132,19 @@ static const option options[] = {
      NULL,
      NULL},
     {"seed", TW_CODEC_TERNARY, FIELD_SEED, 0, 0, UINT32_MAX, {0}, {0}, NULL, NULL},
+    {"density", TW_CODEC_TOPK, FIELD_DENSITY, DENSITY_ONE / 100, 1, DENSITY_ONE, {0}, {0}, NULL, NULL},
+    {"select",
+     TW_CODEC_TOPK,
+     FIELD_SELECT,
+     TW_SELECT_EXACT,
+     0,
+     0,
+     {"exact", "threshold", "group"},
+     {TW_SELECT_EXACT, TW_SELECT_THRESHOLD, TW_SELECT_GROUP},
+     NULL,
+     NULL},
+    {"group", TW_CODEC_TOPK, FIELD_GROUP, TW_MAX_TILE, TW_MIN_TILE, TW_MAX_TILE, {0}, {0}, NULL, NULL},
+    {"values", TW_CODEC_TOPK, FIELD_VALUES, TW_CODEC_NONE, 0, 0, {0}, {0}, NULL, NULL},
 };
 #define OPTIONS TW_ARRAY_LEN(options)
 
@@ -174,9 +203,15 @@ static text trim(text t) {
     return t;
 }
 
-/* Splits *t at the first c: returns what is before, leaves what is after; *found tells whether c was there. */
+/* Splits *t at the first c outside of parentheses: returns what is before, leaves what is after; *found tells whether c was there. */
 static text cut(text *t, char c, bool *found) {
-    const char *at = t->n ? memchr(t->p, c, t->n) : NULL;
+    const char *at = NULL;
+    for (size_t i = 0, depth = 0; i < t->n && !at; i++) {
+        depth += t->p[i] == '(';
+        depth -= t->p[i] == ')' && depth > 0;
+        if (t->p[i] == c && depth == 0)
+            at = t->p + i;
+    }
     text before = {t->p, at ? (size_t)(at - t->p) : t->n};
     *found = at != NULL;
     t->p = at ? at + 1 : t->p + t->n;
@@ -224,7 +259,67 @@ static const char *kind_of(const option *o) {
     return o->from ? "a power of two" : "a number";
 }
 
+/* 0 < density <= 1, up to nine digits behind the point: exact in the struct. */
+static tw_status parse_density(const parser *ps, text t, tw_spec *s) {
+    uint64_t v = 0, unit = DENSITY_ONE;
+    size_t i = 0;
+    bool digits = false, exact = true;
+    for (; i < t.n && t.p[i] >= '0' && t.p[i] <= '9' && v <= 10; i++, digits = true)
+        v = v * 10 + (uint64_t)(t.p[i] - '0');
+    v *= DENSITY_ONE;
+    if (i < t.n && t.p[i] == '.')
+        for (i++; i < t.n && t.p[i] >= '0' && t.p[i] <= '9'; i++, digits = true) {
+            unit /= 10;
+            v += unit * (uint64_t)(t.p[i] - '0');
+            exact = exact && (unit > 0 || t.p[i] == '0');
+        }
+    if (!digits || i < t.n || !exact || v == 0 || v > DENSITY_ONE)
+        return bad(ps, "density=%.*s must be above 0 and at most 1, with up to nine digits behind the point",
+                   (int)(t.n < SHOWN ? t.n : SHOWN), t.n ? t.p : "");
+    s->density = (uint32_t)v;
+    return TW_OK;
+}
+
+static bool is_tiled(uint32_t codec) {
+#define IS_TILED(id, word) codec == TW_CODEC_##id ||
+    return TW_TILED_CODECS(IS_TILED) false;
+}
+
+static void set_values(tw_spec *s, const tw_spec *v) {
+    s->values = (tw_values){v->codec, v->type, v->scale, v->bits, v->rounding, v->rotate, v->group};
+}
+
+tw_spec tw_spec_values(const tw_spec *s) {
+    tw_spec v = TW_SPEC_INIT;
+    v.codec = s->values.codec;
+    v.type = s->values.type;
+    v.scale = s->values.scale;
+    v.bits = s->values.bits;
+    v.rounding = s->values.rounding;
+    v.rotate = s->values.rotate;
+    v.group = s->values.group;
+    return v;
+}
+
+static tw_status parse_values(const parser *ps, text t, tw_spec *s) {
+    tw_spec v;
+    if (t.n >= 2 && t.p[0] == '(' && t.p[t.n - 1] == ')')
+        t = trim((text){t.p + 1, t.n - 2});
+    tw_status st = tw_spec_parse_n(t.p, t.n, ps->what, &v);
+    if (st != TW_OK)
+        return st;
+    if (!is_tiled(v.codec) || v.feedback != TW_FEEDBACK_NONE || v.seed)
+        return bad(ps, "values=%.*s must be a codec of fixed rate, without feedback and seed",
+                   (int)(t.n < SHOWN ? t.n : SHOWN), t.p);
+    set_values(s, &v);
+    return TW_OK;
+}
+
 static tw_status parse_value(const parser *ps, const option *o, text t, tw_spec *s) {
+    if (o->field == FIELD_DENSITY)
+        return parse_density(ps, t, s);
+    if (o->field == FIELD_VALUES)
+        return parse_values(ps, t, s);
     unsigned n = word_count(o);
     if (n) {
         char kind[64];
@@ -350,6 +445,13 @@ tw_status tw_spec_parse(const char *p, tw_spec *out) {
 
 /* ---- checking and writing ---- */
 
+static tw_status check_values(const tw_spec *s) {
+    tw_spec v = tw_spec_values(s);
+    return is_tiled(v.codec) ? tw_spec_check(&v)
+                             : tw_fail(TW_ERR_ARG, "spec: codec %u cannot send the values of '%s'", v.codec,
+                                       codec_words[s->codec - 1]);
+}
+
 static tw_status check_field(const tw_spec *s, unsigned field) {
     uint32_t v = field_get(s, field);
     const option *o = NULL;
@@ -361,6 +463,10 @@ static tw_status check_field(const tw_spec *s, unsigned field) {
                       : tw_fail(TW_ERR_ARG, "spec: %s is %u, must be 0 for '%s'", fields[field].name, v,
                                 codec_words[s->codec - 1]);
     unsigned n = word_count(o);
+    if (field == FIELD_VALUES)
+        return check_values(s);
+    if (field == FIELD_DENSITY)
+        return v >= o->from && v <= o->to ? TW_OK : tw_fail(TW_ERR_ARG, "spec: density is %u of 10^9", v);
     if (n == 0 && !in_range(o, v))
         return tw_fail(TW_ERR_ARG, "spec: %s is %u, must be %s, %u..%u", o->name, v, kind_of(o), o->from, o->to);
     for (unsigned i = 0; i < n; i++)
@@ -380,8 +486,6 @@ tw_status tw_spec_check(const tw_spec *s) {
         return tw_fail(TW_ERR_ARG, "spec: unknown codec id %u", s->codec);
     if (s->feedback < 1 || s->feedback >= TW_FEEDBACKS)
         return tw_fail(TW_ERR_ARG, "spec: unknown feedback id %u", s->feedback);
-    if (s->reserved)
-        return tw_fail(TW_ERR_ARG, "spec: reserved is %u, must be 0", s->reserved);
     for (unsigned field = 0; field < FIELDS; field++) {
         tw_status st = check_field(s, field);
         if (st != TW_OK)
@@ -391,8 +495,10 @@ tw_status tw_spec_check(const tw_spec *s) {
 }
 
 void tw_spec_words(const tw_spec *s, uint32_t w[TW_SPEC_WORDS]) {
-    const uint32_t v[TW_SPEC_WORDS] = {s->codec, s->feedback, s->type,   s->scale, s->group,
-                                       s->bits,  s->rounding, s->rotate, s->seed};
+    const tw_values *x = &s->values;
+    const uint32_t v[TW_SPEC_WORDS] = {s->codec,    s->feedback, s->type, s->scale,    s->group,  s->bits,
+                                       s->rounding, s->rotate,   s->seed, s->density,  s->select, x->codec,
+                                       x->type,     x->scale,    x->bits, x->rounding, x->rotate, x->group};
     memcpy(w, v, sizeof v);
 }
 
@@ -410,8 +516,37 @@ static const char *word_of(const option *o, uint32_t v) {
     return NULL;
 }
 
+/* Without trailing zeros. */
+static void format_density(char *text, size_t room, uint32_t density) {
+    size_t n = (size_t)snprintf(text, room, "%u.%09u", density / DENSITY_ONE, density % DENSITY_ONE);
+    while (text[n - 1] == '0')
+        text[--n] = 0;
+    if (text[n - 1] == '.')
+        text[--n] = 0;
+}
+
+/* The value of an option; false if it is the default. */
+static bool format_value(const option *o, const tw_spec *s, char *text, size_t room) {
+    uint32_t v = field_get(s, o->field);
+    const char *word = word_of(o, v);
+    tw_spec values = tw_spec_values(s);
+    if (o->field == FIELD_VALUES) {
+        size_t n = (size_t)snprintf(text, room, "(");
+        tw_spec_format(&values, text + n, room - n);
+        snprintf(text + strlen(text), room - strlen(text), ")");
+        return strcmp(text, "(none)") != 0;
+    }
+    if (o->field == FIELD_DENSITY)
+        format_density(text, room, v);
+    else if (word)
+        snprintf(text, room, "%s", word);
+    else
+        snprintf(text, room, "%u", v);
+    return v != o->preset;
+}
+
 int tw_spec_format(const tw_spec *s, char *buf, size_t cap) {
-    char out[160]; /* the longest spec has two thirds of it */
+    char out[320], value[160]; /* the longest spec has under half of it */
     tw_status st = tw_spec_check(s);
     if (st != TW_OK)
         return (int)st;
@@ -419,16 +554,12 @@ int tw_spec_format(const tw_spec *s, char *buf, size_t cap) {
         return (int)tw_fail(TW_ERR_ARG, "tw_spec_format: buf is NULL");
     size_t at = (size_t)snprintf(out, sizeof out, "%s", codec_words[s->codec - 1]);
     char separator = ':';
-    for (size_t i = 0; i < OPTIONS; i++) {
-        const option *o = &options[i];
-        uint32_t v = field_get(s, o->field);
-        if (o->codec != s->codec || v == o->preset || !applies(o, s))
-            continue;
-        const char *word = word_of(o, v);
-        at += word ? (size_t)snprintf(out + at, sizeof out - at, "%c%s=%s", separator, o->name, word)
-                   : (size_t)snprintf(out + at, sizeof out - at, "%c%s=%u", separator, o->name, v);
-        separator = ',';
-    }
+    for (size_t i = 0; i < OPTIONS; i++)
+        if (options[i].codec == s->codec && applies(&options[i], s) &&
+            format_value(&options[i], s, value, sizeof value)) {
+            at += (size_t)snprintf(out + at, sizeof out - at, "%c%s=%s", separator, options[i].name, value);
+            separator = ',';
+        }
     if (s->feedback != TW_FEEDBACK_NONE)
         snprintf(out + at, sizeof out - at, "+%s", feedback_words[s->feedback - 1]);
     return snprintf(buf, cap, "%s", out);

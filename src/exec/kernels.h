@@ -8,6 +8,7 @@
 
 #include "compressors/codec.h"
 #include "compressors/index.h"
+#include "compressors/sparse.h"
 
 /* Variants of one encode loop.
  * PLAIN: x = g*scale;      nothing stored but the payload
@@ -33,6 +34,8 @@ typedef struct tw_kernels {
     void (*add_scaled)(float *y, const float *g, float scale, uint32_t n); /* y += g*scale, rounded twice */
     double (*sum_sq)(const float *x, uint32_t n);                          /* as in codec.h; NaN if not finite */
     const tw_index_loops *index;
+    tw_select_fn select;
+    tw_radix_fn radix;
 } tw_kernels;
 
 extern const tw_kernels tw_kernels_ref;

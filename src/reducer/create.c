@@ -213,6 +213,8 @@ static tw_status make(tw_comm *c, const tw_layer *layers, uint32_t n, const char
         s = check_layers(layers, n, c->size, r->cfg.tile);
     if (s >= 0)
         s = tw_rules_parse(c->ctx, rules, &r->rules);
+    if (s >= 0)
+        s = tw_rules_check_reducible(r->rules);
     if (s >= 0) {
         r->state_bytes += tw_rules_bytes(r->rules);
         s = make_arrays(r, n);

@@ -5,12 +5,14 @@
 usage: wire_format.py DUMP        (DUMP: what tests/unit/test_wire writes; see write_dump there)
 Ends with "N frames agree" and status 0, or names the first difference."""
 import math
+import re
 import struct
 import sys
 from collections import defaultdict
 
 sys.dont_write_bytecode = True  # the source folder may be read-only
 from wire_quant import Quant, dithers
+from wire_topk import Topk
 from xxh import xxh3, xxh64
 
 FP32, FP16, BF16 = 1, 2, 3
@@ -82,9 +84,16 @@ def norm(values):
 
 # ---- codecs ----
 class Spec:
-    """codec, feedback, type, scale, group, bits, rounding, rotate, seed: the numbers that are hashed."""
+    """codec, feedback, type, scale, group, bits, rounding, rotate, seed: the numbers that are hashed (those of sparse codecs
+    are 0 here: no collective has one)."""
 
     def __init__(self, text):
+        name, _, options = text.partition(":")
+        self.topk = None
+        if name == "topk":
+            values = re.search(r"values=\((.*?)\)|values=([^,+]*)", text)
+            self.topk = Topk(Spec(values.group(1) or values.group(2) if values else "none"))
+            return
         text, _, feedback = text.partition("+")
         name, _, options = text.partition(":")
         given = dict(o.split("=") for o in options.split(",") if o)
@@ -105,7 +114,7 @@ class Spec:
             self.more = [0, 2 if given.get("rounding") == "stochastic" else 1, 0, int(given.get("seed", 0))]
 
     def words(self):
-        return struct.pack("<10I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, *self.more, 1)
+        return struct.pack("<19I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, *self.more, *[0] * 9, 1)
 
     def half(self, dtype):
         return self.type if self.codec == 2 else dtype
