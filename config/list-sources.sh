@@ -55,7 +55,7 @@ echo "$mpi_programs" | sed '/^$/d' | list tw_mpi_test_programs
 helper_libraries=
 for folder in tests/*/; do
     folder=${folder%/}
-    if [ "$folder" = tests/mpi ] || [ -z "$(files "$folder" '*.c' | without_main)" ]; then continue; fi
+    if [ "$folder" = tests/mpi ] || [ "$folder" = tests/fuzz ] || [ -z "$(files "$folder" '*.c' | without_main)" ]; then continue; fi
     v=libtw_$(variable "$folder")_la
     helper_libraries="$helper_libraries libtw_$(variable "$folder").la"
     files "$folder" '*.c' | without_main | list "${v}_SOURCES"
@@ -80,6 +80,7 @@ if [ -f examples/first.c ]; then echo examples/first; fi | list tw_first
 files tests/scripts 'rule-*.sh' 'add-a-codec.sh' | list tw_rule_tests
 {
     files tests '*' | sed '/\.c$/d'
+    files tests/fuzz '*.c'
     files bench '*'
     files config '*' | sed '/^config\/auto\//d'
     for f in quickstart autogen.sh VERSION .ci/run .clang-format; do if [ -f "$f" ]; then echo "$f"; fi; done

@@ -156,6 +156,9 @@ static void show_codecs(int json) {
                 {"onebit:group=128", "the smallest group"},
                 {"onebit:scale=rms", "root mean square, as 1-bit Adam"},
                 {"onebit:scale=twosided", "a mean for each sign, as 1-bit SGD"},
+                {"quant", "8 bits, max |x| / 127 per group of 512"},
+                {"quant:bits=4", "15 levels"},
+                {"quant:bits=2", "0 and +-max |x| / 2; scale=mse is better for normal numbers"},
                 {"ternary", "0 or a sign, and the mean of what is kept; meant for +ef"},
                 {"ternary:rounding=stochastic", "as TernGrad: right on average"}};
     const int n = (int)(sizeof rows / sizeof *rows);

@@ -4,7 +4,9 @@
  *
  * Order of use:   context (optional) -> communicator -> reducer -> per step: begin, push or post, end.
  * Thread-safety is stated per handle. Every function that can fail returns a tw_status; on failure a sentence that
- * names layer, rank and value is in tw_last_error(), outputs are not set, and state is as before the call. */
+ * names layer, rank and value is in tw_last_error(), outputs are not set, and state is as before the call. A step that
+ * fails leaves residuals as before; the user's outputs are written op by op, each whole or not at all: those of an op
+ * that was complete when another one failed are written. */
 #ifndef THINWIRE_THINWIRE_H
 #define THINWIRE_THINWIRE_H
 

@@ -91,6 +91,23 @@ typedef bool (*tw_reduce_fn)(const tw_spec *s, const tw_enc *a, tw_parts *p, tw_
  * halved 16, 8, 4, 2, 1. Where that sum is not finite although all x are, or (rms) is below 2^-90 although some x is
  * not zero, the sum is taken again over x * 2^k, k chosen from the group's largest |x| (see kernels/ref/onebit.inc),
  * and undone after. A group with NaN or Inf in x gets the scale 0x7fc00000 (all of it decodes to NaN).
+ * quant   a fp32 scale for each group (minmax: then a fp32 centre for each), then codes in one plane (8, 4, 2 bits) or
+ * two (6: the lower 4, the upper 2; 3: the lower 2, the upper 1). A plane has whole rows of 32 values, codes behind the
+ * end are 0; a row has 4w bytes for codes of w bits: byte j has the codes of values j, j + 4w, j + 8w, ... from its low
+ * bits on; with w = 1 instead bit i of the row is value i. decoded, of code c and b bits:
+ *   absmax; mse of 8 and 6 bits   (c - 2^(b-1)) * scale
+ *   minmax                        centre + (c - (2^b - 1) / 2) * scale
+ *   mse of 4, 3 and 2 bits        table[c mod 2^(b-1)] * scale, held at FLT_MAX; negative where bit b-1 is set
+ * scale: absmax max|x| / {127, 31, 7, 3, 2}; minmax (most - least) / (2^b - 1), centre = least / 2 + most / 2; mse mean
+ * |x| as in onebit, times 0.0386899 (8 bits) or 0.1322091 (6). The code is the nearest to y = x * (1 / scale) (minmax:
+ * (x - centre) * (1 / scale) + (2^b - 1) / 2) in fp32, ties to even, held to the levels (+-127, 31, 7, 3, 1; minmax 0 ..
+ * 2^b - 1). Tables: x is negative where x < 0, and the level is the number of borders that |x| is above: l[k] + (l[k+1]
+ * - l[k]) / 2, l = table * scale. Groups whose size (absmax, minmax max|x|, mse the sum of |x|) is not 0 and not in
+ * [2^-80, 2^110]: see kernels/ref/quant.inc. NaN or Inf in x: scale 0x7fc00000, centre 0, codes 0.
+ * stochastic: d = (r - 127.5) / 256 is added to y before it is held; in tables the border is l[k] + (l[k+1] - l[k]) *
+ * (d + 1/2), and x is negative where x < l[0] * 2d. r: byte (i / 32 mod 4) of word (i / 128 mod 4) of Philox4x32-7 with
+ * counter {32 (i / 512) + i mod 32, tile, 0}, for value i of the tile.
+ * hadamard: all this of z = H(s x / sqrt(m)) instead of a group's x, and x decodes to s H(z) / sqrt(m): ref/quant.inc.
  * twosided: a group has two fp32, what a clear and what a set bit decode to: p = S+ / m+ and 0 - S- / m-. S+ sums x of
  * the m+ values with sign bit clear, S- |x| of the m- others, in the order above with +0 for the values of the other
  * side; a side without values has +0 (so neither is ever -0). A sum that is not finite is taken again as above, with k

@@ -331,7 +331,8 @@ def outputs():
     for number in (signal.SIGINT, signal.SIGTERM):
         before = sorted(os.listdir("."))
         p = subprocess.Popen([TOOL, "compress", "-", "--dtype", "fp32", "--shape", "1000000", "--spec", "onebit", "-o", "stopped.tw", "--chunk", "1"],
-                             stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+                             stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                             preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))  # shells ignore SIGINT in the background
         p.stdin.write(bytes(40000))
         p.stdin.flush()
         limit = time.time() + 20
@@ -395,9 +396,18 @@ def usage():
     gives(0, "[]", "compress", write("one.raw", values(1)), "--dtype", "fp32", "--shape", "[]", "--spec", "none")
 
 
+def readme():
+    text = read(os.path.join(os.path.dirname(FORMAT), "../../README.md")).decode()
+    block = next(b for b in text.split("```") if b.startswith("sh\n") and "thinwire-codec compress" in b)
+    env = dict(os.environ, PATH=os.path.dirname(TOOL) + os.pathsep + os.environ["PATH"])
+    r = subprocess.run(["sh", "-e", "-c", block[3:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
+    ok(r.returncode == 0 and "ratio" in block and len(read("w.npy")) == 4 * 65536 + 128, "the README's example", r)
+    ok(b" 29.7" in r.stdout and b" 0.36" in r.stdout, "... prints what it says", r.stdout)
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        for part in (round_trips, exact, report, npy_files, streams, outputs, damage, hostile_names, usage):
+        for part in (round_trips, exact, report, npy_files, streams, outputs, damage, hostile_names, usage, readme):
             os.mkdir(os.path.join(folder, part.__name__))
             os.chdir(os.path.join(folder, part.__name__))
             part()
