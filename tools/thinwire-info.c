@@ -140,7 +140,7 @@ static void show_codec(const char *text, const char *note, int json, int last) {
         pair("note", note, last ? "}\n" : "},\n");
         return;
     }
-    printf("  %-22s %8.4f %7llu %7llu %8llu  %s\n", text, bits, (unsigned long long)bytes[0],
+    printf("  %-27s %8.4f %7llu %7llu %8llu  %s\n", text, bits, (unsigned long long)bytes[0],
            (unsigned long long)bytes[1], (unsigned long long)bytes[2], note);
 }
 
@@ -158,13 +158,15 @@ static void show_codecs(int json) {
                 {"onebit:scale=twosided", "a mean for each sign, as 1-bit SGD"},
                 {"quant", "8 bits, max |x| / 127 per group of 512"},
                 {"quant:bits=4", "15 levels"},
-                {"quant:bits=2", "0 and +-max |x| / 2; scale=mse is better for normal numbers"}};
+                {"quant:bits=2", "0 and +-max |x| / 2; scale=mse is better for normal numbers"},
+                {"ternary", "0 or a sign, and the mean of what is kept; meant for +ef"},
+                {"ternary:rounding=stochastic", "as TernGrad: right on average"}};
     const int n = (int)(sizeof rows / sizeof *rows);
     if (json)
         puts("\"codecs\": [");
     else
-        puts("\nCodecs                   bits per  payload bytes of fp32 values\n"
-             "                            value       1    4096     1 Mi");
+        puts("\nCodecs                        bits per  payload bytes of fp32 values\n"
+             "                                 value       1    4096     1 Mi");
     for (int i = 0; i < n; i++)
         show_codec(rows[i].spec, rows[i].note, json, i == n - 1);
     if (json) {

@@ -118,7 +118,8 @@ typedef bool (*tw_reduce_fn)(const tw_spec *s, const tw_enc *a, tw_parts *p, tw_
  * from the side's largest |x|. NaN or Inf in x: both 0x7fc00000.
  * ternary ceil(n/group) fp32 scales, then the signs as onebit has them, then ceil(n/8) bytes, padded to 4: the bit of a
  * value is set where it is kept. decoded = +0 where it is clear, else -scale or scale by the sign's bit, which is clear
- * where nothing is kept. nearest: kept is what has |x| > 0.767f * (mean |x|), mean as onebit's; scale = (sum of the kept
+ * where nothing is kept. nearest: kept is what has |x| > t, t = 0.767f * (mean |x|), mean as
+ * onebit's, and 0 where that is not below the mean; scale = (sum of the kept
  * |x|) / their number, with +0 for the others, in onebit's order; taken again if not finite as twosided's; 0 if none is
  * kept. stochastic: scale = max |x|; kept is what has |x| > scale * ((255.5 - byte) / 256), bytes of noise as quant's. A
  * group with NaN or Inf in x: scale 0x7fc00000, all kept, signs clear. */

@@ -185,7 +185,8 @@ class Spec:
                 scale = max(map(abs, part))
                 limits = [f32(scale * (0.5 - d)) for d in noise[at:at + len(part)]]
             else:
-                limits = [f32(f32(0.767) * self.scale_of(part))] * len(part)
+                mean = self.scale_of(part)
+                limits = [f32(f32(0.767) * mean) if f32(f32(0.767) * mean) < mean else 0.0] * len(part)
                 large = [abs(v) if abs(v) > limits[0] else 0.0 for v in part]
                 scale = self.mean(large, max(1, sum(v > 0 for v in large)))
             scales.append(scale)

@@ -219,7 +219,7 @@ static bool ternary(const tw_spec *s, const model_draw *d, const float *x, uint3
     bool bad = false, random = s->rounding == TW_ROUNDING_STOCHASTIC;
     for (uint32_t at = 0; at < n; at += s->group) {
         uint32_t m = n - at < s->group ? n - at : s->group;
-        float mean = scale_of(x + at, m, false), limit = 0.767f * mean;
+        float mean = scale_of(x + at, m, false), limit = 0.767f * mean < mean ? 0.767f * mean : 0.0f;
         float scale = kept_scale(x + at, m, limit, random);
         for (uint32_t i = at; i < at + m; i++) {
             if (random)

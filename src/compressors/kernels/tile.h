@@ -36,6 +36,12 @@ static inline float tw_float_of(uint32_t u) {
     return f;
 }
 
+/* Where the product rounds up to a subnormal mean nothing would be above it: then all but 0 is kept. */
+static inline float tw_ternary_threshold(float mean) {
+    float threshold = TW_TERNARY_SHARE * mean;
+    return threshold < mean ? threshold : 0.0f;
+}
+
 /* Payload, out and stat of a tile from x[0..a->n); g, e and scale of a are not looked at. */
 void tw_slow_none(const tw_spec *s, const tw_enc *a, const float *x, int out, tw_tile_stat *stat);
 void tw_slow_cast(const tw_spec *s, const tw_enc *a, const float *x, int out, tw_tile_stat *stat);
