@@ -67,10 +67,8 @@ static void describe(const codec_options *o, const tc_reader *r) {
     printf("%s\n", r->kind ? tc_kind_words[r->kind] : "");
     for (uint32_t i = 0; i < r->list.pairs; i++) {
         char key[TC_SHOWN + 1], value[TC_SHOWN + 1];
-        snprintf(key, sizeof key, "%s", r->list.meta[2 * i]);
-        snprintf(value, sizeof value, "%s", r->list.meta[2 * i + 1]);
-        tw_one_line(key);
-        tw_one_line(value);
+        tc_shown(key, sizeof key, r->list.meta[2 * i]);
+        tc_shown(value, sizeof value, r->list.meta[2 * i + 1]);
         printf("  %s: %s\n", key, value);
     }
 }

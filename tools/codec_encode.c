@@ -62,9 +62,16 @@ tw_status codec_encode_chunk(tc_writer *w, codec_report *r, codec_buffers *b, co
 }
 
 tw_status codec_input_kind(const codec_options *o, const char *path, tc_kind *kind) {
-    *kind = o->from ? o->from : o->raw.dtype || o->raw.has_shape ? TC_KIND_RAW : tc_kind_of(path);
-    return *kind ? TW_OK
-                 : tw_fail(TW_ERR_ARG, "%s: --from (raw, npy, safetensors) must say what kind of file it is", path);
+    bool told = o->raw.dtype || o->raw.has_shape;
+    tc_kind by_name = tc_kind_of(path);
+    *kind = o->from ? o->from : by_name ? by_name : told ? TC_KIND_RAW : TC_KIND_NONE;
+    if (!*kind)
+        return tw_fail(TW_ERR_ARG, "%s: --from (raw, npy, safetensors) must say what kind of file it is", path);
+    if (told && *kind != TC_KIND_RAW)
+        return tw_fail(TW_ERR_ARG,
+                       "%s: --dtype and --shape are of raw inputs; a %s file has its own (--from raw: take it as raw)",
+                       path, tc_kind_words[*kind]);
+    return TW_OK;
 }
 
 void codec_subtract(float *dst, const void *a, tw_dtype ta, const void *b, tw_dtype tb, uint64_t n) {

@@ -152,7 +152,7 @@ static int take_text(codec_options *o, const bc_args *a, int id, const char *v) 
         return parse_shape(v, &o->raw) ? 0 : bc_usage_error(a, "--shape: \"%s\" is no list of up to 32 numbers", v);
     case O_NAME:
         o->raw.name = v;
-        return 0;
+        return tc_is_utf8(v, strlen(v)) ? 0 : bc_usage_error(a, "--name: not UTF-8");
     case O_TENSOR:
         o->tensor = v;
         return 0;

@@ -45,8 +45,7 @@ static void show_progress(codec_report *r, const char *name) {
     if (!r->progress || (now - r->shown < 0.2 && r->done < r->total))
         return;
     char text[TC_SHOWN + 1];
-    snprintf(text, sizeof text, "%.30s", name);
-    tw_one_line(text);
+    tc_shown(text, 31, name);
     r->shown = now;
     r->line_open = true;
     fprintf(stderr, "\r%5.1f %%  %6.0f MB/s  %-30s", r->total ? 100.0 * (double)r->done / (double)r->total : 100.0,
@@ -159,8 +158,7 @@ static double nmse(const codec_row *row) {
 
 static void print_row(FILE *to, const codec_row *row, int name_width, int spec_width) {
     char name[TC_SHOWN + 1], bits[32], ratio[32], error[32], most[32], bad[32];
-    snprintf(name, sizeof name, "%s", row->name);
-    tw_one_line(name);
+    tc_shown(name, sizeof name, row->name);
     number(bad, sizeof bad, 0, row->has_bad, (double)row->bad_tiles);
     fprintf(to, "%-*s %-5s %-14s %-*s %9s %8s %10s %10s %7s ", name_width, name, row->dtype, row->shape, spec_width,
             row->spec, number(bits, sizeof bits, 4, true, per_value(row, row->file_bytes)),

@@ -84,7 +84,7 @@ tw_status codec_choose(const codec_options *o, tc_list *l);
 /* values, n of them from `first`, go into the file, and into the report with what they become. */
 tw_status codec_encode_chunk(tc_writer *w, codec_report *r, codec_buffers *b, const tc_tensor *t, uint32_t i,
                              uint64_t first, uint64_t n);
-/* The kind of an input: told by --from, by --dtype, or by its name. */
+/* The kind of an input: told by --from, by its name, or by --dtype. */
 tw_status codec_input_kind(const codec_options *o, const char *path, tc_kind *kind);
 tw_status codec_write_header(tc_sink *to, tc_kind kind, const tc_list *l);
 /* fp32 arithmetic on values of a dtype: dst = a - b, all fp32 out; dst = a + scale * d, in a's dtype. */

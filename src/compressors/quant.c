@@ -36,6 +36,15 @@ static uint32_t traits(const tw_spec *s) {
     return TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE;
 }
 
+static const char *part(const tw_spec *s, uint64_t count, tw_dtype t, const void *payload, uint64_t bytes, uint32_t i,
+                        uint64_t *part) {
+    uint64_t heads = count / TW_MAX_TILE * tw_quant_head(s, TW_MAX_TILE) + tw_quant_head(s, count % TW_MAX_TILE);
+    (void)t;
+    (void)payload;
+    *part = i == 0 ? heads : bytes - heads;
+    return i == 0 ? "scales" : i == 1 ? "levels" : NULL;
+}
+
 const tw_codec tw_codec_quant = {
     .name = "quant",
     .wire_id = TW_CODEC_QUANT,
@@ -43,4 +52,5 @@ const tw_codec tw_codec_quant = {
     .traits = traits,
     .bytes = bytes,
     .roundings = roundings,
+    .part = part,
 };

@@ -202,6 +202,17 @@ const char *tc_shape_text(const tc_tensor *t, char *buf, size_t cap) {
     return buf;
 }
 
+void tc_shown(char *buf, size_t cap, const char *text) {
+    snprintf(buf, cap, "%s", text);
+    size_t n = strlen(buf);
+    while (n && !tc_is_utf8(buf, n)) /* cut inside a character */
+        buf[--n] = 0;
+    tw_one_line(buf);
+    for (char *p = buf; *p; p++)
+        if ((unsigned char)p[0] == 0xc2 && (unsigned char)p[1] < 0xa0) /* U+0080 to U+009f */
+            p[0] = p[1] = '?';
+}
+
 bool tc_same_shape(const tc_tensor *a, const tc_tensor *b) {
     return a->dims == b->dims && memcmp(a->shape, b->shape, a->dims * sizeof *a->shape) == 0;
 }
