@@ -79,6 +79,9 @@ struct tw_reducer {
     bool stepped;
     double kernel_s0[TW_K_COUNT], wait_s;
     tw_report report;
+    struct { /* since creation */
+        uint64_t ended, skipped, failed, wire_bytes, dense_bytes;
+    } total;
 };
 
 struct tw_req {

@@ -405,6 +405,8 @@ static void begin_report(tw_reducer *r) {
 }
 
 static void finish_report(tw_reducer *r, tw_verdict verdict) {
+    static const char *const names[] = {
+        [TW_VERDICT_OK] = "ended well", [TW_VERDICT_SKIPPED] = "was skipped", [TW_VERDICT_FAILED] = "failed"};
     tw_report *p = &r->report;
     double sq = 0, k[TW_K_COUNT];
     tw_comm_lock(r->comm);
@@ -424,6 +426,18 @@ static void finish_report(tw_reducer *r, tw_verdict verdict) {
     p->reduce_s = k[TW_K_REDUCE];
     p->decode_s = k[TW_K_VERDICT] + k[TW_K_DECODE] + k[TW_K_POSTSCALE];
     p->wait_s = r->wait_s > 0 ? r->wait_s : 0;
+    r->total.ended++;
+    r->total.skipped += verdict == TW_VERDICT_SKIPPED;
+    r->total.failed += verdict == TW_VERDICT_FAILED;
+    r->total.wire_bytes += p->wire_bytes;
+    r->total.dense_bytes += p->dense_bytes;
+    tw_log(
+        r->ctx, TW_LOG_DEBUG,
+        "rank %d: step %llu %s; %llu bytes on the wire instead of %llu; error at most %.3g; encode %.3f, reduce %.3f, "
+        "decode %.3f, wait %.3f ms",
+        r->comm->rank, (unsigned long long)p->step, names[verdict], (unsigned long long)p->wire_bytes,
+        (unsigned long long)p->dense_bytes, p->error_bound, 1e3 * p->encode_s, 1e3 * p->reduce_s, 1e3 * p->decode_s,
+        1e3 * p->wait_s);
 }
 
 /* Requests outlive their step: they take the outcome with them. */
