@@ -730,61 +730,6 @@ static void test_a_rank_never_creates(void) {
     CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
 }
 
-/* ---- the log ---- */
-
-typedef struct journal {
-    char text[1 << 16];
-    size_t at;
-    uint32_t lines[5];
-} journal;
-
-static void keep_line(void *arg, int level, const char *line) {
-    journal *j = arg;
-    CU_ASSERT(level >= 1 && level <= 4);
-    CU_ASSERT_PTR_NULL(strchr(line, '\n'));
-    j->lines[level]++;
-    j->at += (size_t)snprintf(j->text + j->at, sizeof j->text - j->at, "%d %s\n", level, line);
-}
-
-/* Each thing of a life is said once, at its level; a step that repeats plans nothing. */
-static void test_log(void) {
-    static const tw_layer list[] = {TW_LAYER("net\nweight", N), TW_LAYER("net.bias", 5)};
-    static journal j;
-    world w;
-    tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
-    tw_reducer_config rc = TW_REDUCER_CONFIG_INIT;
-    tw_ctx *ctx = NULL;
-    cfg.log = keep_line;
-    cfg.log_arg = &j;
-    rc.nonfinite = TW_NONFINITE_SKIP;
-    CU_ASSERT_EQUAL(tw_ctx_create(&cfg, &ctx), TW_OK);
-    CU_ASSERT_EQUAL_FATAL(open_list(&w, ctx, list, 2, "*=onebit+ef", &rc), TW_OK);
-    unit_has(j.text, "3 rank 0 of 3: communicator over sim, progress poll; codecs run as ");
-    unit_has(j.text, "3 rank 2: reducer of 2 layers, 12310 values, in 1 buckets; ");
-    unit_has(j.text, " bytes of state; rules '*=onebit+ef'\n");
-    CU_ASSERT_EQUAL(j.lines[3], 2 * P);
-    for (uint64_t step = 0; step < 3; step++) {
-        w.in[1][3] = step == 1 ? NAN : 1.0f;
-        for (int r = 0; r < P; r++)
-            CU_ASSERT_EQUAL(tw_reducer_begin(w.red[r], step, NULL), TW_OK);
-        for (int r = 0; r < P; r++)
-            for (uint32_t l = 0; l < 2; l++)
-                CU_ASSERT_EQUAL(push(&w, r, l), TW_OK);
-        for (int r = 0; r < P; r++)
-            CU_ASSERT_EQUAL(tw_reducer_end(w.red[r], NULL), TW_OK);
-        CU_ASSERT_EQUAL(j.lines[4], P + (step + 1) * P);
-    }
-    unit_has(j.text, "4 rank 1: planned allreduce of 2 layers, first 'net.bias': ");
-    unit_has(j.text, "4 rank 0: step 0 ended well; ");
-    unit_has(j.text, "4 rank 0: step 1 was skipped; ");
-    close_world(&w);
-    unit_has(j.text, "3 rank 0: reducer destroyed after 3 steps, of which 1 skipped and 0 failed; ");
-    unit_has(j.text, "3 rank 0 of 3: communicator destroyed; ");
-    CU_ASSERT_EQUAL(j.lines[3], 4 * P);
-    CU_ASSERT_EQUAL(j.lines[1] + j.lines[2], 0);
-    CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
-}
-
 int main(void) {
     static const unit_test tests[] = {
         UNIT_TEST(test_creation_errors),
@@ -803,7 +748,6 @@ int main(void) {
         UNIT_TEST(test_counts_are_forgotten),
         UNIT_TEST(test_cuts_are_forgotten),
         UNIT_TEST(test_a_rank_never_creates),
-        UNIT_TEST(test_log),
     };
     return unit_main("reducer", tests, UNIT_COUNT(tests));
 }
