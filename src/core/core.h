@@ -90,7 +90,8 @@ static inline uint64_t tw_held(uint64_t bytes) {
 }
 void tw_free(tw_ctx *c, void *p);
 enum { TW_LOG_ERROR = 1, TW_LOG_WARN, TW_LOG_INFO, TW_LOG_DEBUG };
-void tw_log(tw_ctx *c, int level, const char *format, ...) TW_PRINTF(3, 4);
+void tw_log(tw_ctx *c, int level, const char *format, ...) TW_PRINTF(3, 4); /* one line, whatever names are in it */
+bool tw_logs(const tw_ctx *c, int level);                                   /* whether somebody reads it */
 
 /* ---- fault_plan.c: THINWIRE_FAULT as data; reducer/fault.c says what each does ---- */
 typedef enum tw_fault_kind {

@@ -171,13 +171,19 @@ void tw_free(tw_ctx *c, void *p) {
         c->cfg.release(c->cfg.alloc_arg, p);
 }
 
+/* A program's own function gets all levels and chooses itself. */
+bool tw_logs(const tw_ctx *c, int level) {
+    return c->cfg.log != default_log || level <= tw_env_get()->log_level;
+}
+
 void tw_log(tw_ctx *c, int level, const char *format, ...) {
     char line[TW_SENTENCE];
     va_list args;
-    if (c->cfg.log == default_log && level > tw_env_get()->log_level)
+    if (!tw_logs(c, level))
         return;
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
+    tw_one_line(line);
     c->cfg.log(c->cfg.log_arg, level, line);
 }

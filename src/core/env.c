@@ -113,7 +113,9 @@ static const struct {
     const char *name, *unset, *meaning;
     tw_status (*read)(const char *value, complaint *why);
 } table[] = {
-    {"THINWIRE_LOG", "silent", "error|warn|info|debug: lines on stderr up to this level", read_log},
+    {"THINWIRE_LOG", "silent",
+     "error|warn|info|debug: lines on stderr up to this level; info: what is made and destroyed, debug: steps",
+     read_log},
     {"THINWIRE_TIMEOUT", "120", "seconds that any wait may take before it fails", read_timeout},
     {"THINWIRE_ISA", "best", "ref|avx2|avx512|neon: forces the instruction set of the codecs", read_isa},
     {"THINWIRE_FAULT", "none", "fault plan for tests, such as drop:3,delay:5ms,nan:layer", read_fault},

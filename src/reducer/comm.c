@@ -7,6 +7,8 @@
 #include "transports/sim.h"
 #include <math.h>
 #include <sched.h>
+#include <stdio.h>
+#include <thinwire/experimental.h>
 #include <time.h>
 
 typedef struct hello {
@@ -159,6 +161,16 @@ static tw_status set_up(tw_comm *c, bool greeting) {
     return TW_OK;
 }
 
+static void say_made(const tw_comm *c) {
+    char link[64] = "not measured";
+    const char *why;
+    const char *isa = tw_isa_chosen(&why);
+    if (c->stats.link_rate)
+        snprintf(link, sizeof link, "%.1f MB/s into the slowest rank", 1e-6 * (double)c->stats.link_rate);
+    tw_log(c->ctx, TW_LOG_INFO, "rank %d of %d: communicator over %s, progress %s; codecs run as %s: %s; link: %s",
+           c->rank, c->size, c->ops.name, c->threaded ? "thread" : "poll", isa, why, link);
+}
+
 static tw_status make(tw_ctx *given, const tw_transport_ops *ops, void *t, int rank, int size, bool greeting,
                       tw_comm **out) {
     tw_ctx *ctx;
@@ -189,6 +201,7 @@ static tw_status make(tw_ctx *given, const tw_transport_ops *ops, void *t, int r
         release(c);
         return s;
     }
+    say_made(c);
     *out = c;
     return TW_OK;
 }
@@ -309,6 +322,14 @@ tw_status tw_comm_destroy(tw_comm *c) {
     if (c->stats.leaked_frames)
         tw_log(c->ctx, TW_LOG_WARN, "rank %d: %u frames stay in the transport's hands and are not freed", c->rank,
                c->stats.leaked_frames);
+    const tw_comm_stats *t = &c->stats;
+    tw_log(
+        c->ctx, TW_LOG_INFO,
+        "rank %d of %d: communicator destroyed; %llu bytes sent in %llu frames, %llu received in %llu, %llu given to "
+        "native sums",
+        c->rank, c->size, (unsigned long long)t->sent_bytes, (unsigned long long)t->sent_frames,
+        (unsigned long long)t->received_bytes, (unsigned long long)t->received_frames,
+        (unsigned long long)t->native_bytes);
     release(c);
     return TW_OK;
 }

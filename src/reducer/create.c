@@ -144,6 +144,7 @@ static tw_status make_layers(tw_reducer *r, const tw_layer *layers, bool dry) {
             return TW_ERR_NOMEM;
         memcpy(l->name, from.name, len);
         l->count = from.count;
+        l->place = i ? l[-1].place + l[-1].count : 0;
         l->dtype = from.dtype ? from.dtype : TW_F32;
         l->pinned = (uint32_t)from.pinned;
         l->shard = from.shard / r->cfg.tile;
@@ -173,6 +174,16 @@ static void make_buckets(tw_reducer *r) {
     }
 }
 
+static bool make_ranges(tw_reducer *r, uint32_t room) {
+    tw_ranges *const sets[] = {&r->reads, &r->writes, &r->values, &r->own_reads, &r->own_writes};
+    for (size_t i = 0; i < TW_ARRAY_LEN(sets); i++) {
+        *sets[i] = (tw_ranges){take(r, tw_ranges_bytes(room)), 0, room};
+        if (!sets[i]->range)
+            return false;
+    }
+    return true;
+}
+
 static tw_status make_arrays(tw_reducer *r, uint32_t n) {
     r->layer = take(r, (n + 1ull) * sizeof *r->layer);
     r->view = take(r, (n + 1ull) * sizeof *r->view);
@@ -180,7 +191,7 @@ static tw_status make_arrays(tw_reducer *r, uint32_t n) {
     r->piece = take(r, (n + 1ull) * sizeof *r->piece);
     r->cap_flying = n + 16;
     r->flying = take(r, r->cap_flying * sizeof(tw_op *));
-    if (!r->layer || !r->view || !r->bucket || !r->piece || !r->flying)
+    if (!r->layer || !r->view || !r->bucket || !r->piece || !r->flying || !make_ranges(r, r->cap_flying))
         return TW_ERR_NOMEM;
     r->nlayer = n;
     return TW_OK;
@@ -240,6 +251,7 @@ tw_status tw_reducer_make(tw_comm *c, const tw_layer *layers, uint32_t n, const 
 
 void tw_reducer_unmake(tw_reducer *r) {
     tw_ctx *ctx = r->ctx;
+    tw_ranges *const sets[] = {&r->reads, &r->writes, &r->values, &r->own_reads, &r->own_writes};
     tw_op_free_all(&r->cache);
     for (uint32_t i = 0; i < r->nlayer; i++) {
         tw_free(ctx, r->layer[i].name);
@@ -253,6 +265,8 @@ void tw_reducer_unmake(tw_reducer *r) {
     tw_free(ctx, r->bucket);
     tw_free(ctx, r->piece);
     tw_free(ctx, r->flying);
+    for (size_t i = 0; i < TW_ARRAY_LEN(sets); i++)
+        tw_free(ctx, sets[i]->range);
     tw_rules_free(r->rules);
     tw_free(ctx, r);
 }

@@ -329,6 +329,21 @@ static tw_status fill(const tw_op_args *a, tw_op *op) {
     return s;
 }
 
+static void say_planned(const tw_op *op) {
+    static const char *const kinds[] = {"allreduce", "reduce-scatter", "allgather", "broadcast"};
+    const tw_plan *p = op->plan;
+    uint32_t largest = 0;
+    for (uint32_t i = 0; tw_logs(op->x.ctx, TW_LOG_DEBUG) && i < p->naction; i++)
+        if ((p->action[i].act == TW_A_SEND || p->action[i].act == TW_A_RECV) && p->action[i].cap > largest)
+            largest = p->action[i].cap;
+    tw_log(
+        op->x.ctx, TW_LOG_DEBUG,
+        "rank %d: planned %s of %u layers, first '%.80s': %u frames of at most %u bytes; this rank sends %llu bytes, "
+        "and %llu go into native sums",
+        p->me, kinds[p->kind], op->x.nlayer, op->x.nlayer ? op->x.layer[0].name : "", p->nframe, largest,
+        (unsigned long long)p->wire_bytes, (unsigned long long)p->native_bytes);
+}
+
 static void forget(tw_op *op) {
     if (!op->leaked)
         op->comm->table[op->slot] = NULL;
@@ -375,6 +390,7 @@ tw_status tw_op_prepare(const tw_op_args *a, tw_op **cache, uint32_t keep, tw_op
         op->next_cached = *cache;
         *cache = op;
         drop_oldest(cache, op, keep);
+        say_planned(op);
     }
     s = fill(a, op);
     if (s >= 0)

@@ -6,6 +6,25 @@
 #include <math.h>
 #include <stdio.h>
 
+static void say_made(const tw_reducer *r, const char *rules) {
+    uint64_t values = 0;
+    for (uint32_t i = 0; tw_logs(r->ctx, TW_LOG_INFO) && i < r->nlayer; i++)
+        values += r->layer[i].count;
+    tw_log(r->ctx, TW_LOG_INFO,
+           "rank %d: reducer of %u layers, %llu values, in %u buckets; %llu bytes of state; rules '%.200s'",
+           r->comm->rank, r->nlayer, (unsigned long long)values, r->nbucket, (unsigned long long)r->state_bytes,
+           rules ? rules : "");
+}
+
+static void say_totals(const tw_reducer *r) {
+    tw_log(r->ctx, TW_LOG_INFO,
+           "rank %d: reducer destroyed after %llu steps, of which %llu skipped and %llu failed; %llu bytes on the wire "
+           "instead of %llu",
+           r->comm->rank, (unsigned long long)r->total.ended, (unsigned long long)r->total.skipped,
+           (unsigned long long)r->total.failed, (unsigned long long)r->total.wire_bytes,
+           (unsigned long long)r->total.dense_bytes);
+}
+
 /* ---- agreement over a real transport ---- */
 
 static const char asks[] = "tw_reducer_create: comparing layers";
@@ -112,6 +131,7 @@ tw_status tw_reducer_create(tw_comm *c, const tw_layer *layers, uint32_t n, cons
         return s;
     }
     c->users++;
+    say_made(r, rules);
     *out = r;
     return TW_OK;
 }
@@ -158,6 +178,7 @@ tw_status tw_sim_reducers(tw_sim *sim, tw_comm *const comms[], const tw_layer *c
             out[r] = NULL;
         } else {
             comms[r]->users++;
+            say_made(out[r], rules[r]);
         }
     }
     return s;
@@ -182,6 +203,7 @@ tw_status tw_reducer_destroy(tw_reducer *r) {
             tw_req_keep(r->flying[i]->req, r->flying[i]);
     r->comm->users--;
     tw_comm *c = r->comm;
+    say_totals(r);
     tw_reducer_unmake(r);
     tw_comm_unlock(c);
     return TW_OK;

@@ -5,6 +5,7 @@
 #define TW_REDUCER_H
 
 #include "reducer/op.h"
+#include "reducer/ranges.h"
 #include "reducer/rules.h"
 
 /* Since creation or reset: what a residual and a bound are about. */
@@ -12,7 +13,7 @@ typedef enum tw_use { TW_USE_NONE, TW_USE_SUMMED, TW_USE_GATHERED } tw_use;
 
 typedef struct tw_layer_state {
     char *name;
-    uint64_t count, tiles;
+    uint64_t count, tiles, place; /* place: values of all layers before it */
     tw_dtype dtype;
     uint32_t pinned;
     uint64_t shard; /* tiles */
@@ -67,13 +68,20 @@ struct tw_reducer {
     tw_mode mode;
     uint64_t step;
     float input_scale;
-    bool refused; /* an op of this step was: `end` must not commit the others */
+    bool refused;                    /* an op of this step was: `end` must not commit the others */
+    tw_ranges reads, writes;         /* memory of what was pushed, or of ops under way at least */
+    tw_ranges values;                /* posted */
+    tw_ranges own_reads, own_writes; /* of the pieces that are being posted */
+    uint32_t settled;                /* so many of flying were found finished */
     uint32_t next_bucket;
     uint8_t epoch;
     uint64_t last_step;
     bool stepped;
     double kernel_s0[TW_K_COUNT], wait_s;
     tw_report report;
+    struct { /* since creation */
+        uint64_t ended, skipped, failed, wire_bytes, dense_bytes;
+    } total;
 };
 
 struct tw_req {
@@ -98,6 +106,13 @@ void tw_reducer_manifest(const tw_reducer *r, tw_manifest *m);
 uint64_t tw_reducer_layer_hash(const tw_layer_state *l);
 tw_status tw_manifest_compare(const tw_manifest *mine, const tw_manifest *theirs, int rank);
 void tw_reducer_unmake(tw_reducer *r);
+/* buffers.c: what one step is given must not overlap */
+void tw_buffers_begin(tw_reducer *r);
+tw_status tw_buffers_check_push(const tw_reducer *r, uint32_t layer, const void *in, const void *out);
+void tw_buffers_add_push(tw_reducer *r, uint32_t layer);
+/* *apart: as in tw_op_args. Makes room for the adding. */
+tw_status tw_buffers_check_post(tw_reducer *r, const tw_piece *pieces, uint32_t n, bool *apart);
+void tw_buffers_add_post(tw_reducer *r, const tw_piece *pieces, uint32_t n);
 /* step.c */
 uint64_t tw_reducer_dense_bytes(const tw_reducer *r, const tw_layer_state *l);
 void tw_reducer_view(tw_reducer *r, uint64_t step);

@@ -108,6 +108,7 @@ tw_status tw_reducer_begin(tw_reducer *r, uint64_t step, const tw_step_args *arg
     r->nflying = 0;
     r->refused = false;
     r->wait_s = 0;
+    tw_buffers_begin(r);
     for (uint32_t i = 0; i < r->nlayer; i++) {
         tw_layer_state *l = &r->layer[i];
         l->pushed = l->sra = l->kept = l->summed = l->one_way = false;
@@ -167,6 +168,7 @@ static tw_status launch(tw_reducer *r, const tw_op_args *a, tw_op **out) {
 static tw_status launch_bucket(tw_reducer *r, tw_bucket *b) {
     tw_op_args a;
     tw_reducer_bucket_args(r, b, r->piece, &a);
+    a.apart = true; /* pushes have seen to it */
     tw_status s = launch(r, &a, NULL);
     for (uint32_t i = 0; s >= 0 && i < b->n; i++)
         r->layer[b->hi - i].posted = r->layer[b->hi - i].count;
@@ -192,25 +194,6 @@ static tw_status check_use(const tw_layer_state *l, tw_use use) {
                    use == TW_USE_SUMMED ? "gathered" : "summed", use == TW_USE_SUMMED ? "summed" : "gathered");
 }
 
-/* Against all buffers of this step, since buckets are checked on their own only. */
-static tw_status check_buffer(const tw_reducer *r, uint32_t layer, const void *in, const void *out) {
-    uint64_t n = r->layer[layer].count * tw_dtype_size(r->layer[layer].dtype);
-    uintptr_t i0 = (uintptr_t)in, o0 = (uintptr_t)out;
-    if (in && out && in != out && i0 < o0 + n && o0 < i0 + n)
-        return tw_fail(TW_ERR_ARG, "layer '%s': in and out overlap without being equal", r->layer[layer].name);
-    for (uint32_t k = 0; n && k < r->nlayer; k++) {
-        const tw_layer_state *l = &r->layer[k];
-        uint64_t m = l->count * tw_dtype_size(l->dtype);
-        uintptr_t i1 = (uintptr_t)l->in, o1 = (uintptr_t)l->out;
-        if (!l->pushed || m == 0)
-            continue;
-        if ((out && o1 && o0 < o1 + m && o1 < o0 + n) || (out && i1 && o0 < i1 + m && i1 < o0 + n) ||
-            (in && o1 && i0 < o1 + m && o1 < i0 + n))
-            return tw_fail(TW_ERR_ARG, "buffers overlap: layer '%s' and layer '%s'", r->layer[layer].name, l->name);
-    }
-    return TW_OK;
-}
-
 tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *out) {
     tw_status s = in_step(r, "tw_reducer_push", TW_MODE_PUSH);
     if (s < 0)
@@ -223,7 +206,7 @@ tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *o
                        (unsigned long long)r->step);
     s = check_use(l, TW_USE_SUMMED);
     if (s >= 0)
-        s = check_buffer(r, layer, in, out);
+        s = tw_buffers_check_push(r, layer, in, out);
     if (s < 0)
         return s;
     r->mode = TW_MODE_PUSH;
@@ -240,6 +223,7 @@ tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *o
         r->bucket[l->bucket].missing++;
     } else {
         l->use = TW_USE_SUMMED;
+        tw_buffers_add_push(r, layer);
     }
     return s;
 }
@@ -258,50 +242,23 @@ static tw_status check_pieces(const tw_reducer *r, const char *what, tw_use use,
     return s;
 }
 
-static bool meet(const void *a, uint64_t n, const void *b, uint64_t m) {
-    return a && b && n && m && (uintptr_t)a < (uintptr_t)b + m && (uintptr_t)b < (uintptr_t)a + n;
-}
-
-/* A new piece against one that this step posted before: values twice would lose a residual; memory that an op still
- * writes must not be another's. */
-static tw_status check_against(const tw_reducer *r, const tw_piece *p, const tw_op *op, const tw_exec_piece *old) {
-    const tw_layer_state *l = &r->layer[p->layer], *k = &r->layer[op->layer_of[old->layer]];
-    uint64_t n = p->count * tw_dtype_size(l->dtype), m = old->count * tw_dtype_size(k->dtype);
-    if (l == k && p->count && old->count && p->first < old->first + old->count && old->first < p->first + p->count)
-        return tw_fail(TW_ERR_ARG, "layer '%s': value %llu was posted already in step %llu", l->name,
-                       (unsigned long long)(p->first > old->first ? p->first : old->first),
-                       (unsigned long long)r->step);
-    if (!op->finished && (meet(p->out, n, old->out, m) || meet(p->out, n, old->in, m) || meet(p->in, n, old->out, m)))
-        return tw_fail(TW_ERR_ARG, "buffers overlap: layer '%s' and layer '%s' of an op under way", l->name, k->name);
-    return TW_OK;
-}
-
-static tw_status check_posted(const tw_reducer *r, const tw_piece *pieces, uint32_t n) {
-    tw_status s = TW_OK;
-    tw_comm_lock(r->comm);
-    for (uint32_t f = 0; s >= 0 && f < r->nflying; f++)
-        for (uint32_t k = 0; s >= 0 && k < r->flying[f]->x.npiece; k++)
-            for (uint32_t i = 0; s >= 0 && i < n; i++)
-                s = check_against(r, &pieces[i], r->flying[f], &r->flying[f]->x.piece[k]);
-    tw_comm_unlock(r->comm);
-    return s;
-}
-
 static tw_status post(tw_reducer *r, const char *what, tw_kind kind, const tw_piece *pieces, uint32_t n, tw_req **out) {
     tw_op *op;
     tw_req *q = NULL;
+    bool apart = false;
     tw_use use = kind == TW_KIND_ALLGATHER ? TW_USE_GATHERED : TW_USE_SUMMED;
     tw_status s = in_step(r, what, TW_MODE_POST);
     if (s >= 0)
         s = check_pieces(r, what, use, pieces, n);
     if (s >= 0)
-        s = check_posted(r, pieces, n);
+        s = tw_buffers_check_post(r, pieces, n, &apart);
     if (s >= 0 && out) {
         q = tw_alloc(r->ctx, sizeof *q);
         s = q ? TW_OK : TW_ERR_NOMEM;
     }
     if (s >= 0) {
         tw_op_args a = args_of(r, kind, pieces, n);
+        a.apart = apart;
         s = launch(r, &a, &op);
     }
     if (s < 0) {
@@ -309,6 +266,7 @@ static tw_status post(tw_reducer *r, const char *what, tw_kind kind, const tw_pi
         return s;
     }
     r->mode = TW_MODE_POST;
+    tw_buffers_add_post(r, pieces, n);
     for (uint32_t i = 0; i < n; i++) {
         tw_layer_state *l = &r->layer[pieces[i].layer];
         l->posted += pieces[i].count;
@@ -447,6 +405,8 @@ static void begin_report(tw_reducer *r) {
 }
 
 static void finish_report(tw_reducer *r, tw_verdict verdict) {
+    static const char *const names[] = {
+        [TW_VERDICT_OK] = "ended well", [TW_VERDICT_SKIPPED] = "was skipped", [TW_VERDICT_FAILED] = "failed"};
     tw_report *p = &r->report;
     double sq = 0, k[TW_K_COUNT];
     tw_comm_lock(r->comm);
@@ -466,6 +426,18 @@ static void finish_report(tw_reducer *r, tw_verdict verdict) {
     p->reduce_s = k[TW_K_REDUCE];
     p->decode_s = k[TW_K_VERDICT] + k[TW_K_DECODE] + k[TW_K_POSTSCALE];
     p->wait_s = r->wait_s > 0 ? r->wait_s : 0;
+    r->total.ended++;
+    r->total.skipped += verdict == TW_VERDICT_SKIPPED;
+    r->total.failed += verdict == TW_VERDICT_FAILED;
+    r->total.wire_bytes += p->wire_bytes;
+    r->total.dense_bytes += p->dense_bytes;
+    tw_log(
+        r->ctx, TW_LOG_DEBUG,
+        "rank %d: step %llu %s; %llu bytes on the wire instead of %llu; error at most %.3g; encode %.3f, reduce %.3f, "
+        "decode %.3f, wait %.3f ms",
+        r->comm->rank, (unsigned long long)p->step, names[verdict], (unsigned long long)p->wire_bytes,
+        (unsigned long long)p->dense_bytes, p->error_bound, 1e3 * p->encode_s, 1e3 * p->reduce_s, 1e3 * p->decode_s,
+        1e3 * p->wait_s);
 }
 
 /* Requests outlive their step: they take the outcome with them. */
