@@ -39,6 +39,7 @@ static void prepare(void) {
                                      .count = layers[l].count,
                                      .dtype = layers[l].dtype,
                                      .spec = layers[l].spec,
+                                     .result = layers[l].spec,
                                      .cert = certs[0][l],
                                      .cert_new = certs[1][l]};
         data_of[l].e = layers[l].spec.feedback == TW_FEEDBACK_EF ? residual[0][l] : NULL;
@@ -90,7 +91,8 @@ static uint32_t make(const tw_action *a, const uint8_t **data, size_t *size, uin
         uint32_t word;
         memcpy(&word, trailers + r * each, sizeof word);
         bool absent = a->hop == 1 ? word & TW_RUN_ABSENT : word == TW_CODE_ABSENT;
-        payload += absent ? 0 : x.plan->run[f->run0 + r].bytes;
+        const tw_tiles *run = &x.plan->run[f->run0 + r];
+        payload += absent ? 0 : a->hop == 1 ? run->bytes : run->answer;
     }
     payload += off < a->cap - TW_HEADER_BYTES - behind - payload ? off : 0;
     memset(frame, 0, TW_HEADER_BYTES + payload);
