@@ -19,7 +19,7 @@
 
 #define TW_MAX_TILE 4096u
 #define TW_MIN_TILE 128u
-/* All codecs: id and word, in the order of the ids, which have no gap. Every table of codecs is made from these lists.
+/* All codecs: id and word; the ids have no gap. Every table of codecs is made from these lists.
  * Tiled ones have loops that work on a tile; sparse ones send some of the values and where they stand. */
 #define TW_TILED_CODECS(X) \
     X(NONE, none)          \
