@@ -382,6 +382,20 @@ static bool settle(const bc_args *a, ba_config *c, bool under_mpirun) {
     return true;
 }
 
+/* What the library would refuse when the first row is made is a wrong command line: the estimate refuses the same. */
+static bool fits_together(const bc_args *a, const ba_config *c) {
+    const tw_layer layer = TW_LAYER_DTYPE("bench.0", 1, c->dtype);
+    int ranks = c->transport == BA_MPI ? launched_ranks() : c->ranks;
+    for (unsigned i = 0; i < c->n_codecs; i++) {
+        tw_memory m = TW_MEMORY_INIT;
+        char rules[BA_TEXT];
+        snprintf(rules, sizeof rules, "*=%s", c->codecs[i]);
+        if (tw_reducer_estimate(0, ranks > 0 ? ranks : 1, &layer, 1, rules, &c->reducer, &m) < 0)
+            return bc_usage_error(a, "%s", tw_last_error()), false;
+    }
+    return true;
+}
+
 bool ba_parse(int argc, char **argv, ba_config *c, int *status) {
     static const char *const usual[] = {"none", "cast:type=bf16", "onebit+ef"};
     const char *value;
@@ -415,8 +429,11 @@ bool ba_parse(int argc, char **argv, ba_config *c, int *status) {
     }
     if (id < 0 || !settle(&a, c, under_mpirun))
         return false;
-    for (unsigned i = 0, given = c->n_codecs; !given && i < 3; i++)
+    unsigned most = c->reducer.algo == TW_ALGO_NATIVE ? 1 : 3; /* a native sum compresses nothing */
+    for (unsigned i = 0, given = c->n_codecs; !given && i < most; i++)
         c->codecs[c->n_codecs++] = usual[i];
+    if (!fits_together(&a, c))
+        return false;
     *status = BC_EXIT_OK;
     return true;
 }

@@ -446,7 +446,10 @@ static int take_option(config *c, const bc_args *a, int id, const char *value) {
     default:
         c->json = value;
     }
-    return ok ? 0 : bc_usage_error(a, "\"%s\" is no valid value for that option (--help)", value);
+    const bc_opt *o = options;
+    while (o->id != id)
+        o++;
+    return ok ? 0 : bc_usage_error(a, "--%s: \"%s\" is no valid value (--help)", o->name, value);
 }
 
 /* 0: go on; else the exit status + 1. */

@@ -195,6 +195,10 @@ void train_check(const options *o) {
     model m;
     model_shape(&m, o->context, o->embed, o->hidden);
     layers_of(&m, layers);
+    tw_ctx *probe; /* refuses a bad THINWIRE_ variable, which are no fault of the rules */
+    if (tw_ctx_create(NULL, &probe) < 0)
+        fail(2, "%s", tw_last_error());
+    tw_ctx_destroy(probe);
     if (tw_reducer_estimate(0, 1, layers, LAYERS, o->rules, NULL, &memory) < 0)
         fail(2, "--rules \"%s\": %s", o->rules, tw_last_error());
     warn_unmatched(o->rules);

@@ -65,6 +65,35 @@ static tw_status parse_until(const char *word, uint32_t nrule, uint64_t before, 
     return TW_OK;
 }
 
+static char *word_end(char *p) {
+    while (*p && !isspace((unsigned char)*p))
+        p++;
+    return p;
+}
+
+static char *next_word(char *p) {
+    p = word_end(p);
+    while (isspace((unsigned char)*p))
+        p++;
+    return p;
+}
+
+/* The spec is no good: is that for a word where 'until' could stand, with a number behind it? */
+static tw_status misspelt_until(char *spec, uint32_t nrule, tw_status s) {
+    char *word = next_word(spec), *number = next_word(word);
+    if (!isalpha((unsigned char)*word) || !isdigit((unsigned char)*number))
+        return s;
+    return tw_fail(TW_ERR_ARG, "rule %u: unknown word '%.*s' after '%.*s'; did you mean 'until'?", nrule + 1,
+                   (int)(word_end(word) - word), word, (int)(word_end(spec) - spec), spec);
+}
+
+/* What stands behind a step number. */
+static tw_status misspelt_then(char *until, uint32_t nrule) {
+    char *word = next_word(until);
+    return tw_fail(TW_ERR_ARG, "rule %u: unknown word '%.*s' after 'until %.*s'; did you mean 'then'?", nrule + 1,
+                   (int)(word_end(word) - word), word, (int)(word_end(until) - until), until);
+}
+
 /* spec ["until" step "then" spec]... */
 static tw_status parse_phases(tw_rules *r, rule *u, char *text) {
     char what[32];
@@ -75,13 +104,18 @@ static tw_status parse_phases(tw_rules *r, rule *u, char *text) {
         tw_phase *ph = &r->phase[r->nphase];
         char *spec = next, *until = cut_word(spec, "until"), *then = until ? cut_word(until, "then") : NULL;
         next = then;
+        until = until ? trim(until) : NULL;
+        if (until && isdigit((unsigned char)*until) && *next_word(until))
+            return misspelt_then(until, r->nrule);
         if (until && !then)
-            return tw_fail(TW_ERR_ARG, "rule %u: 'until %s' lacks its 'then SPEC'", r->nrule + 1, trim(until));
+            return tw_fail(TW_ERR_ARG, "rule %u: 'until %s' lacks its 'then SPEC'", r->nrule + 1, until);
         spec = trim(spec);
         tw_status s = tw_spec_parse_n(spec, strlen(spec), what, &ph->spec);
+        if (s < 0)
+            return misspelt_until(spec, r->nrule, s);
         ph->until = UINT64_MAX;
-        if (s >= 0 && until)
-            s = parse_until(trim(until), r->nrule, before, &ph->until);
+        if (until)
+            s = parse_until(until, r->nrule, before, &ph->until);
         if (s < 0)
             return s;
         before = ph->until;

@@ -276,7 +276,6 @@ static void hub_free(tw_local_hub *h) {
     tw_free(c, h->pair);
     tw_free(c, h->ep);
     tw_free(c, h);
-    tw_ctx_release(c);
 }
 
 static void local_close(void *t) {
@@ -364,7 +363,6 @@ tw_status tw_local_create(tw_ctx *c, int size, const tw_transport_ops **ops, voi
         return TW_ERR_NOMEM;
     }
     hub_init_locks(h);
-    tw_ctx_retain(c);
     atomic_store(&h->open, size);
     for (int r = 0; r < size; r++)
         endpoints[r] = &h->ep[r];

@@ -9,7 +9,7 @@
 #include "core/core.h"
 
 /* Fills endpoints[0..size-1]; each is used by one thread at a time and closed through (*ops)->close. What they share is
- * freed with the last of them. */
+ * freed with the last of them, from a context that the caller keeps until then. */
 tw_status tw_local_create(tw_ctx *c, int size, const tw_transport_ops **ops, void *endpoints[]);
 
 #endif

@@ -43,6 +43,8 @@ few="--eval-chars 1024 --steps 1 --context 2 --embed 4 --hidden 8 --text $text"
 # shellcheck disable=SC2086
 gives 2 "charlm: --ranks is for --transport local" env OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2 ./charlm --ranks 3 $few
 # shellcheck disable=SC2086
+gives 2 "^charlm: THINWIRE_LOG=dbug: unknown word; did you mean 'debug'?" env THINWIRE_LOG=dbug ./charlm $few
+# shellcheck disable=SC2086
 gives 2 "charlm: --transport local needs no mpirun" env PMI_RANK=0 PMI_SIZE=2 ./charlm --transport local $few
 # shellcheck disable=SC2086
 gives 0 'warning: --rules: no layer matches "hidden"; the layers are embed, hidden1.weight' \

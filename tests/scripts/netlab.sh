@@ -101,6 +101,9 @@ have_mpi=0
 gives 0 "help" --help
 gives 0 "version" --version
 gives 2 "an unknown verb" sideways
+gives 2 "an unknown option" run --hots 4 -- true
+grep -q "did you mean '--hosts'?" "$tmp/log"
+result $? "the option that was meant"
 gives 2 "a rate that is none" up --name $b --rate fast
 for rate in 500kbit 0mbit 401gbit; do
     gives 2 "a rate of $rate" up --name $b --rate $rate

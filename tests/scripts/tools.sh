@@ -55,6 +55,23 @@ for transport in local sim; do
     gives 0 . "$bench" $small --transport $transport --baseline none
 done
 gives 2 "--timeout: must be above 0" "$bench" allreduce --timeout 0
+# shellcheck disable=SC2086
+gives 2 '^thinwire-bench allreduce: frames of 10 bytes: 64 to 1048576$' "$bench" $small --frame 10
+# shellcheck disable=SC2086
+gives 2 '^thinwire-bench allreduce: tile of 300 values: a power of two' "$bench" $small --tile 300
+# shellcheck disable=SC2086
+gives 2 "^thinwire-bench allreduce: layer 'bench.0' is not fp32 under 'none' without residuals" \
+    "$bench" $small --algo native --codec onebit
+n=$((n + 1)) # nothing was printed before the sentence
+if [ "$(wc -l <"$tmp/out")" = 1 ]; then
+    echo "ok $n - one line"
+else
+    echo "not ok $n - more than one line"
+    bad=1
+fi
+gives 0 . "$bench" allreduce --ranks 2 -b 4K -e 4K -n 1 -w 0 --algo native
+gives 2 '^thinwire-bench codec: --bytes: "1" is no valid value' "$bench" codec -b 1
+gives 2 '^thinwire-bench codec: --seed: "x" is no valid value' "$bench" codec --seed x
 for size in OMPI_COMM_WORLD_SIZE PMI_SIZE; do
     for transport in local sim; do
         # shellcheck disable=SC2086

@@ -216,7 +216,6 @@ static void test_allgather(void) {
     CU_ASSERT_EQUAL(ops->oob_allgather(ep[0], &mine, all, 1), TW_ERR_TIMEOUT);
     unit_has(tw_last_error(), "rank 1 did not come to an allgather within 0.02 s");
     CU_ASSERT_EQUAL(ops->oob_allgather(ep[1], &mine, all, 1), TW_ERR_TIMEOUT);
-    CU_ASSERT_EQUAL(tw_ctx_destroy(c), TW_ERR_ARG); /* in use */
     close_ranks(2);
     CU_ASSERT_EQUAL_FATAL(tw_local_create(c, 4, &ops, ep), TW_OK);
     CU_ASSERT_EQUAL(ops->oob_allgather(ep[1], &mine, all, 1), TW_ERR_TIMEOUT);

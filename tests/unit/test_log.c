@@ -56,6 +56,8 @@ static void test_a_life(void) {
     CU_ASSERT_EQUAL(j.lines[4], 3); /* a plan is made once */
     CU_ASSERT_EQUAL(tw_reducer_destroy(red), TW_OK);
     unit_has(j.text, "3 rank 0: reducer destroyed after 2 steps, of which 1 skipped and 0 failed; ");
+    CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_ERR_ARG);
+    unit_has(tw_last_error(), "still used by 1 communicator");
     CU_ASSERT_EQUAL(tw_comm_destroy(comm), TW_OK);
     unit_has(j.text, "3 rank 0 of 1: communicator destroyed; ");
     CU_ASSERT_EQUAL(j.lines[3], 4);

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The commands and their options."""
 import argparse
+import difflib
 import json
 import os
 import re
 import select
 import shutil
 import signal
+import sys
 import time
 
 from .common import EX_LAB, EX_USAGE, GRACE, MAX_HOSTS, SIGNALS, Fail, say, write_json
@@ -154,14 +156,28 @@ def version(given):
         return "unknown"
 
 
+class Parser(argparse.ArgumentParser):
+    """Names the nearest option, as the other programs do."""
+
+    verbs = {}
+
+    def error(self, message):
+        asked = re.search(r"unrecognized arguments:.*?(--[^ =]+)", message)
+        of_verb = self.verbs.get(sys.argv[1] if len(sys.argv) > 1 else "", self)
+        options = [o for p in (of_verb, self) for o in p._option_string_actions if o.startswith("--")]
+        near = difflib.get_close_matches(asked[1], options, n=1) if asked else []
+        super().error(message + "".join("; did you mean '%s'?" % o for o in near))
+
+
 def parser(given):
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="thinwire-netlab", description="Hosts on one machine, joined by links of a given rate.",
         epilog="Exit status: that of COMMAND; 1 lab failed, 2 usage, 69 program missing, 75 faster than the rate "
                "allows, 76 traffic does not match the bytes expected, 77 refused by the kernel, 124 --timeout is over. "
                "See thinwire-netlab(1).")
     top.add_argument("--version", action="version", version="thinwire-netlab " + version(given))
     subs = top.add_subparsers(dest="verb", metavar="up|run|down|limit", required=True)
+    top.verbs = subs.choices
     name = argparse.ArgumentParser(add_help=False)
     name.add_argument("--name", type=lab_name, default="tw", help="name of the lab (default: tw)")
     size = argparse.ArgumentParser(add_help=False)
