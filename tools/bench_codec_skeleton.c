@@ -177,6 +177,20 @@ INLINE void neon_store_halves(uint8_t *p, float32x4_t a, float32x4_t b) {
     uint16x8_t h = vuzp2q_u16(vreinterpretq_u16_f32(a), vreinterpretq_u16_f32(b));
     memcpy(p, &h, sizeof h);
 }
+INLINE void neon_store_bytes(uint8_t *p, const float32x4_t *x, unsigned bits) {
+    uint8_t row[32];
+    for (unsigned v = 0; v < bits; v++) { /* a byte of every value of the first rows: as many as the payload has */
+        uint16x4_t h = vmovn_u32(vreinterpretq_u32_f32(x[v]));
+        uint8x8_t b = vmovn_u16(vcombine_u16(h, h));
+        memcpy(row + 4 * v, &b, 4);
+    }
+    memcpy(p, row, 4 * bits);
+}
+INLINE float32x4_t neon_byte(const uint8_t *p) {
+    uint8x8_t b = vreinterpret_u8_u32(vdup_n_u32(0));
+    memcpy(&b, p, 4);
+    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(b))));
+}
 INLINE float32x4_t neon_all(uint32_t word) {
     return vreinterpretq_f32_u32(vdupq_n_u32(word & MASK));
 }

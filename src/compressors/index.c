@@ -314,12 +314,13 @@ static void unpack_trits(uint8_t *trit, const uint8_t *src, uint32_t bytes) {
         even[w] = x & lanes;
         odd[w] = x >> 8 & lanes;
     }
-    for (uint32_t plane = 0; plane < 5; plane++) /* in order: what a word writes too much belongs to the next plane */
+    for (uint32_t plane = 0; plane < 5; plane++)
         for (uint32_t w = 0; w < words; w++) {
             even[w] *= 3;
             odd[w] *= 3;
             uint64_t x = (even[w] >> 8 & lanes) | (odd[w] & ~lanes);
-            memcpy(trit + plane * bytes + 8 * w, &x, sizeof x);
+            /* no more than the plane has: gcc 12 changes the order of stores that overlap (-O3 -march=native) */
+            memcpy(trit + plane * bytes + 8 * w, &x, least_of(8, bytes - 8 * w));
             even[w] &= lanes;
             odd[w] &= lanes;
         }
