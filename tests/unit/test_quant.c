@@ -246,7 +246,8 @@ static void chance_is_right_on_average(void) {
             k->decode_set[s.codec](&s, TW_F32, payload, y, VALUES);
             for (uint32_t i = 0; i < VALUES; i++) {
                 sum[i] += (double)y[i];
-                step = fmax(step, fabs((double)y[i] - (double)x[i]));
+                if (fabs((double)y[i] - (double)x[i]) > step) /* fmax in here crashes gcc 12 for aarch64 */
+                    step = fabs((double)y[i] - (double)x[i]);
             }
         }
         for (uint32_t i = 0; i < VALUES; i++) {
