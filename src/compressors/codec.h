@@ -30,6 +30,10 @@ typedef struct tw_codec {
                         uint64_t *part);
 } tw_codec;
 
+/* What codecs of fixed rate that lose something, and whose payloads do not add, say of themselves. */
+uint32_t tw_rounds_once(const tw_spec *s, tw_dtype t);
+uint32_t tw_traits_tiled(const tw_spec *s);
+
 #define TW_DECLARE_CODEC(id, word) extern const tw_codec tw_codec_##word;
 TW_CODEC_LIST(TW_DECLARE_CODEC)
 const tw_codec *tw_codec_get(uint32_t id); /* NULL if unknown */

@@ -9,17 +9,6 @@ static uint32_t bytes(const tw_spec *s, uint32_t n, tw_dtype t) {
     return (uint32_t)(4 * scales * tw_ceil_div(n, s->group) + tw_round_up(tw_ceil_div(n, 8), 4));
 }
 
-static uint32_t roundings(const tw_spec *s, tw_dtype t) {
-    (void)s;
-    (void)t;
-    return 1;
-}
-
-static uint32_t traits(const tw_spec *s) {
-    (void)s;
-    return TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE;
-}
-
 static const char *part(const tw_spec *s, uint64_t count, tw_dtype t, const void *payload, uint64_t bytes, uint32_t i,
                         uint64_t *part) {
     uint64_t scales = (s->scale == TW_SCALE_TWOSIDED ? 8 : 4) * tw_ceil_div(count, s->group); /* groups divide tiles */
@@ -33,8 +22,8 @@ const tw_codec tw_codec_onebit = {
     .name = "onebit",
     .wire_id = TW_CODEC_ONEBIT,
     .wire_version = 1,
-    .traits = traits,
+    .traits = tw_traits_tiled,
     .bytes = bytes,
-    .roundings = roundings,
+    .roundings = tw_rounds_once,
     .part = part,
 };

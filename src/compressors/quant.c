@@ -25,17 +25,6 @@ static uint32_t bytes(const tw_spec *s, uint32_t n, tw_dtype t) {
     return (uint32_t)tw_quant_head(s, n) + (uint32_t)tw_ceil_div(n, 32) * 4 * s->bits;
 }
 
-static uint32_t roundings(const tw_spec *s, tw_dtype t) {
-    (void)s;
-    (void)t;
-    return 1;
-}
-
-static uint32_t traits(const tw_spec *s) {
-    (void)s;
-    return TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE;
-}
-
 static const char *part(const tw_spec *s, uint64_t count, tw_dtype t, const void *payload, uint64_t bytes, uint32_t i,
                         uint64_t *part) {
     uint64_t heads = count / TW_MAX_TILE * tw_quant_head(s, TW_MAX_TILE) + tw_quant_head(s, count % TW_MAX_TILE);
@@ -49,8 +38,8 @@ const tw_codec tw_codec_quant = {
     .name = "quant",
     .wire_id = TW_CODEC_QUANT,
     .wire_version = 1,
-    .traits = traits,
+    .traits = tw_traits_tiled,
     .bytes = bytes,
-    .roundings = roundings,
+    .roundings = tw_rounds_once,
     .part = part,
 };

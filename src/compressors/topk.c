@@ -33,17 +33,11 @@ static uint32_t traits(const tw_spec *s) {
     return TW_TRAIT_SPARSE;
 }
 
-static uint32_t roundings(const tw_spec *s, tw_dtype t) {
-    (void)s;
-    (void)t;
-    return 1;
-}
-
 const tw_codec tw_codec_topk = {
     .name = "topk",
     .wire_id = TW_CODEC_TOPK,
     .wire_version = 1,
     .traits = traits,
     .most = most,
-    .roundings = roundings,
+    .roundings = tw_rounds_once,
 };

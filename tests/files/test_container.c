@@ -3,9 +3,9 @@
  * The container of docs/file-format.md: what is written is read again, and nothing else is. */
 #include <thinwire/codec.h>
 #include <unistd.h>
+#include "read_all.h"
 #include "repair.h"
 #include "tests/unit/unit.h"
-#include "tools/codec/container.h"
 
 enum { ROOM = 1 << 16 };
 
@@ -65,25 +65,6 @@ static uint64_t make_file(uint8_t *p, const char *spec) {
     CU_ASSERT_EQUAL(pread(to.fd, p, ROOM, 0), (ssize_t)to.bytes);
     fclose(f);
     return to.bytes;
-}
-
-/* Reads all of it and decodes; the first status that is none of success. */
-static tw_status read_all(const uint8_t *p, uint64_t n, uint64_t *decoded) {
-    static uint8_t values[(uint64_t)TC_MOST_CHUNK_TILES * 4096 * 16];
-    tc_source from;
-    tc_reader r;
-    bool more = true;
-    *decoded = 0;
-    tc_source_memory(&from, p, n);
-    tw_status st = tc_read_head(&r, &from);
-    while (st >= 0 && more) {
-        st = tc_read_chunk(&r, &more);
-        if (st >= 0 && more)
-            st = tc_decode_chunk(&r, values);
-        *decoded += st >= 0 && more ? r.count : 0;
-    }
-    tc_reader_close(&r);
-    return st;
 }
 
 static void comes_back(void) {

@@ -393,16 +393,6 @@ static bool try_call(world *w, bool last) {
 
 /* ---- a world ---- */
 
-static void *count_alloc(void *arg, size_t bytes, size_t align) {
-    ++*(uint64_t *)arg;
-    return aligned_alloc(align, bytes);
-}
-
-static void count_release(void *arg, void *p) {
-    --*(uint64_t *)arg;
-    free(p);
-}
-
 static void draw_network(world *w, tw_sim_config *c) {
     *c = (tw_sim_config)TW_SIM_CONFIG_INIT;
     c->ranks = w->ranks;

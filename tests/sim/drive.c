@@ -9,12 +9,12 @@
 
 /* ---- opening and closing ---- */
 
-static void *count_alloc(void *arg, size_t bytes, size_t align) {
+void *count_alloc(void *arg, size_t bytes, size_t align) {
     ++*(uint64_t *)arg;
     return aligned_alloc(align, bytes);
 }
 
-static void count_release(void *arg, void *p) {
+void count_release(void *arg, void *p) {
     --*(uint64_t *)arg;
     free(p);
 }

@@ -406,16 +406,6 @@ static bool try_step(scene *s, uint64_t number) {
 
 /* ---- a scene ---- */
 
-static void *count_alloc(void *arg, size_t bytes, size_t align) {
-    ++*(uint64_t *)arg;
-    return aligned_alloc(align, bytes);
-}
-
-static void count_release(void *arg, void *p) {
-    --*(uint64_t *)arg;
-    free(p);
-}
-
 static bool open_scene(scene *s) {
     tw_sim_config net = TW_SIM_CONFIG_INIT;
     tw_ctx_config cc = TW_CTX_CONFIG_INIT;

@@ -280,6 +280,9 @@ bool check_reports(trial *t, bool committed);
 bool check_wire(trial *t);
 
 /* trial.c */
+/* An allocator that counts what is alive in *(uint64_t *)arg. */
+void *count_alloc(void *arg, size_t bytes, size_t align);
+void count_release(void *arg, void *p);
 bool trial_run(trial *t);
 bool trial_deviates(const trial *t, int rank); /* in this step */
 /* collective.c: another trial of the same seed, of the collectives without a reducer */
