@@ -33,7 +33,7 @@ typedef struct ba_config {
     ba_shape shape;
     uint64_t seed;
     ba_transport transport;
-    int ranks; /* local, sim; 0: 4 */
+    int ranks; /* mpi: as many as mpirun says that it started, 0: it does not */
     double latency_s, jitter_s, compute;
     double goodput_bits, burst_bytes; /* 0, and < 0: not given */
     double nominal_bits;              /* of the lab's links, 0: not known */

@@ -97,6 +97,13 @@ static int body_over_mpi(const ba_config *cfg, int (*body)(ba_world *w), const c
     MPI_Comm_rank(MPI_COMM_WORLD, &w.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &w.ranks);
     int status = BC_EXIT_FAILED;
+    if (w.ranks == 1 && cfg->ranks > 1) {
+        fprintf(stderr,
+                "thinwire-bench allreduce: mpirun started %d ranks, but the MPI of this build (%s) sees itself alone: "
+                "they belong to different MPIs\n",
+                cfg->ranks, library);
+        return status;
+    }
     if (!ba_failed(&w, w.rank, tw_ctx_create(&cc, &w.ctx), "context"))
         ba_failed(&w, w.rank, tw_comm_create_mpi(w.ctx, MPI_COMM_WORLD, &comm), "communicator");
     if (ba_agree(&w))

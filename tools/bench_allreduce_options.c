@@ -370,7 +370,7 @@ static bool settle(const bc_args *a, ba_config *c, bool under_mpirun) {
         c->burst_bytes = c->transport == BA_SIM ? 0 : half_ms > 32768 ? half_ms : 32768;
     }
     if (!c->ranks)
-        c->ranks = 4;
+        c->ranks = c->transport == BA_MPI ? launched_ranks() : 4;
     size_t elem = tw_dtype_size(c->dtype);
     if (c->min_bytes < elem)
         return bc_usage_error(a, "-b: less than one value of %s", tw_dtype_name(c->dtype)), false;
@@ -385,12 +385,11 @@ static bool settle(const bc_args *a, ba_config *c, bool under_mpirun) {
 /* What the library would refuse when the first row is made is a wrong command line: the estimate refuses the same. */
 static bool fits_together(const bc_args *a, const ba_config *c) {
     const tw_layer layer = TW_LAYER_DTYPE("bench.0", 1, c->dtype);
-    int ranks = c->transport == BA_MPI ? launched_ranks() : c->ranks;
     for (unsigned i = 0; i < c->n_codecs; i++) {
         tw_memory m = TW_MEMORY_INIT;
         char rules[BA_TEXT];
         snprintf(rules, sizeof rules, "*=%s", c->codecs[i]);
-        if (tw_reducer_estimate(0, ranks > 0 ? ranks : 1, &layer, 1, rules, &c->reducer, &m) < 0)
+        if (tw_reducer_estimate(0, c->ranks > 0 ? c->ranks : 1, &layer, 1, rules, &c->reducer, &m) < 0)
             return bc_usage_error(a, "%s", tw_last_error()), false;
     }
     return true;

@@ -120,6 +120,9 @@ static int run_mpi(const options *o, const text *t, int *argc, char ***argv) {
     tw_comm *comm;
     result r;
     need_ok(tw_comm_create_mpi(ctx, MPI_COMM_WORLD, &comm), "the MPI communicator");
+    if (tw_comm_size(comm) == 1 && launcher_ranks() > 1)
+        fail(1, "mpirun started %d workers, but this program's MPI sees itself alone: they belong to different MPIs",
+             launcher_ranks());
     train(o, t, comm, &r);
     status = r.identical && !r.diverged_at ? 0 : 1;
     if (tw_comm_rank(comm) == 0)

@@ -15,19 +15,16 @@ static uint64_t op_bytes(const tw_plan_in *in, double *values) {
     return total;
 }
 
-/* Small frames overlap codec and wire; where there are enough of them, larger ones cost less. In between lies a slow
- * link that carries about as many values a second as a codec makes: then neither hides the other, and frames of 24 KiB
- * took 8 % less time, where on faster links they took 4-15 % more and for bulkier codecs 1-3 % more. Above 63 KiB an
- * MPI over TCP changes to a rendezvous for every frame (Open MPI's eager limit is 64 KiB), which cost 15-30 % of the
- * wire (all measured, docs/design.md). */
+/* Every frame costs a system call or two, so they are large: at 10 Gbit/s an allreduce of 4 MiB took up to twice the time
+ * with 16 KiB. The exception is a slow link that carries about as many values a second as a codec makes: then neither
+ * hides the other, and frames of 24 KiB took 8 % less time. Above 63 KiB an MPI over TCP changes to a rendezvous for
+ * every frame (Open MPI's eager limit is 64 KiB), which cost 15-30 % of the wire (all measured, docs/design.md). */
 static uint32_t choose_frame_bytes(const tw_plan_in *in) {
     const double many = 250e6; /* values a second */
     double values;
     uint64_t bytes = op_bytes(in, &values);
     if (in->frame_bytes)
         return in->frame_bytes;
-    if (bytes / (unsigned)in->size < (1u << 18))
-        return 16384;
     bool slow = in->link_rate && in->link_rate < TW_SLOW_LINK;
     return slow && values * (double)in->link_rate > many * (double)bytes ? 24576 : 57344;
 }

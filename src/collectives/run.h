@@ -8,8 +8,16 @@
 #include "collectives/plan.h"
 
 typedef struct tw_run tw_run;
-/* REDUCE: computations that other ranks wait for; a pump takes them before other ones. */
-typedef enum tw_lane { TW_LANE_TRANSFER, TW_LANE_NATIVE, TW_LANE_REDUCE, TW_LANE_COMPUTE, TW_LANE_COUNT } tw_lane;
+/* Computations: other ranks wait for REDUCE, the wire waits for COMPUTE, nobody but the caller for OUTPUT. A pump takes
+ * them in this order, over all its ops. */
+typedef enum tw_lane {
+    TW_LANE_TRANSFER,
+    TW_LANE_NATIVE,
+    TW_LANE_REDUCE,
+    TW_LANE_COMPUTE,
+    TW_LANE_OUTPUT,
+    TW_LANE_COUNT
+} tw_lane;
 
 tw_status tw_run_create(const tw_plan *p, tw_run **out);
 void tw_run_free(tw_run *r);

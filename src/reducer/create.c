@@ -287,6 +287,7 @@ void tw_reducer_manifest(const tw_reducer *r, tw_manifest *m) {
                        .bucket_bytes = g->bucket_bytes,
                        .rules = tw_rules_hash(r->rules)};
     memcpy(m->option, option, sizeof option);
+    memcpy(m->rules_head, tw_rules_head(r->rules), sizeof m->rules_head);
     for (uint32_t i = 0; i < r->nlayer; i++) {
         uint64_t h = tw_reducer_layer_hash(&r->layer[i]);
         m->layers = tw_hash64(&h, sizeof h, m->layers);
@@ -311,7 +312,8 @@ tw_status tw_manifest_compare(const tw_manifest *mine, const tw_manifest *theirs
         return tw_fail(TW_ERR_MISMATCH, "rank %d has %u layers and rank %u has %u", rank, theirs->nlayer, mine->rank,
                        mine->nlayer);
     if (mine->rules != theirs->rules)
-        return tw_fail(TW_ERR_MISMATCH, "rules of rank %d differ from those of rank %u", rank, mine->rank);
+        return tw_fail(TW_ERR_MISMATCH, "rules of rank %d differ from those of rank %u: they begin '%.*s' and '%.*s'",
+                       rank, mine->rank, TW_RULES_HEAD - 1, theirs->rules_head, TW_RULES_HEAD - 1, mine->rules_head);
     return TW_OK;
 }
 

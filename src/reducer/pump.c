@@ -59,7 +59,7 @@ static void finish(tw_op *op) {
 /* All frames were good: a fault that comes between two of an op's decodes must not leave its outputs half written. */
 static void write_the_rest(tw_op *op) {
     uint32_t action, len;
-    while (op->writing && tw_run_next(op->run, TW_LANE_COMPUTE, &action)) {
+    while (op->writing && tw_run_next(op->run, TW_LANE_OUTPUT, &action)) {
         (void)tw_exec_run(&op->x, &op->plan->action[action], &len); /* only decodes are left, and they cannot fail */
         tw_run_done(op->run, action);
     }
@@ -272,29 +272,34 @@ static tw_status compute(tw_comm *c, tw_op *op, uint32_t action) {
     return s;
 }
 
-static int pump_op(tw_comm *c, tw_op *op, bool native_turn) {
+/* native: it is this op's turn to start its sums. */
+static int post_ready(tw_comm *c, tw_op *op, bool native) {
     uint32_t action;
     int moved = 0;
     tw_status s = TW_OK;
-    while (s >= 0 && tw_run_next(op->run, TW_LANE_TRANSFER, &action)) {
+    for (; s >= 0 && tw_run_next(op->run, TW_LANE_TRANSFER, &action); moved++)
         s = post_transfer(c, op, action);
-        moved++;
-    }
-    while (s >= 0 && native_turn && tw_run_next(op->run, TW_LANE_NATIVE, &action)) {
+    for (; s >= 0 && native && tw_run_next(op->run, TW_LANE_NATIVE, &action); moved++)
         s = post_native(c, op, action);
-        moved++;
-    }
-    if (s >= 0 && (tw_run_next(op->run, TW_LANE_REDUCE, &action) || tw_run_next(op->run, TW_LANE_COMPUTE, &action))) {
-        s = compute(c, op, action);
-        moved++;
-    }
     if (s < 0)
         tw_comm_poison(c, s, true);
-    else if (tw_run_finished(op->run)) {
-        finish(op);
-        moved++;
-    }
     return moved;
+}
+
+/* One computation, so that the wire is looked after in between; an earlier op's first, so that its outputs are written
+ * while a later one still is on the wire. */
+static int compute_one(tw_comm *c) {
+    static const tw_lane lanes[] = {TW_LANE_REDUCE, TW_LANE_COMPUTE, TW_LANE_OUTPUT};
+    uint32_t action;
+    for (uint32_t l = 0; l < TW_ARRAY_LEN(lanes); l++)
+        for (tw_op *op = c->first; op; op = op->next)
+            if (tw_run_next(op->run, lanes[l], &action)) {
+                tw_status s = compute(c, op, action);
+                if (s < 0)
+                    tw_comm_poison(c, s, true);
+                return 1;
+            }
+    return 0;
 }
 
 int tw_comm_pump(tw_comm *c) {
@@ -302,11 +307,19 @@ int tw_comm_pump(tw_comm *c) {
         return 0;
     int moved = poll_transport(c);
     bool native_turn = true; /* native sums of all ops start in post order, on every rank */
+    for (tw_op *op = c->first; op && c->poisoned >= 0; op = op->next) {
+        bool more = tw_run_natives_left(op->run) > 0;
+        moved += post_ready(c, op, native_turn);
+        native_turn = native_turn && !more;
+    }
+    if (c->poisoned >= 0)
+        moved += compute_one(c);
     for (tw_op *op = c->first, *next; op && c->poisoned >= 0; op = next) {
         next = op->next;
-        bool more = tw_run_natives_left(op->run) > 0;
-        moved += pump_op(c, op, native_turn);
-        native_turn = native_turn && !more;
+        if (tw_run_finished(op->run)) {
+            finish(op);
+            moved++;
+        }
     }
     return moved;
 }

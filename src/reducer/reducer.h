@@ -99,6 +99,7 @@ typedef struct tw_manifest { /* what ranks compare */
     uint32_t nlayer, rank;
     uint32_t option[8];
     uint64_t bucket_bytes, layers, rules;
+    char rules_head[TW_RULES_HEAD];
 } tw_manifest;
 tw_status tw_reducer_make(tw_comm *c, const tw_layer *layers, uint32_t n, const char *rules,
                           const tw_reducer_config *cfg, tw_reducer **out);

@@ -18,6 +18,7 @@ struct tw_rules {
     tw_phase *phase;
     uint32_t *pattern; /* offsets into text */
     char *text;        /* a copy, cut up */
+    char head[TW_RULES_HEAD];
     uint32_t nrule, nphase, npattern;
     uint64_t hash, bytes;
 };
@@ -259,6 +260,7 @@ tw_status tw_rules_parse(tw_ctx *ctx, const char *text, tw_rules **out) {
         return s;
     }
     hash_rules(r);
+    strncpy(r->head, text ? text : "", sizeof r->head - 1);
     *out = r;
     return TW_OK;
 }
@@ -298,4 +300,8 @@ const tw_spec *tw_phase_at(const tw_phase *phase, uint32_t n, uint64_t step) {
 
 uint64_t tw_rules_hash(const tw_rules *r) {
     return r->hash;
+}
+
+const char *tw_rules_head(const tw_rules *r) {
+    return r->head;
 }

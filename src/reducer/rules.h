@@ -21,5 +21,7 @@ uint64_t tw_rules_bytes(const tw_rules *r); /* of memory */
 const tw_phase *tw_rules_find(const tw_rules *r, const char *name, uint32_t *n);
 const tw_spec *tw_phase_at(const tw_phase *phase, uint32_t n, uint64_t step);
 uint64_t tw_rules_hash(const tw_rules *r);
+#define TW_RULES_HEAD 120                     /* with both heads, a sentence that says what differs is whole */
+const char *tw_rules_head(const tw_rules *r); /* how the text begins */
 
 #endif

@@ -17,6 +17,7 @@ from xxh import xxh3, xxh64
 
 FP32, FP16, BF16 = 1, 2, 3
 MAGIC, VERSION, SRA, ABSENT = 0x57495754, 1, 3, 0x80000000
+FRAME_BYTES = 57344  # where no slow link was measured
 SLACK = 1 + 2.0 ** -14  # how far a norm may lie above the true one
 
 
@@ -331,12 +332,6 @@ def plan_hash(run, op):
     return h
 
 
-def frame_bytes_of(run, op):
-    total = sum(run.layers[i].spec.bytes(run.layers[i].length(t), run.layers[i].dtype)
-                for i in op for t in range(run.layers[i].tiles))
-    return run.frame_bytes or (16384 if total // run.ranks < 1 << 18 else 57344)
-
-
 def frames_of(run, op, who):
     """The owner's frames: lists of runs (layer, first tile, tiles)."""
     def size(i, t):
@@ -346,7 +341,7 @@ def frames_of(run, op, who):
     total = sum(size(i, t) for i in op for t in own[i])
     if total == 0:
         return []
-    limit = frame_bytes_of(run, op)
+    limit = run.frame_bytes or FRAME_BYTES
     target = -(-total // -(-total // limit))
     frames, used, is_open = [], 0, False
     for i in op:

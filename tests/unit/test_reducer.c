@@ -577,6 +577,12 @@ static void *without_layers_main(void *arg) {
     bad |= !strstr(tw_last_error(), r == 1 ? "has 2 layers and rank 1 has 0" : "rank 1 has 0 layers and rank");
     bad |= tw_reducer_create(local[r], layers, r == 1 ? 1 : 2, NULL, NULL, &red) != TW_ERR_MISMATCH || red;
     bad |= !strstr(tw_last_error(), r == 1 ? "has 2 layers and rank 1 has 1" : "rank 1 has 1 layers and rank");
+    bad |= tw_reducer_create(local[r], layers, 2, r == 1 ? "*=cast:type=bf16" : "*=onebit", NULL, &red) !=
+               TW_ERR_MISMATCH ||
+           red;
+    bad |= !strstr(tw_last_error(),
+                   r == 1 ? "rules of rank 0 differ from those of rank 1: they begin '*=onebit' and '*=cast:type=bf16'"
+                          : "rules of rank 1 differ");
     bad |= tw_reducer_create(local[r], layers, 2, NULL, NULL, r == 1 ? NULL : &red) !=
                (r == 1 ? TW_ERR_ARG : TW_ERR_PEER) ||
            red;

@@ -70,9 +70,9 @@ def cmd_up(args):
         except Fail:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-    say("the lab %s is up: %d hosts (%s to %s), rate %s, burst %d bytes, congestion control %s"
+    say("the lab %s is up: %d hosts (%s to %s), rate %s, burst %d bytes, congestion control %s%s"
         % (lab["name"], lab["hosts"], address(0), address(lab["hosts"] - 1), rate_text(lab["rate"]), lab["burst"],
-           answer["congestion"]))
+           answer["congestion"], ", slow start after idle" if lab["idle_restart"] else ""))
     return 0
 
 
@@ -184,6 +184,9 @@ def parser(given):
     size.add_argument("--hosts", type=whole(1, MAX_HOSTS), metavar="N", help="number of hosts (default: 4)")
     size.add_argument("--rate", type=parse_rate, metavar="R",
                       help="from 1mbit to 400gbit, as in 100mbit or 2.5gbit, or none (default: 1gbit)")
+    size.add_argument("--idle-restart", action="store_true", default=None,
+                      help="connections begin with slow start again after 200 ms or so of silence, as Linux has it by "
+                           "default; else hosts are tuned not to")
     subs.add_parser("up", parents=[name, size], help="make a lab that stays up").set_defaults(work=cmd_up)
     subs.add_parser("down", parents=[name], help="remove a lab and all that runs in it").set_defaults(work=cmd_down)
     limit = subs.add_parser("limit", parents=[name, size], help="measure the goodput between two hosts")

@@ -114,12 +114,14 @@ def answer_of(child, timeout=30.0):
     return answer["value"]
 
 
-def tune_host():
+def tune_host(idle_restart):
     """Per-namespace TCP settings; returns the congestion control in force.
 
     BBR stops a flow for 200 ms every ten seconds, which no measurement here wants: cubic, or reno where the machine
-    does not let a namespace have cubic.
+    does not let a namespace have cubic. By default Linux also forgets a connection's window once it was silent for
+    200 ms or so; a trainer is silent between steps, and clusters set this to 0.
     """
+    put("/proc/sys/net/ipv4/tcp_slow_start_after_idle", "1" if idle_restart else "0")
     for knob in ("all", "default"):
         try:
             put("/proc/sys/net/ipv6/conf/%s/disable_ipv6" % knob, "1")
@@ -135,14 +137,14 @@ def tune_host():
         return f.read().strip()
 
 
-def tune_switch():
+def tune_switch(idle_restart):
     """As a host; and frames that the bridge forwards do not pass through netfilter: no switch does that, and it costs CPU."""
     for family in ("ip", "ip6", "arp"):
         try:
             put("/proc/sys/net/bridge/bridge-nf-call-%stables" % family, "0")
         except OSError:
             pass  # br_netfilter is not loaded, or not ours to change
-    return tune_host()
+    return tune_host(idle_restart)
 
 
 def shape(dev, lab):
@@ -157,8 +159,8 @@ def build(lab):
     try:
         for host in hosts:
             children.append(spawn_host(lab, host))
-            lab["congestion"] = answer_of(in_host(host, tune_host))
-        answer_of(in_host(-1, tune_switch))
+            lab["congestion"] = answer_of(in_host(host, tune_host, lab["idle_restart"]))
+        answer_of(in_host(-1, tune_switch, lab["idle_restart"]))
         lines = ["link set lo up", "link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0",
                  "addr add %s.%d/24 dev br0" % (SUBNET, CONTROLLER), "link set br0 up"]
         for host in hosts:

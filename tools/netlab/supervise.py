@@ -92,9 +92,10 @@ def with_lab(args, work):
         lab = registry.read(args.name)
         if lab is None:
             lab = wanted(args)
-        elif any(want is not None and want != lab[key] for key, want in (("hosts", args.hosts), ("rate", args.rate))):
-            raise Fail(EX_LAB, "the lab %s is up with %d hosts at %s: take it down first, or use another --name"
-                       % (lab["name"], lab["hosts"], rate_text(lab["rate"])))
+        elif any(getattr(args, key) not in (None, lab[key]) for key in ("hosts", "rate", "idle_restart")):
+            raise Fail(EX_LAB, "the lab %s is up with %d hosts at %s, %s --idle-restart: take it down first, or use "
+                       "another --name" % (lab["name"], lab["hosts"], rate_text(lab["rate"]),
+                                           "with" if lab["idle_restart"] else "without"))
         folder = registry.create("%s+%d" % (args.name, os.getpid()))
         write_json(folder + "/lab.json", dict(lab, pid=os.getpid()))
     lab["folder"] = folder
@@ -111,4 +112,4 @@ def with_lab(args, work):
 def wanted(args):
     rate = 10**9 if args.rate is None else args.rate
     return {"name": args.name, "hosts": 4 if args.hosts is None else args.hosts, "rate": rate,
-            "burst": burst_of(rate), "up": False}
+            "burst": burst_of(rate), "idle_restart": bool(args.idle_restart), "up": False}
