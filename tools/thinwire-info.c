@@ -210,6 +210,26 @@ static void show_transports(int json) {
         puts("],");
 }
 
+/* ---- the network ---- */
+
+/* A trainer is silent between steps; with 1 here its connections begin anew after each silence (docs/design.md). */
+static void show_network(int json) {
+    FILE *f = fopen("/proc/sys/net/ipv4/tcp_slow_start_after_idle", "r");
+    int value = -1;
+    if (f) {
+        if (fscanf(f, "%d", &value) != 1)
+            value = -1;
+        fclose(f);
+    }
+    if (json && value < 0)
+        puts("\"network\": {\"tcp_slow_start_after_idle\": null},");
+    else if (json)
+        printf("\"network\": {\"tcp_slow_start_after_idle\": %d},\n", value);
+    else if (value >= 0)
+        printf("\nNetwork\n  net.ipv4.tcp_slow_start_after_idle = %d%s\n", value,
+               value ? "   (over TCP, steps with 0.2 s or more between them are faster with 0)" : "");
+}
+
 /* ---- environment ---- */
 
 static void show_variable(const char *line, const char *problem, int json, int first) {
@@ -291,6 +311,7 @@ static int run(int argc, char **argv) {
     show_cpu(json);
     show_codecs(json);
     show_transports(json);
+    show_network(json);
     int bad = show_environment(json);
     if (json)
         puts("}");
