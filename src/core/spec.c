@@ -55,6 +55,14 @@ static bool is_fp8(const tw_spec *s) {
     return tw_type_is_fp8(s->type);
 }
 
+static bool is_sparse(const tw_spec *s) {
+    return s->density != 0;
+}
+
+static bool is_dense(const tw_spec *s) {
+    return !is_sparse(s);
+}
+
 #define GROUP_OF(id, by_default)                                                                              \
     .name = "group", .codec = TW_CODEC_##id, .field = FIELD_GROUP, .preset = by_default, .from = TW_MIN_TILE, \
     .to = TW_MAX_TILE
@@ -62,6 +70,9 @@ static bool is_fp8(const tw_spec *s) {
 #define ROUNDING_OF(id)                                                                                 \
     .name = "rounding", .codec = TW_CODEC_##id, .field = FIELD_ROUNDING, .preset = TW_ROUNDING_NEAREST, \
     .words = {"nearest", "stochastic"}, .value = {TW_ROUNDING_NEAREST, TW_ROUNDING_STOCHASTIC}
+#define SELECT_WORDS                                                     \
+    .preset = TW_SELECT_EXACT, .words = {"exact", "threshold", "group"}, \
+    .value = {TW_SELECT_EXACT, TW_SELECT_THRESHOLD, TW_SELECT_GROUP}
 
 static const option options[] = {
     {"type", TW_CODEC_CAST, FIELD_TYPE, TW_BF16, .words = {"bf16", "fp16", "fp8e4m3", "fp8e5m2"},
@@ -79,11 +90,13 @@ static const option options[] = {
      .value = {TW_ROTATE_NONE, TW_ROTATE_HADAMARD}},
     {SEED_OF(QUANT)},
     {GROUP_OF(TERNARY, 512)},
-    {ROUNDING_OF(TERNARY)},
-    {SEED_OF(TERNARY)},
+    {ROUNDING_OF(TERNARY), .applies = is_dense, .where = "goes without density=... only"},
+    {SEED_OF(TERNARY), .applies = is_dense, .where = "goes without density=... only"},
+    {"density", TW_CODEC_TERNARY, FIELD_DENSITY, 0, .from = 1, .to = DENSITY_ONE, .applies = is_sparse},
+    {"select", TW_CODEC_TERNARY, FIELD_SELECT, SELECT_WORDS, .applies = is_sparse,
+     .where = "goes with density=... only"},
     {"density", TW_CODEC_TOPK, FIELD_DENSITY, DENSITY_ONE / 100, .from = 1, .to = DENSITY_ONE},
-    {"select", TW_CODEC_TOPK, FIELD_SELECT, TW_SELECT_EXACT, .words = {"exact", "threshold", "group"},
-     .value = {TW_SELECT_EXACT, TW_SELECT_THRESHOLD, TW_SELECT_GROUP}},
+    {"select", TW_CODEC_TOPK, FIELD_SELECT, SELECT_WORDS},
     {GROUP_OF(TOPK, TW_MAX_TILE)},
     {"values", TW_CODEC_TOPK, FIELD_VALUES, .preset = TW_CODEC_NONE},
 };
@@ -348,6 +361,16 @@ static tw_status parse_options(const parser *ps, text list, tw_spec *s, uint32_t
     return TW_OK;
 }
 
+/* Ternary with a density is short for the largest magnitudes, sent as signs and their mean (ComPEFT, STC). */
+static void settle_ternary(tw_spec *s, uint32_t seen) {
+    if (s->codec != TW_CODEC_TERNARY || !is_sparse(s))
+        return;
+    s->codec = TW_CODEC_TOPK;
+    s->values = (tw_values){
+        .codec = TW_CODEC_ONEBIT, .scale = TW_SCALE_MEAN, .group = seen & 1u << FIELD_GROUP ? s->group : TW_MAX_TILE};
+    s->group = TW_MAX_TILE;
+}
+
 tw_status tw_spec_parse_n(const char *p, size_t len, const char *what, tw_spec *out) {
     if (!p || !out)
         return tw_fail(TW_ERR_ARG, "%s%s%s is NULL", what ? what : "", what ? ": " : "", p ? "out" : "spec text");
@@ -370,6 +393,7 @@ tw_status tw_spec_parse_n(const char *p, size_t len, const char *what, tw_spec *
         st = clear_unused(&ps, seen, &s);
     if (st != TW_OK)
         return st;
+    settle_ternary(&s, seen);
     if (has_feedback) {
         id = pick(&ps, "feedback", trim(feedback), feedback_words, TW_FEEDBACKS - 1);
         if (id == TW_FEEDBACKS - 1)
@@ -427,6 +451,9 @@ tw_status tw_spec_check(const tw_spec *s) {
         return tw_fail(TW_ERR_ARG, "spec: unknown codec id %u", s->codec);
     if (s->feedback < 1 || s->feedback >= TW_FEEDBACKS)
         return tw_fail(TW_ERR_ARG, "spec: unknown feedback id %u", s->feedback);
+    if (s->codec == TW_CODEC_TERNARY && is_sparse(s))
+        return tw_fail(TW_ERR_ARG, "spec: density is %u of 10^9; a ternary that has one is topk with values of one bit",
+                       s->density);
     for (unsigned field = 0; field < FIELDS; field++) {
         tw_status st = check_field(s, field);
         if (st != TW_OK)

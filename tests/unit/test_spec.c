@@ -31,6 +31,12 @@ static const struct {
     {"ternary:seed=9,group=128,rounding=stochastic",
      "ternary:group=128,rounding=stochastic,seed=9",
      {sizeof(tw_spec), 5, 1, 0, 0, 128, 0, 2, 0, 0, 9}},
+    {"ternary:density=0.05+ef",
+     "topk:density=0.05,values=(onebit:group=4096)+ef",
+     {sizeof(tw_spec), 6, 2, 0, 0, 4096, 0, 0, 0, 1, 0, 50000000, {3, 0, TW_SCALE_MEAN, 0, 0, 0, 4096}}},
+    {"ternary:group=512,select=threshold,density=1",
+     "topk:density=1,select=threshold,values=(onebit)",
+     {sizeof(tw_spec), 6, 1, 0, 0, 4096, 0, 0, 0, 2, 0, 1000000000, {3, 0, TW_SCALE_MEAN, 0, 0, 0, 512}}},
     {"quant", "quant", {sizeof(tw_spec), 4, 1, 0, TW_SCALE_ABSMAX, 512, 8, 1, 1, 0, 0}},
     {"quant:bits=4+ef", "quant:bits=4+ef", {sizeof(tw_spec), 4, 2, 0, TW_SCALE_ABSMAX, 512, 4, 1, 1, 0, 0}},
     {"quant:seed=0,rotate=none,scale=absmax,rounding=nearest,group=512,bits=8",
@@ -105,6 +111,11 @@ static const struct {
     {"none:", "'none' takes no option"},
     {"ternary:scale=mean", "'scale' is an option of 'onebit', not of 'ternary'"},
     {"ternary:bits=2", "'bits' is an option of 'quant', not of 'ternary'"},
+    {"ternary:density=0", "density=0 must be above 0"},
+    {"ternary:density=0.1,rounding=nearest", "option 'rounding' goes without density=... only"},
+    {"ternary:seed=1,density=0.1", "option 'seed' goes without density=... only"},
+    {"ternary:select=exact", "option 'select' goes with density=... only"},
+    {"topk:values=(ternary:density=0.1)", "must be a codec of fixed rate"},
     {"tenrary", "unknown codec 'tenrary'; did you mean 'ternary'?"},
     {"quant:bits=5", "unknown value of 'bits' '5'; did you mean '8'?"},
     {"quant:bits=", "value of 'bits' is missing"},
@@ -374,7 +385,7 @@ static uint32_t expected_bytes(const tw_spec *s, uint32_t n, tw_dtype t) {
 static void tile_bytes(void) {
     unsigned bad = 0;
     for (size_t i = 0; i < UNIT_COUNT(good); i++)
-        for (int t = TW_F32; t <= TW_BF16; t++)
+        for (int t = TW_F32; t <= TW_BF16 && tw_codec_get(good[i].spec.codec)->bytes; t++)
             for (uint32_t n = 0; n <= TW_MAX_TILE; n++) {
                 const tw_spec *s = &good[i].spec;
                 uint32_t b = tw_codec_get(s->codec)->bytes(s, n, (tw_dtype)t);
