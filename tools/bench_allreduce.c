@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * thinwire-bench allreduce: sizes x codecs, a row each. */
+ * thinwire-bench allreduce, reduce_scatter, allgather and broadcast: sizes x codecs, a row each. */
 #include "bench_allreduce.h"
 
 #include <errno.h>
@@ -50,13 +50,13 @@ static int all_rows(ba_world *w) {
         }
     } while (going && next_size(c, &bytes));
     if (!going && w->rank == 0)
-        fprintf(stderr, "thinwire-bench allreduce: %s\n", w->sentence);
-    if (!bc_close_json(json, "allreduce"))
+        ba_say(c, "%s", w->sentence);
+    if (!bc_close_json(json, c->what->name))
         status = BC_EXIT_FAILED;
     return going ? status : BC_EXIT_FAILED;
 }
 
-int tw_bench_allreduce_main(int argc, char **argv) {
+int tw_bench_collective_main(int argc, char **argv) {
     ba_config config;
     int status;
     if (!ba_parse(argc, argv, &config, &status))

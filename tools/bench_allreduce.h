@@ -1,25 +1,42 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * thinwire-bench allreduce, inside: what the files of this mode say to each other.
+ * thinwire-bench allreduce, reduce_scatter, allgather and broadcast, inside: what the files of these modes say to each
+ * other.
  *
  * A "world" is what one thread drives: one rank (mpi, local) or all of them (sim). Its few collectives carry the
  * benchmark's own bookkeeping between ranks, outside the timed parts. */
 #ifndef BENCH_ALLREDUCE_H
 #define BENCH_ALLREDUCE_H
 
+#include <thinwire/codec.h>
 #include <thinwire/experimental.h>
 #include <thinwire/thinwire.h>
 
 #include "bench_common.h"
 
-int tw_bench_allreduce_main(int argc, char **argv);
+/* argv[0]: the collective's name. */
+int tw_bench_collective_main(int argc, char **argv);
 
 /* ---- options (bench_allreduce_options.c) ---- */
+typedef enum ba_kind { BA_ALLREDUCE, BA_REDUCE_SCATTER, BA_ALLGATHER, BA_BROADCAST } ba_kind;
+typedef struct ba_collective {
+    const char *name, *program; /* "allreduce", and for sentences "thinwire-bench allreduce" */
+    const char *plain[2];       /* plain MPI, blocking and not */
+    double passes;              /* what of the message a rank must send: passes x (P-1)/P; 0: all of it */
+    bool reduces;               /* else outputs are one rank's inputs */
+    bool sharded;               /* layers are pinned in shards, one for each rank in turn */
+    bool replicas;              /* all ranks have all of the output */
+    bool reducer;               /* through a reducer, step by step */
+} ba_collective;
+extern const ba_collective ba_collectives[]; /* by ba_kind */
+
 enum { BA_MAX_CODECS = 32, BA_TEXT = 640 };
 typedef enum ba_transport { BA_MPI = 1, BA_LOCAL, BA_SIM } ba_transport;
 typedef enum ba_shape { BA_GAUSS = 1, BA_STUDENT, BA_SPARSE, BA_OUTLIER } ba_shape;
 
 typedef struct ba_config {
+    ba_kind kind;
+    const ba_collective *what;
     uint64_t min_bytes, max_bytes, step_bytes; /* step_bytes 0: times factor */
     double factor;
     const char *codecs[BA_MAX_CODECS];
@@ -43,6 +60,8 @@ typedef struct ba_config {
     const char *json_path;
 } ba_config;
 
+/* "thinwire-bench allreduce: sentence" on stderr. */
+void ba_say(const ba_config *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* BC_EXIT_OK: go on; otherwise *status is the exit status (help was printed, or a usage error). */
 bool ba_parse(int argc, char **argv, ba_config *c, int *status);
 const char *ba_transport_name(ba_transport t);
@@ -90,8 +109,8 @@ typedef struct ba_world_ops {
     void (*fold)(ba_world *w, ba_fold how, double *v, int n); /* n <= BA_FOLD_CAP; in place, same result everywhere */
     void (*share)(ba_world *w, int from, char *text);         /* BA_TEXT bytes from rank `from` to all */
     double (*now)(ba_world *w);
-    /* One plain sum of `bytes` bytes, seconds. NULL: this world has no plain MPI. */
-    double (*plain)(ba_world *w, bool half, bool nonblocking, bool in_place, const void *in, void *out, uint64_t bytes);
+    /* The collective by plain MPI on `bytes` bytes, seconds. NULL: this world has none. */
+    double (*plain)(ba_world *w, bool half, bool nonblocking, const void *in, void *out, uint64_t bytes);
 } ba_world_ops;
 struct ba_world {
     const ba_world_ops *ops;
@@ -146,6 +165,9 @@ typedef struct ba_row {
 } ba_row;
 /* Collective. false: the run cannot go on (w->sentence says why); else the row, good or bad, is complete. */
 bool ba_run_row(ba_world *w, uint64_t bytes, const char *codec, ba_row *row);
+
+/* What of the message's bytes the busiest rank must send if nothing is compressed. */
+double ba_share(const ba_world *w);
 
 /* ---- the limit that memory sets (bench_allreduce_memory.c) ----
  * Collective. NaN for sim, half precision, messages below a tile or too large. */

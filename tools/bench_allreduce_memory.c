@@ -62,6 +62,8 @@ ba_memory ba_memory_limit(ba_world *w, const char *codec, uint64_t bytes) {
         return (ba_memory){(double)NAN, (double)NAN};
     double bits = (double)tw_spec_bound(&s, TILE, TW_F32) * 8 / TILE, missing = 0;
     ba_memory t = {(double)NAN, (double)NAN};
+    size_t part = n / (size_t)w->ranks / TILE * TILE; /* a rank's own */
+    ba_kind kind = w->cfg->kind;
     float *m = aligned_alloc(64, 5 * n * sizeof *m);
     missing = m == NULL;
     w->ops->fold(w, BA_MAX, &missing, 1);
@@ -74,6 +76,8 @@ ba_memory ba_memory_limit(ba_world *w, const char *codec, uint64_t bytes) {
         p.encode.payload = (uint8_t *)(m + 3 * n);
         p.write = p.encode;
         p.write.kind = SKELETON_WRITE;
+        p.write.n = kind == BA_REDUCE_SCATTER ? part : n;
+        p.encode.n = kind == BA_ALLGATHER ? part : kind == BA_BROADCAST && w->rank ? 0 : n;
         p.write.y = m + 4 * n;
         t = median_pass(&p);
     }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The world over MPI, and the baseline: plain MPI sums. */
+ * The world over MPI, and the baseline: the same collective by plain MPI. */
 #ifdef HAVE_CONFIG_H
 #include "config.h"
 #endif
@@ -20,7 +20,7 @@ static void mpi_barrier(ba_world *w) {
 
 /* After a failure here the others may never come: a rank that is gone must not turn a sentence into a hang. */
 static void give_up(const ba_world *w) {
-    fprintf(stderr, "thinwire-bench allreduce: %s; the other ranks do not answer: ending by MPI_Abort\n", w->sentence);
+    ba_say(w->cfg, "%s; the other ranks do not answer: ending by MPI_Abort", w->sentence);
     fflush(NULL);
     MPI_Abort(MPI_COMM_WORLD, BC_EXIT_FAILED);
 }
@@ -47,23 +47,53 @@ static double mpi_now(ba_world *w) {
     return bc_now();
 }
 
-/* Half the bytes are summed as 16-bit integers: the same number of values as the fp32 message, and the cheapest sum
- * that MPI has for two bytes. */
-static double mpi_plain(ba_world *w, bool half, bool nonblocking, bool in_place, const void *in, void *out,
-                        uint64_t bytes) {
-    uint64_t count = bytes / (half ? 2 : 4);
-    MPI_Datatype type = half ? MPI_SHORT : MPI_FLOAT;
-    const void *from = in_place ? MPI_IN_PLACE : in;
-    (void)w;
+typedef struct plain_call {
+    ba_kind kind;
+    const void *all, *mine; /* this rank's input: of all blocks, and its own block */
+    void *out;
+    int count, block;
+    MPI_Datatype type;
+} plain_call;
+
+static void blocking(const plain_call *c) {
+    if (c->kind == BA_ALLREDUCE)
+        MPI_Allreduce(c->all, c->out, c->count, c->type, MPI_SUM, MPI_COMM_WORLD);
+    else if (c->kind == BA_REDUCE_SCATTER)
+        MPI_Reduce_scatter_block(c->all, c->out, c->block, c->type, MPI_SUM, MPI_COMM_WORLD);
+    else if (c->kind == BA_ALLGATHER)
+        MPI_Allgather(c->mine, c->block, c->type, c->out, c->block, c->type, MPI_COMM_WORLD);
+    else
+        MPI_Bcast(c->out, c->count, c->type, 0, MPI_COMM_WORLD);
+}
+
+static void nonblocking_and_wait(const plain_call *c) {
+    MPI_Request q;
+    if (c->kind == BA_ALLREDUCE)
+        MPI_Iallreduce(c->all, c->out, c->count, c->type, MPI_SUM, MPI_COMM_WORLD, &q);
+    else if (c->kind == BA_REDUCE_SCATTER)
+        MPI_Ireduce_scatter_block(c->all, c->out, c->block, c->type, MPI_SUM, MPI_COMM_WORLD, &q);
+    else if (c->kind == BA_ALLGATHER)
+        MPI_Iallgather(c->mine, c->block, c->type, c->out, c->block, c->type, MPI_COMM_WORLD, &q);
+    else
+        MPI_Ibcast(c->out, c->count, c->type, 0, MPI_COMM_WORLD, &q);
+    MPI_Wait(&q, MPI_STATUS_IGNORE);
+}
+
+/* Half the bytes go as 16-bit integers: the same number of values as the fp32 message, and the cheapest sum that MPI has
+ * for two bytes. MPI's blocks have one length: the last few values, fewer than ranks, are left out there. */
+static double mpi_plain(ba_world *w, bool half, bool nonblocking, const void *in, void *out, uint64_t bytes) {
+    size_t elem = half ? 2 : 4, block = bytes / elem / (size_t)w->ranks;
+    bool in_place = w->cfg->in_place;
+    plain_call c = {.kind = w->cfg->kind,
+                    .all = in_place ? MPI_IN_PLACE : in,
+                    .mine = in_place ? MPI_IN_PLACE : (const char *)in + (size_t)w->rank * block * elem,
+                    .out = out,
+                    .count = (int)(bytes / elem),
+                    .block = (int)block,
+                    .type = half ? MPI_SHORT : MPI_FLOAT};
     MPI_Barrier(MPI_COMM_WORLD);
     double t0 = bc_now();
-    if (nonblocking) {
-        MPI_Request q;
-        MPI_Iallreduce(from, out, (int)count, type, MPI_SUM, MPI_COMM_WORLD, &q);
-        MPI_Wait(&q, MPI_STATUS_IGNORE);
-    } else {
-        MPI_Allreduce(from, out, (int)count, type, MPI_SUM, MPI_COMM_WORLD);
-    }
+    (nonblocking ? nonblocking_and_wait : blocking)(&c);
     return bc_now() - t0;
 }
 
@@ -79,9 +109,7 @@ static void abort_if_stuck(ba_world *w, const tw_comm *comm) {
     if (leaked <= 0)
         return;
     if (w->rank == 0)
-        fprintf(stderr,
-                "thinwire-bench allreduce: %.0f frames are still under way after the failure: ending by MPI_Abort\n",
-                leaked);
+        ba_say(w->cfg, "%.0f frames are still under way after the failure: ending by MPI_Abort", leaked);
     fflush(NULL);
     MPI_Barrier(MPI_COMM_WORLD);
     MPI_Abort(MPI_COMM_WORLD, BC_EXIT_FAILED);
@@ -109,7 +137,7 @@ static int body_over_mpi(const ba_config *cfg, int (*body)(ba_world *w), const c
     if (ba_agree(&w))
         status = body(&w);
     else if (w.rank == 0)
-        fprintf(stderr, "thinwire-bench allreduce: %s\n", w.sentence);
+        ba_say(cfg, "%s", w.sentence);
     abort_if_stuck(&w, comm);
     tw_comm_destroy(comm);
     if (w.ctx)

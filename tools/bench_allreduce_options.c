@@ -4,8 +4,22 @@
 #endif
 #include "bench_allreduce.h"
 
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+
+const ba_collective ba_collectives[] = {
+    [BA_ALLREDUCE] = {"allreduce", "thinwire-bench allreduce", {"allreduce", "iallreduce"}, 2, true, false, true, true},
+    [BA_REDUCE_SCATTER] = {"reduce_scatter",
+                           "thinwire-bench reduce_scatter",
+                           {"reduce_scatter_block", "ireduce_scatter_block"},
+                           1,
+                           true,
+                           true,
+                           false,
+                           true},
+    [BA_ALLGATHER] = {"allgather", "thinwire-bench allgather", {"allgather", "iallgather"}, 1, false, true, true, true},
+    [BA_BROADCAST] = {"broadcast", "thinwire-bench broadcast", {"bcast", "ibcast"}, 0, false, false, true, false}};
 
 enum {
     O_MIN = 1,
@@ -44,23 +58,25 @@ enum {
 };
 
 static const bc_opt options[] = {
-    {O_MIN, 'b', "minbytes", "SIZE", "smallest message, bytes of one rank (default 1M; K, M, G are powers of 1024)"},
+    {O_MIN, 'b', "minbytes", "SIZE",
+     "smallest message, bytes of one rank's whole array (default 1M; K, M, G are powers\nof 1024)"},
     {O_MAX, 'e', "maxbytes", "SIZE", "largest message (default: 64M, or that of -b if it is larger)"},
     {O_FACTOR, 'f', "stepfactor", "F", "next size = size x F (default 8)"},
     {O_STEP, 'i', "stepbytes", "SIZE", "next size = size + SIZE instead"},
     {O_ITERATIONS, 'n', "iters", "N", "timed iterations (default 20)"},
     {O_WARMUP, 'w', "warmup_iters", "N", "iterations before them (default 5)"},
     {O_DTYPE, 'd', "datatype", "TYPE", "fp32 (default), fp16 or bf16"},
-    {O_OP, 'o', "op", "OP", "avg (default) or sum"},
+    {O_OP, 'o', "op", "OP", "avg (default) or sum; allreduce and reduce_scatter"},
     {O_CHECK, 'c', "check", "N",
      "compare the certificate with the true error after every Nth iteration (default 1);\n"
      "0: no comparison with exact sums at all"},
-    {O_CODEC, 0, "codec", "SPEC", "may be given several times (default: none, cast:type=bf16, onebit+ef)"},
+    {O_CODEC, 0, "codec", "SPEC",
+     "may be given several times (default: none, cast:type=bf16,\nonebit+ef; broadcast: onebit)"},
     {O_DATA, 0, "data", "SHAPE",
      "gauss (default: sum of four uniforms), student (tail of Student's t with 3 degrees),\n"
      "sparse (1 value in 64, the rest 0), outlier (1 value in 4096 is 1024 times larger)"},
     {O_SEED, 0, "seed", "N", "of the data (default 1)"},
-    {O_ALGO, 0, "algo", "ALGO", "auto (default), native or sra"},
+    {O_ALGO, 0, "algo", "ALGO", "auto (default), native or sra; allreduce"},
     {O_TRANSPORT, 0, "transport", "NAME", "mpi (default under mpirun), local (ranks are threads; default else) or sim"},
     {O_RANKS, 0, "ranks", "N", "ranks of local and sim (default 4)"},
     {O_RATE, 0, "rate", "BITS",
@@ -75,13 +91,13 @@ static const bc_opt options[] = {
     {O_LAYERS, 0, "layers", "N", "the message is N layers of like size (default 1)"},
     {O_IN_PLACE, 0, "in-place", NULL, "output over input"},
     {O_BASELINE, 0, "baseline", "NAME",
-     "mpi (default where there is MPI): the better of MPI_Allreduce and\n"
-     "MPI_Iallreduce + wait, interleaved with ours; none: leave it out"},
+     "mpi (default where there is MPI): the better of the blocking collective of MPI and\n"
+     "the other one + wait, interleaved with ours; none: leave it out"},
     {O_BASELINE_N, 0, "baseline-n", "N", "baseline only beside the first N timed iterations (default: all)"},
     {O_NO_OVERLAP, 0, "no-overlap", NULL, "stages of an op one after another"},
     {O_FRAME, 0, "frame", "SIZE", "payload of a frame (default: chosen)"},
     {O_IN_FLIGHT, 0, "in-flight", "N", "frames under way to one peer (default: chosen)"},
-    {O_BUCKET, 0, "bucket", "SIZE", "layers are fused up to this size (default: the library's, 4M)"},
+    {O_BUCKET, 0, "bucket", "SIZE", "layers are fused up to this size (default: the library's, 4M); allreduce"},
     {O_TILE, 0, "tile", "N", "values a tile (default 4096)"},
     {O_PROGRESS, 0, "progress", "MODE", "poll (default) or thread"},
     {O_TIMEOUT, 0, "timeout", "SECONDS", "deadline of every wait, above 0 (default: the library's)"},
@@ -112,28 +128,49 @@ const char *ba_shape_text(ba_shape s) {
 }
 
 static void help(void) {
-    puts("Usage: [mpirun -n P] thinwire-bench allreduce [options]\n"
-         "Times and checks compressed allreduce against plain MPI in the same run, over MPI, threads or a simulated "
+    puts("Usage: [mpirun -n P] thinwire-bench allreduce|reduce_scatter|allgather|broadcast [options]\n"
+         "Times and checks a compressed collective against plain MPI in the same run, over MPI, threads or a simulated "
          "network.\n"
          "Letters as in nccl-tests where they exist.\n");
     bc_print_options(stdout, options);
     puts(
         "\nColumns: time of the slowest rank, min, median and p99 (nearest rank) over the iterations; algbw = bytes / "
         "median;\n"
-        "busbw = algbw x 2(P-1)/P; wire = bytes that the busiest rank gave to the transport in one iteration, headers "
-        "and\n"
-        "trailers included (~: computed as 2(P-1)/P of the bytes given to a native sum, which nobody counts); ratio =\n"
-        "2(P-1)/P x size / wire; encode, reduce, decode, wait: mean over ranks and iterations; rel_l2 = ||sum(out - "
+        "busbw = algbw x 2(P-1)/P (reduce_scatter, allgather: (P-1)/P; broadcast: 1); wire = bytes that the busiest "
+        "rank gave to\n"
+        "the transport in one iteration, headers and trailers included (~: computed as 2(P-1)/P of the bytes given to "
+        "a "
+        "native\n"
+        "sum, which nobody counts); ratio = size x the factor of busbw / wire; encode, reduce, decode, wait: mean over "
+        "ranks and iterations; rel_l2 = ||sum(out - "
         "exact)|| /\n"
         "sqrt(sum ||exact||^2) over all iterations; bound: the certificate over the same denominator (-: native sums "
         "have\n"
-        "none); same: outputs hashed equal on all ranks in every iteration; mpi, half: plain MPI on fp32 of the same "
-        "and of half\n"
-        "the bytes (half: a sum of 16-bit integers); speedup = mpi / median; limit = max(0, wire - burst) / rate;\n"
+        "none); same: outputs hashed equal on all ranks in every iteration (-: each has its own shard); mpi, half: "
+        "plain "
+        "MPI on\n"
+        "fp32 of the same and of half the bytes (half: 16-bit integers); speedup = mpi / median; limit = max(0, wire - "
+        "burst) / rate;\n"
         "memory: all ranks at once making the codec's passes over memory and nothing else (fp32, up to 256M).\n\n"
-        "Exit status: 0 all rows good; 1 ranks differ, a canary was touched, the certificate is below the true error, "
-        "a time\n"
-        "is under the wire limit, the run failed, or output could not be written; 2 the command line was wrong.");
+        "reduce_scatter and allgather go through a reducer as allreduce does, each layer in shards, one for each rank; "
+        "broadcast\n"
+        "is tw_broadcast from rank 0, layer by layer and in place: no feedback, no certificate, not over sim; its "
+        "output is\n"
+        "compared with what encoding and decoding make of the input.\n\n"
+        "Exit status: 0 all rows good; 1 ranks differ, a canary or a foreign shard was touched, the certificate is "
+        "below the\n"
+        "true error, a time is under the wire limit, the run failed, or output could not be written; 2 the command "
+        "line "
+        "was wrong.");
+}
+
+void ba_say(const ba_config *c, const char *format, ...) {
+    va_list ap;
+    fprintf(stderr, "%s: ", c->what->program);
+    va_start(ap, format);
+    vfprintf(stderr, format, ap);
+    va_end(ap);
+    fputc('\n', stderr);
 }
 
 static bool word(const bc_args *a, const char *option, const char *value, const char *const *valid, int *index) {
@@ -332,6 +369,22 @@ static bool from_environment(const bc_args *a, ba_config *c) {
     return true;
 }
 
+/* Options that this collective has no use for. */
+static bool has_meaning(const bc_args *a, const ba_config *c) {
+    const tw_reducer_config *r = &c->reducer;
+    const char *name = c->what->name;
+    if (!c->what->reduces && c->redop)
+        return bc_usage_error(a, "-o: %s computes nothing", name), false;
+    if (c->kind != BA_ALLREDUCE && (r->algo || r->bucket_bytes))
+        return bc_usage_error(a, "--algo and --bucket are for allreduce, not %s", name), false;
+    if (!c->what->reducer && (r->frame_bytes || r->in_flight || r->tile || r->no_overlap))
+        return bc_usage_error(a, "--frame, --in-flight, --tile and --no-overlap are a reducer's: %s has none", name),
+               false;
+    if (!c->what->reducer && c->transport == BA_SIM)
+        return bc_usage_error(a, "--transport sim: tw_broadcast waits, and all ranks of sim are in one thread"), false;
+    return true;
+}
+
 /* What depends on several options together. */
 static bool settle(const bc_args *a, ba_config *c, bool under_mpirun) {
 #ifdef HAVE_MPI
@@ -354,6 +407,8 @@ static bool settle(const bc_args *a, ba_config *c, bool under_mpirun) {
         return bc_usage_error(a, "--ranks is for local and sim; mpirun -n says how many ranks mpi has"), false;
     if (c->transport != BA_MPI && c->baseline_asked)
         return bc_usage_error(a, "--baseline: plain MPI runs beside --transport mpi only, not %s", name), false;
+    if (!has_meaning(a, c))
+        return false;
     if (c->transport == BA_LOCAL && c->goodput_bits > 0)
         return bc_usage_error(a, "--rate has no meaning with --transport local: there is no link"), false;
     if (c->transport != BA_SIM && (c->latency_s >= 0 || c->jitter_s > 0 || c->compute > 0))
@@ -378,7 +433,9 @@ static bool settle(const bc_args *a, ba_config *c, bool under_mpirun) {
         c->max_bytes = c->min_bytes > 64u << 20 ? c->min_bytes : 64u << 20;
     if (c->max_bytes < c->min_bytes)
         return bc_usage_error(a, "-e: the largest message is smaller than the smallest (-b)"), false;
+    c->redop = c->redop ? c->redop : TW_AVG;
     c->reducer.redop = c->redop;
+    c->in_place = c->in_place || c->kind == BA_BROADCAST;
     return true;
 }
 
@@ -387,21 +444,29 @@ static bool fits_together(const bc_args *a, const ba_config *c) {
     const tw_layer layer = TW_LAYER_DTYPE("bench.0", 1, c->dtype);
     for (unsigned i = 0; i < c->n_codecs; i++) {
         tw_memory m = TW_MEMORY_INIT;
+        tw_spec spec = TW_SPEC_INIT;
         char rules[BA_TEXT];
         snprintf(rules, sizeof rules, "*=%s", c->codecs[i]);
         if (tw_reducer_estimate(0, c->ranks > 0 ? c->ranks : 1, &layer, 1, rules, &c->reducer, &m) < 0)
             return bc_usage_error(a, "%s", tw_last_error()), false;
+        if (!c->what->reducer && (tw_spec_parse(c->codecs[i], &spec) < 0 || spec.feedback != TW_FEEDBACK_NONE))
+            return bc_usage_error(a, "--codec %s: %s keeps no residual", c->codecs[i], c->what->name), false;
     }
     return true;
 }
 
 bool ba_parse(int argc, char **argv, ba_config *c, int *status) {
-    static const char *const usual[] = {"none", "cast:type=bf16", "onebit+ef"};
+    static const char *const usual[] = {"none", "cast:type=bf16", "onebit+ef"}, *const stateless = "onebit";
+    ba_kind kind = BA_ALLREDUCE;
+    while (strcmp(ba_collectives[kind].name, argv[0]) != 0)
+        kind++;
     const char *value;
     int rank = 0, id;
     bool under_mpirun = launched(&rank);
-    bc_args a = {"thinwire-bench allreduce", argc, 1, argv, rank != 0};
-    *c = (ba_config){.min_bytes = 1u << 20,
+    bc_args a = {ba_collectives[kind].program, argc, 1, argv, rank != 0};
+    *c = (ba_config){.kind = kind,
+                     .what = &ba_collectives[kind],
+                     .min_bytes = 1u << 20,
                      .factor = 8,
                      .iterations = 20,
                      .warmup = 5,
@@ -409,7 +474,6 @@ bool ba_parse(int argc, char **argv, ba_config *c, int *status) {
                      .layers = 1,
                      .baseline_n = UINT32_MAX,
                      .dtype = TW_F32,
-                     .redop = TW_AVG,
                      .shape = BA_GAUSS,
                      .seed = 1,
                      .latency_s = -1,
@@ -430,7 +494,7 @@ bool ba_parse(int argc, char **argv, ba_config *c, int *status) {
         return false;
     unsigned most = c->reducer.algo == TW_ALGO_NATIVE ? 1 : 3; /* a native sum compresses nothing */
     for (unsigned i = 0, given = c->n_codecs; !given && i < most; i++)
-        c->codecs[c->n_codecs++] = usual[i];
+        c->codecs[c->n_codecs++] = i == 2 && !c->what->reducer ? stateless : usual[i];
     if (!fits_together(&a, c))
         return false;
     *status = BC_EXIT_OK;

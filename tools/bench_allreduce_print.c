@@ -10,7 +10,15 @@ static const char *on_or_off(bool b) {
 }
 
 static const char *algo_asked(const ba_config *c) {
-    return c->reducer.algo == TW_ALGO_NATIVE ? "native" : c->reducer.algo == TW_ALGO_SRA ? "sra" : "auto";
+    return c->kind != BA_ALLREDUCE             ? "frames"
+           : c->reducer.algo == TW_ALGO_NATIVE ? "native"
+           : c->reducer.algo == TW_ALGO_SRA    ? "sra"
+                                               : "auto";
+}
+
+/* NULL: nothing is summed. */
+static const char *op_name(const ba_config *c) {
+    return !c->what->reduces ? NULL : c->redop == TW_AVG ? "avg" : "sum";
 }
 
 void ba_print_header(const ba_world *w) {
@@ -18,14 +26,14 @@ void ba_print_header(const ba_world *w) {
     char cpu[128];
     const char *why = "", *isa = tw_isa_chosen(&why), *clock = w->sim ? ", virtual time" : "";
     bc_cpu_model(cpu, sizeof cpu);
-    printf("# thinwire-bench allreduce, Thinwire %s, ISA %s (%s), CPU %s\n", tw_version_string(), isa, why, cpu);
+    printf("# %s, Thinwire %s, ISA %s (%s), CPU %s\n", c->what->program, tw_version_string(), isa, why, cpu);
     printf("# %d ranks, transport %s%s, MPI: %s\n", w->ranks, ba_transport_name(c->transport), clock,
            w->mpi_library ? w->mpi_library : "not used");
     printf(
         "# %s of %s, data %s (%s), seed %llu, %u iterations after %u, %u layer%s, in place %s, overlap %s, algo %s\n",
-        c->redop == TW_AVG ? "avg" : "sum", tw_dtype_name(c->dtype), ba_shape_name(c->shape), ba_shape_text(c->shape),
-        (unsigned long long)c->seed, c->iterations, c->warmup, c->layers, c->layers == 1 ? "" : "s",
-        on_or_off(c->in_place), on_or_off(!c->reducer.no_overlap), algo_asked(c));
+        op_name(c) ? op_name(c) : c->what->name, tw_dtype_name(c->dtype), ba_shape_name(c->shape),
+        ba_shape_text(c->shape), (unsigned long long)c->seed, c->iterations, c->warmup, c->layers,
+        c->layers == 1 ? "" : "s", on_or_off(c->in_place), on_or_off(!c->reducer.no_overlap), algo_asked(c));
     if (c->goodput_bits > 0)
         printf("# wire limit: %.4g Gbit/s of payload a port and direction, after %.0f bytes of burst\n",
                c->goodput_bits * 1e-9, c->burst_bytes);
@@ -56,13 +64,13 @@ static void ms(int width, double seconds) {
 }
 
 void ba_print_row(const ba_world *w, const ba_row *r) {
-    double algbw = 1e-9 * (double)r->bytes / r->time_median, p = w->ranks;
+    double algbw = 1e-9 * (double)r->bytes / r->time_median;
     printf("%12llu %-18s %-6s", (unsigned long long)r->bytes, r->codec, r->algo);
     ms(9, r->time_min);
     ms(9, r->time_median);
     ms(9, r->time_p99);
     fixed(8, 3, algbw);
-    fixed(8, 3, algbw * 2 * (p - 1) / p);
+    fixed(8, 3, algbw * ba_share(w));
     char wire[32];
     snprintf(wire, sizeof wire, "%s%.0f", r->wire_computed ? "~" : "", r->wire_bytes);
     printf(" %11s", wire);
@@ -73,7 +81,7 @@ void ba_print_row(const ba_world *w, const ba_row *r) {
     ms(8, r->mean.wait);
     power(9, r->rel_l2);
     power(9, r->bound);
-    printf(" %4s", r->same ? "yes" : "NO");
+    printf(" %4s", !r->same ? "NO" : w->cfg->what->replicas ? "yes" : "-");
     ms(9, r->mpi);
     ms(9, r->mpi_half);
     fixed(7, 2, r->mpi / r->time_median);
@@ -82,16 +90,16 @@ void ba_print_row(const ba_world *w, const ba_row *r) {
     putchar('\n');
     fflush(stdout);
     if (!r->ok)
-        fprintf(stderr, "thinwire-bench allreduce: %s, %llu bytes: %s\n", r->codec, (unsigned long long)r->bytes,
-                r->problem);
+        ba_say(w->cfg, "%s, %llu bytes: %s", r->codec, (unsigned long long)r->bytes, r->problem);
 }
 
 /* The first block of keys is stable; the rest may grow. */
 void ba_json_row(const ba_world *w, const ba_row *r, FILE *to) {
     const ba_config *c = w->cfg;
-    double algbw = 1e-9 * (double)r->bytes / r->time_median, p = w->ranks;
+    double algbw = 1e-9 * (double)r->bytes / r->time_median;
     bc_json j;
     bc_json_begin(&j, to);
+    bc_json_string(&j, "collective", c->what->name);
     bc_json_string(&j, "codec", r->codec);
     bc_json_integer(&j, "bytes", r->bytes);
     bc_json_integer(&j, "ranks", (uint64_t)w->ranks);
@@ -104,7 +112,10 @@ void ba_json_row(const ba_world *w, const ba_row *r, FILE *to) {
     bc_json_number(&j, "ratio", r->ratio);
     bc_json_number(&j, "rel_l2", r->rel_l2);
     bc_json_number(&j, "bound", r->bound);
-    bc_json_bool(&j, "same", r->same);
+    if (c->what->replicas)
+        bc_json_bool(&j, "same", r->same);
+    else
+        bc_json_string(&j, "same", NULL);
     bc_json_number(&j, "mpi_ms", 1e3 * r->mpi);
     bc_json_number(&j, "mpi_half_ms", 1e3 * r->mpi_half);
     bc_json_number(&j, "limit_ms", 1e3 * r->limit);
@@ -115,7 +126,7 @@ void ba_json_row(const ba_world *w, const ba_row *r, FILE *to) {
     bc_json_number(&j, "memory_ms", 1e3 * r->memory.all);
     bc_json_number(&j, "memory_write_ms", 1e3 * r->memory.write);
     bc_json_number(&j, "algbw_gbs", algbw);
-    bc_json_number(&j, "busbw_gbs", algbw * 2 * (p - 1) / p);
+    bc_json_number(&j, "busbw_gbs", algbw * ba_share(w));
     bc_json_number(&j, "speedup", r->mpi / r->time_median);
     bc_json_string(&j, "mpi_best", r->mpi_best);
     bc_json_number(&j, "encode_ms", 1e3 * r->mean.encode);
@@ -129,7 +140,7 @@ void ba_json_row(const ba_world *w, const ba_row *r, FILE *to) {
     bc_json_integer(&j, "frame_memory_bytes", r->frame_bytes);
     bc_json_string(&j, "algo_asked", algo_asked(c));
     bc_json_string(&j, "dtype", tw_dtype_name(c->dtype));
-    bc_json_string(&j, "op", c->redop == TW_AVG ? "avg" : "sum");
+    bc_json_string(&j, "op", op_name(c));
     bc_json_string(&j, "data", ba_shape_name(c->shape));
     bc_json_integer(&j, "seed", c->seed);
     bc_json_integer(&j, "iterations", c->iterations);

@@ -11,30 +11,35 @@
 #include <sys/resource.h>
 
 typedef struct rank_state { /* of one rank that this world drives */
-    tw_reducer *reducer;
+    tw_reducer *reducer;    /* NULL: the collective needs none */
     ba_arena in, out;
     tw_report report;
-    uint64_t sent, native; /* counters before the step */
-    uint64_t in_hash;
+    uint64_t sent, native;          /* counters before the step */
+    uint64_t in_hash, foreign_hash; /* what the step must leave as it is */
 } rank_state;
 
 typedef struct run { /* of one row */
     ba_world *w;
     const ba_config *cfg;
+    const ba_collective *what;
+    tw_spec spec; /* broadcast: of the row's codec */
     ba_row *row;
     ba_source source;
     uint64_t count;
     rank_state *ranks; /* nlocal */
     tw_layer *layers;
+    tw_piece *pieces; /* of one rank, all layers */
     char *names;
     double *times, *plain[4]; /* plain: blocking, nonblocking, and both of half the bytes */
     uint32_t timed, plain_done;
-    double *error; /* sum of (out - exact) over all iterations, of this world's share of the elements */
-    uint64_t share_begin, share_end;
-    double exact_sq;             /* of that share, all iterations */
+    double *error;               /* sum of (out - exact) over all iterations, of its ranks' parts (part_of) */
+    double exact_sq;             /* of those parts, all iterations */
     double error_norm, all_norm; /* of the whole message, so far */
     double wire, native;
     float *base_in, *base_out; /* the baseline's own */
+    uint32_t *payload;         /* broadcast: what the root's values become, layer by layer */
+    void *decoded;
+    uint64_t decoded_hash;
 } run;
 
 static void cpu_seconds(double *total, double *sys) {
@@ -57,20 +62,48 @@ static void spoil(ba_row *row, const char *format, ...) {
     va_end(ap);
 }
 
+/* The values of a layer that a rank answers for: its shard, or where all ranks have all of the output, which of them it
+ * checks. */
+static void part_of(const run *u, uint32_t layer, int rank, uint64_t *begin, uint64_t *end) {
+    uint64_t n = u->layers[layer].count, p = (uint64_t)u->w->ranks, r = (uint64_t)rank;
+    uint64_t part = u->what->sharded ? u->layers[layer].shard : (n + p - 1) / p;
+    *begin = r * part < n ? r * part : n;
+    *end = (r + 1) * part < n ? (r + 1) * part : n;
+}
+
 /* ---- set-up ---- */
 
 static bool make_layers(run *u) {
     uint32_t n = u->cfg->layers;
+    uint64_t tile = u->cfg->reducer.tile ? u->cfg->reducer.tile : 4096, p = (uint64_t)u->w->ranks;
     u->layers = calloc(n, sizeof *u->layers);
+    u->pieces = calloc(n, sizeof *u->pieces);
     u->names = calloc(n, 24);
-    if (!u->layers || !u->names)
+    if (!u->layers || !u->pieces || !u->names)
         return false;
     for (uint32_t i = 0; i < n; i++) {
         snprintf(u->names + 24 * (size_t)i, 24, "bench.%u", i);
         uint64_t count = u->count / n + (i < u->count % n);
         u->layers[i] = (tw_layer)TW_LAYER_DTYPE(u->names + 24 * (size_t)i, count, u->cfg->dtype);
+        if (u->what->sharded)
+            u->layers[i].pinned = 1, u->layers[i].shard = ((count ? count - 1 : 0) / (p * tile) + 1) * tile;
     }
     return true;
+}
+
+/* Where a rank holds no residual, one codec's output is known: that of encoding and decoding at once. Random numbers are the
+ * library's own. */
+static bool output_is_known(const tw_spec *s) {
+    return s->codec <= TW_CODEC_TERNARY && s->rounding != TW_ROUNDING_STOCHASTIC;
+}
+
+static bool make_model(run *u) {
+    uint64_t largest = u->layers[0].count;
+    if (u->what->reducer || u->w->rank || !u->cfg->check_every || !output_is_known(&u->spec))
+        return true;
+    u->payload = malloc(tw_spec_bound(&u->spec, largest, u->cfg->dtype) + 4);
+    u->decoded = malloc(largest * tw_dtype_size(u->cfg->dtype) + 4);
+    return u->payload && u->decoded;
 }
 
 static bool make_buffers(run *u) {
@@ -88,7 +121,13 @@ static bool make_buffers(run *u) {
     for (int k = 0; k < 4; k++)
         if (!(u->plain[k] = calloc(c->iterations, sizeof(double))))
             return false;
-    if (c->check_every && !(u->error = calloc((size_t)(u->share_end - u->share_begin) + 1, sizeof *u->error)))
+    uint64_t mine = 0, begin, end;
+    for (uint32_t l = 0; l < c->layers; l++)
+        for (int r = 0; r < u->w->nlocal; r++) {
+            part_of(u, l, u->w->rank + r, &begin, &end);
+            mine += end - begin;
+        }
+    if (c->check_every && !(u->error = calloc(mine + 1, sizeof *u->error)))
         return false;
     if (u->w->ops->plain && c->baseline_n && bytes / 4 > INT32_MAX && u->w->rank == 0)
         fprintf(stderr, "thinwire-bench: no plain MPI beside %llu bytes: its counts end at 2^31 - 1 values\n",
@@ -138,20 +177,17 @@ static void make_reducers(run *u) {
 
 static bool set_up(run *u) {
     ba_world *w = u->w;
-    uint64_t p = (uint64_t)w->ranks;
-    bool sim = w->sim != NULL;
-    u->share_begin = sim ? 0 : u->count / p * (uint64_t)w->rank;
-    u->share_end = sim || w->rank == w->ranks - 1 ? u->count : u->share_begin + u->count / p;
     u->ranks = calloc((size_t)w->nlocal, sizeof *u->ranks);
-    if (!u->ranks || !make_layers(u) || !make_buffers(u))
+    if (!u->ranks || !make_layers(u) || !make_buffers(u) || !make_model(u))
         ba_problem(w, w->rank, "out of memory: %.0f MiB a rank are too much here", (double)u->row->bytes * 0x1p-20);
     if (!ba_agree(w))
         return false;
-    make_reducers(u);
+    if (u->what->reducer)
+        make_reducers(u);
     if (!ba_agree(w))
         return false;
     tw_memory m = TW_MEMORY_INIT;
-    if (tw_reducer_memory(u->ranks[0].reducer, &m) >= 0)
+    if (u->what->reducer && tw_reducer_memory(u->ranks[0].reducer, &m) >= 0)
         u->row->state_bytes = m.state_bytes, u->row->frame_bytes = m.frame_bytes;
     return true;
 }
@@ -165,7 +201,10 @@ static void tear_down(run *u) {
     }
     free(u->ranks);
     free(u->layers);
+    free(u->pieces);
     free(u->names);
+    free(u->payload);
+    free(u->decoded);
     free(u->times);
     for (int k = 0; k < 4; k++)
         free(u->plain[k]);
@@ -186,17 +225,49 @@ static void counters(run *u, bool after) {
     }
 }
 
+static const ba_arena *input_of(const run *u, const rank_state *s) {
+    return u->cfg->in_place ? &s->out : &s->in;
+}
+
+static bool push(run *u, int rank, rank_state *s) {
+    const ba_arena *in = input_of(u, s);
+    for (uint32_t l = u->cfg->layers; l-- > 0;)
+        if (ba_failed(u->w, rank, tw_reducer_push(s->reducer, l, ba_layer(in, l), ba_layer(&s->out, l)), "push"))
+            return false;
+    return true;
+}
+
+static bool post(run *u, int rank, rank_state *s) {
+    uint32_t n = u->cfg->layers;
+    for (uint32_t l = 0; l < n; l++)
+        u->pieces[l] = (tw_piece)TW_PIECE(l, 0, u->layers[l].count, ba_layer(input_of(u, s), l), ba_layer(&s->out, l));
+    return !ba_failed(u->w, rank,
+                      u->cfg->kind == BA_ALLGATHER ? tw_reducer_post_allgather(s->reducer, u->pieces, n, NULL)
+                                                   : tw_reducer_post_reduce_scatter(s->reducer, u->pieces, n, NULL),
+                      "post");
+}
+
+static void broadcast(run *u) {
+    for (uint32_t l = u->cfg->layers; l-- > 0;)
+        if (ba_failed(u->w, u->w->rank,
+                      tw_broadcast(u->w->comms[0], &u->spec, ba_layer(&u->ranks[0].out, l), u->layers[l].count,
+                                   u->cfg->dtype, 0),
+                      "broadcast"))
+            return;
+}
+
 static void step(run *u, uint64_t number) {
     ba_world *w = u->w;
+    if (!u->what->reducer) {
+        broadcast(u);
+        return;
+    }
     for (int r = 0; r < w->nlocal; r++) {
         rank_state *s = &u->ranks[r];
-        const ba_arena *in = u->cfg->in_place ? &s->out : &s->in;
         if (ba_failed(w, w->rank + r, tw_reducer_begin(s->reducer, number, NULL), "begin"))
             return;
-        for (uint32_t l = u->cfg->layers; l-- > 0;)
-            if (ba_failed(w, w->rank + r, tw_reducer_push(s->reducer, l, ba_layer(in, l), ba_layer(&s->out, l)),
-                          "push"))
-                return;
+        if (!(u->cfg->kind == BA_ALLREDUCE ? push : post)(u, w->rank + r, s))
+            return;
     }
     for (int r = 0; r < w->nlocal; r++) {
         rank_state *s = &u->ranks[r];
@@ -254,6 +325,43 @@ static bool timed_step(run *u, uint64_t number, bool timed) {
 
 /* ---- checks ---- */
 
+/* What a rank does not own of the output of a reduce-scatter. */
+static uint64_t foreign_hash(const run *u, int r) {
+    const ba_arena *out = &u->ranks[r].out;
+    uint64_t h = 1, begin, end;
+    for (uint32_t l = 0; l < out->layers; l++) {
+        const unsigned char *at = ba_layer(out, l);
+        part_of(u, l, u->w->rank + r, &begin, &end);
+        h = ba_hash(h, at, begin * out->elem);
+        h = ba_hash(h, at + end * out->elem, (u->layers[l].count - end) * out->elem);
+    }
+    return h;
+}
+
+/* What every rank must receive, and the root itself. With one rank nothing is encoded. */
+static void make_expected(run *u) {
+    const ba_arena *in = &u->ranks[0].out;
+    uint64_t len;
+    u->decoded_hash = 1;
+    for (uint32_t l = 0; l < in->layers; l++) {
+        uint64_t n = u->layers[l].count, cap = tw_spec_bound(&u->spec, n, u->cfg->dtype);
+        const void *out = u->w->ranks > 1 ? u->decoded : ba_layer(in, l);
+        if (u->w->ranks > 1 &&
+            (ba_failed(u->w, 0,
+                       tw_encode(&u->spec, NULL, ba_layer(in, l), n, u->cfg->dtype, u->payload, cap, &len, NULL),
+                       "encode") ||
+             ba_failed(u->w, 0, tw_decode(&u->spec, NULL, u->payload, len, u->decoded, n, u->cfg->dtype), "decode")))
+            return;
+        u->decoded_hash = ba_hash(u->decoded_hash, out, n * in->elem);
+    }
+}
+
+static void check_expected(run *u, uint64_t iteration) {
+    if (u->decoded && ba_arena_hash(&u->ranks[0].out) != u->decoded_hash)
+        spoil(u->row, "the output of iteration %llu is not what encoding and decoding make of the root's values",
+              (unsigned long long)iteration);
+}
+
 static void check_canaries(run *u, uint64_t iteration) {
     ba_world *w = u->w;
     for (int r = 0; r < w->nlocal; r++) {
@@ -268,6 +376,9 @@ static void check_canaries(run *u, uint64_t iteration) {
                        (unsigned long long)iteration);
         if (u->cfg->check_every && !u->cfg->in_place && ba_arena_hash(&s->in) != s->in_hash)
             ba_problem(w, w->rank + r, "the input was changed in iteration %llu", (unsigned long long)iteration);
+        if (u->cfg->check_every && !u->what->replicas && foreign_hash(u, r) != s->foreign_hash)
+            ba_problem(w, w->rank + r, "output of a shard that is not this rank's was written in iteration %llu",
+                       (unsigned long long)iteration);
     }
 }
 
@@ -277,6 +388,8 @@ static void check_same(run *u, uint64_t iteration) {
     double v[6] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY};
     for (int r = 0; r < w->nlocal; r++) {
         uint64_t h = ba_arena_hash(&u->ranks[r].out);
+        if (!u->what->replicas) /* each has its own */
+            h = 0;
         double part[3] = {(double)(h >> 32), (double)(h & 0xffffffff), u->ranks[r].report.error_bound};
         for (int k = 0; k < 3; k++) {
             v[2 * k] = fmax(v[2 * k], part[k]);
@@ -294,21 +407,21 @@ static void check_same(run *u, uint64_t iteration) {
               (unsigned long long)iteration);
 }
 
-/* Adds (out - exact) of elements [first, first + n) of one layer to the running sums. */
-static void add_error(run *u, uint64_t iteration, uint32_t layer, uint64_t first, uint32_t n) {
+/* Adds (out - exact) of elements [first, first + n) of one layer, which this rank answers for, to the running sums. */
+static void add_error(run *u, uint64_t iteration, uint32_t layer, int rank, uint64_t first, uint32_t n, double *error) {
     double exact[BA_BLOCK];
     float block[BA_BLOCK];
-    const ba_arena *out = &u->ranks[0].out;
-    size_t elem = tw_dtype_size(u->cfg->dtype);
+    const ba_arena *out = &u->ranks[rank - u->w->rank].out;
+    bool sums = u->what->reduces;
+    int from = sums ? 0 : u->cfg->kind == BA_ALLGATHER ? rank : 0, to = sums ? u->w->ranks : from + 1;
     memset(exact, 0, n * sizeof *exact);
-    for (int r = 0; r < u->w->ranks; r++) {
-        ba_values(&u->source, r, iteration, first, n, block);
+    for (int r = from; r < to; r++) {
+        ba_values(&u->source, r, iteration, out->first[layer] + first, n, block);
         for (uint32_t i = 0; i < n; i++)
             exact[i] += (double)block[i];
     }
-    double divisor = u->cfg->redop == TW_AVG ? (double)u->w->ranks : 1.0, sq = 0;
-    ba_load(u->cfg->dtype, (const unsigned char *)ba_layer(out, layer) + (first - out->first[layer]) * elem, n, block);
-    double *error = u->error + (first - u->share_begin);
+    double divisor = sums && u->cfg->redop == TW_AVG ? (double)u->w->ranks : 1.0, sq = 0;
+    ba_load(u->cfg->dtype, (const unsigned char *)ba_layer(out, layer) + first * out->elem, n, block);
     for (uint32_t i = 0; i < n; i++) {
         double x = exact[i] / divisor;
         error[i] += (double)block[i] - x;
@@ -319,16 +432,20 @@ static void add_error(run *u, uint64_t iteration, uint32_t layer, uint64_t first
 
 static void check_error(run *u, uint64_t iteration) {
     ba_world *w = u->w;
-    const ba_arena *out = &u->ranks[0].out;
-    for (uint32_t l = 0; l < out->layers; l++) {
-        uint64_t at = out->first[l] > u->share_begin ? out->first[l] : u->share_begin;
-        uint64_t end = out->first[l + 1] < u->share_end ? out->first[l + 1] : u->share_end;
-        for (; at < end; at += BA_BLOCK)
-            add_error(u, iteration, l, at, end - at < BA_BLOCK ? (uint32_t)(end - at) : BA_BLOCK);
-    }
+    double *error = u->error;
+    for (uint32_t l = 0; l < u->cfg->layers; l++)
+        for (int r = w->rank; r < w->rank + w->nlocal; r++) {
+            uint64_t at, end;
+            for (part_of(u, l, r, &at, &end); at < end;) {
+                uint32_t n = end - at < BA_BLOCK ? (uint32_t)(end - at) : BA_BLOCK;
+                add_error(u, iteration, l, r, at, n, error);
+                at += n;
+                error += n;
+            }
+        }
     double v[2] = {0, u->exact_sq};
-    for (uint64_t i = 0; i < u->share_end - u->share_begin; i++)
-        v[0] += u->error[i] * u->error[i];
+    for (const double *e = u->error; e < error; e++)
+        v[0] += *e * *e;
     w->ops->fold(w, BA_SUM, v, 2);
     u->error_norm = sqrt(v[0]);
     u->all_norm = sqrt(v[1]);
@@ -339,7 +456,7 @@ static void check_error(run *u, uint64_t iteration) {
 /* The exact sums carry fp64 roundings of their own: 1e-13 of the norm is far below any fp32 effect. */
 static void check_certificate(run *u, uint64_t iteration) {
     const tw_report *rep = &u->ranks[0].report;
-    if (rep->uncertified || (iteration + 1) % u->cfg->check_every)
+    if (!u->what->reducer || rep->uncertified || (iteration + 1) % u->cfg->check_every)
         return;
     if (!(u->error_norm <= rep->error_bound + 1e-13 * u->all_norm))
         spoil(u->row, "certificate %.6g is below the true error %.6g after iteration %llu", rep->error_bound,
@@ -360,7 +477,7 @@ static void plain_sums(run *u, uint64_t iteration) {
         if (u->cfg->in_place)
             memcpy(u->base_out, u->base_in, u->row->bytes);
         cpu_seconds(&cpu0, &sys);
-        t = w->ops->plain(w, k >= 2, k & 1, u->cfg->in_place, u->base_in, u->base_out, bytes);
+        t = w->ops->plain(w, k >= 2, k & 1, u->base_in, u->base_out, bytes);
         cpu_seconds(&cpu1, &sys);
         cpu = cpu1 - cpu0;
         w->ops->fold(w, BA_MAX, &t, 1);
@@ -382,13 +499,18 @@ static bool iterate(run *u, uint64_t iteration) {
         ba_arena_generate(u->cfg->in_place ? &s->out : &s->in, &u->source, w->rank + r, iteration);
         if (u->cfg->check_every && !u->cfg->in_place)
             s->in_hash = ba_arena_hash(&s->in);
+        if (u->cfg->check_every && !u->what->replicas)
+            s->foreign_hash = foreign_hash(u, r);
     }
+    if (u->decoded)
+        make_expected(u);
     if (!timed_step(u, iteration, timed))
         return false;
     check_canaries(u, iteration);
     if (!ba_agree(w))
         return false;
     check_same(u, iteration);
+    check_expected(u, iteration);
     if (u->cfg->check_every) {
         check_error(u, iteration);
         check_certificate(u, iteration);
@@ -402,10 +524,9 @@ static double wire_limit(const run *u, double wire, double bits) {
     return bits > 0 ? fmax(0.0, wire - u->cfg->burst_bytes) * 8.0 / bits : (double)NAN;
 }
 
-static double better(double *a, double *b, uint32_t n, const char **which) {
+static double better(double *a, double *b, uint32_t n, int *which) {
     double x = bc_median(a, n), y = bc_median(b, n);
-    if (which)
-        *which = x <= y ? "allreduce" : "iallreduce";
+    *which = x > y;
     return x <= y ? x : y;
 }
 
@@ -430,27 +551,31 @@ static void check_limit(run *u, double dense_wire) {
 static void finish(run *u) {
     ba_row *row = u->row;
     const tw_report *rep = &u->ranks[0].report;
-    double n = u->timed, p = u->w->ranks, share = 2.0 * (p - 1.0) / p;
+    double n = u->timed, share = ba_share(u->w);
+    int which;
     bc_sort(u->times, u->timed);
     row->time_min = u->times[0];
     row->time_median = bc_median_sorted(u->times, u->timed);
     row->time_p99 = bc_percentile_sorted(u->times, u->timed, 99);
     row->wire_computed = u->native > 0;
-    row->algo = u->native <= 0 ? "sra" : u->wire > 0 ? "mixed" : "native";
+    row->algo = u->cfg->kind != BA_ALLREDUCE ? "frames" : u->native <= 0 ? "sra" : u->wire > 0 ? "mixed" : "native";
     row->wire_bytes = (u->wire + share * u->native) / n;
     row->ratio = row->wire_bytes > 0 ? share * (double)row->bytes / row->wire_bytes : (double)NAN;
     ba_sums *m = &row->mean;
+    if (!u->what->reducer) /* nobody reports them */
+        m->encode = m->reduce = m->decode = m->wait = (double)NAN;
     m->cpu /= n, m->cpu_sys /= n, m->encode /= n, m->reduce /= n, m->decode /= n, m->wait /= n;
     m->mpi_cpu /= fmax(1, u->plain_done);
     row->rel_l2 = row->bound = (double)NAN;
     if (u->cfg->check_every && u->all_norm > 0) {
         row->rel_l2 = u->error_norm / u->all_norm;
-        row->bound = rep->uncertified ? (double)NAN : rep->error_bound / u->all_norm;
+        row->bound = !u->what->reducer || rep->uncertified ? (double)NAN : rep->error_bound / u->all_norm;
     }
     row->mpi = row->mpi_half = (double)NAN;
     if (u->plain_done) {
-        row->mpi = better(u->plain[0], u->plain[1], u->plain_done, &row->mpi_best);
-        row->mpi_half = better(u->plain[2], u->plain[3], u->plain_done, NULL);
+        row->mpi_half = better(u->plain[2], u->plain[3], u->plain_done, &which);
+        row->mpi = better(u->plain[0], u->plain[1], u->plain_done, &which);
+        row->mpi_best = u->what->plain[which];
     }
     row->limit = wire_limit(u, row->wire_bytes, u->cfg->goodput_bits);
     check_limit(u, share * (double)row->bytes);
@@ -458,9 +583,14 @@ static void finish(run *u) {
 
 bool ba_run_row(ba_world *w, uint64_t bytes, const char *codec, ba_row *row) {
     uint64_t all = (uint64_t)w->cfg->warmup + w->cfg->iterations;
-    run u = {.w = w, .cfg = w->cfg, .row = row, .source = {w->cfg->shape, w->cfg->dtype, w->cfg->seed}};
+    run u = {.w = w,
+             .cfg = w->cfg,
+             .what = w->cfg->what,
+             .row = row,
+             .source = {w->cfg->shape, w->cfg->dtype, w->cfg->seed}};
     u.count = bytes / tw_dtype_size(w->cfg->dtype);
     *row = (ba_row){.bytes = u.count * tw_dtype_size(w->cfg->dtype), .codec = codec, .same = true, .ok = true};
+    tw_spec_parse(codec, &u.spec); /* it did when the options were read */
     bool good = set_up(&u);
     for (uint64_t i = 0; good && i < all; i++) {
         ba_print_progress(w, codec, bytes, (uint32_t)i, (uint32_t)all);

@@ -41,13 +41,18 @@ bool ba_agree(ba_world *w) {
     return false;
 }
 
+double ba_share(const ba_world *w) {
+    double p = w->ranks, passes = w->cfg->what->passes;
+    return passes > 0 ? passes * (p - 1) / p : p > 1;
+}
+
 static bool make_ctx(const ba_config *cfg, tw_ctx **ctx) {
     tw_ctx_config cc = TW_CTX_CONFIG_INIT;
     cc.timeout_s = cfg->timeout_s;
     cc.progress = cfg->progress;
     if (tw_ctx_create(&cc, ctx) >= 0)
         return true;
-    fprintf(stderr, "thinwire-bench allreduce: context: %s\n", tw_last_error());
+    ba_say(cfg, "context: %s", tw_last_error());
     return false;
 }
 
@@ -131,7 +136,7 @@ static int local_start(const ba_config *cfg, local_thread *threads, local_shared
     while (started < cfg->ranks && !pthread_create(&threads[started].id, NULL, local_main, &threads[started]))
         started++;
     if (started < cfg->ranks) { /* the others wait at a barrier that can never fill */
-        fprintf(stderr, "thinwire-bench allreduce: thread %d of %d could not be started\n", started, cfg->ranks);
+        ba_say(cfg, "thread %d of %d could not be started", started, cfg->ranks);
         exit(BC_EXIT_FAILED);
     }
     local_main(&threads[0]);
@@ -150,7 +155,7 @@ static int run_local(const ba_config *cfg, int (*body)(ba_world *w)) {
     if (shared.values && threads && comms && make_ctx(cfg, &ctx)) {
         pthread_barrier_init(&shared.barrier, NULL, (unsigned)cfg->ranks);
         if (tw_comm_create_local(ctx, cfg->ranks, comms) < 0)
-            fprintf(stderr, "thinwire-bench allreduce: communicators: %s\n", tw_last_error());
+            ba_say(cfg, "communicators: %s", tw_last_error());
         else
             status = local_start(cfg, threads, &shared, body, ctx, comms);
         for (size_t r = 0; r < n; r++)
@@ -198,7 +203,7 @@ static int run_sim(const ba_config *cfg, int (*body)(ba_world *w)) {
     if (!w.comms || !make_ctx(cfg, &w.ctx))
         goto out;
     if (tw_sim_create(w.ctx, &sc, &w.sim) < 0 || tw_sim_comms(w.sim, w.ctx, w.comms) < 0)
-        fprintf(stderr, "thinwire-bench allreduce: simulation: %s\n", tw_last_error());
+        ba_say(cfg, "simulation: %s", tw_last_error());
     else
         status = body(&w);
     for (int r = 0; r < cfg->ranks; r++)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * thinwire-bench: measures and checks. `allreduce` needs ranks (mpirun, threads or a simulated network), `codec` one
+ * thinwire-bench: measures and checks. Collectives need ranks (mpirun, threads or a simulated network), `codec` one
  * core. */
 #include <stdio.h>
 #include <string.h>
@@ -12,10 +12,10 @@
 int tw_bench_codec_main(int argc, char **argv); /* bench_codec.c */
 
 static void help(FILE *to) {
-    fputs("Usage: [mpirun -n P] thinwire-bench allreduce [options]\n"
+    fputs("Usage: [mpirun -n P] thinwire-bench allreduce|reduce_scatter|allgather|broadcast [options]\n"
           "       thinwire-bench codec [options]\n\n"
-          "allreduce   time, bytes and error of compressed allreduce beside plain MPI in the same run\n"
-          "codec       speed of one core beside a loop with the same reads and writes\n\n"
+          "allreduce, ...   time, bytes and error of that collective, compressed, beside plain MPI in the same run\n"
+          "codec            speed of one core beside a loop with the same reads and writes\n\n"
           "  -h, --help       this text; `thinwire-bench MODE --help` lists the options of a mode\n"
           "      --version    version of the library that is loaded\n\n"
           "Exit status: 0 all good; 1 a check failed or output could not be written; 2 the command line was wrong.\n",
@@ -23,10 +23,12 @@ static void help(FILE *to) {
 }
 
 static int run(int argc, char **argv) {
-    static const char *const modes[] = {"allreduce", "codec", "--help", "--version", NULL};
+    static const char *const modes[] = {"allreduce", "reduce_scatter", "allgather", "broadcast",
+                                        "codec",     "--help",         "--version", NULL};
     const char *mode = argc > 1 ? argv[1] : "";
-    if (!strcmp(mode, "allreduce"))
-        return tw_bench_allreduce_main(argc - 1, argv + 1);
+    for (int k = 0; k <= BA_BROADCAST; k++)
+        if (!strcmp(mode, ba_collectives[k].name))
+            return tw_bench_collective_main(argc - 1, argv + 1);
     if (!strcmp(mode, "codec"))
         return tw_bench_codec_main(argc - 1, argv + 1);
     if (!strcmp(mode, "--help") || !strcmp(mode, "-h")) {

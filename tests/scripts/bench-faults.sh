@@ -25,6 +25,7 @@ static struct made {
     int rank, size;
     uint64_t count, step;
     float *in, *out; /* of layer 0 */
+    int shards;      /* out is this rank's in part: its first part on rank 0, its last one on the last rank */
 } made[64];
 static unsigned n;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -66,16 +67,49 @@ tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *o
     }
     return real(r, layer, in, out);
 }
+static tw_status post(const char *name, tw_reducer *r, const tw_piece *p, uint32_t n, tw_req **out) {
+    tw_status (*real)(tw_reducer *, const tw_piece *, uint32_t, tw_req **) = dlsym(RTLD_NEXT, name);
+    find(r)->in = (float *)(uintptr_t)p[0].in;
+    find(r)->out = p[0].out;
+    return real(r, p, n, out);
+}
+tw_status tw_reducer_post_reduce_scatter(tw_reducer *r, const tw_piece *p, uint32_t n, tw_req **out) {
+    find(r)->shards = 1;
+    return post("tw_reducer_post_reduce_scatter", r, p, n, out);
+}
+tw_status tw_reducer_post_allgather(tw_reducer *r, const tw_piece *p, uint32_t n, tw_req **out) {
+    return post("tw_reducer_post_allgather", r, p, n, out);
+}
+tw_status tw_broadcast(tw_comm *c, const tw_spec *s, void *buf, uint64_t count, tw_dtype t, int root) {
+    tw_status (*real)(tw_comm *, const tw_spec *, void *, uint64_t, tw_dtype, int) = dlsym(RTLD_NEXT, "tw_broadcast");
+    static _Thread_local unsigned calls; /* a rank is a thread or a process; two layers an iteration, the first one last */
+    tw_status st = real(c, s, buf, count, t, root);
+    int last = tw_comm_rank(c) == tw_comm_size(c) - 1;
+    float *out = buf;
+    if (calls++ != 2 * 3 + 1)
+        return st;
+    if ((is("differ") && last) || is("wrong"))
+        out[5] = nextafterf(out[5], 9);
+    if (is("nan"))
+        out[count - 1] = NAN;
+    if (is("behind") && last)
+        out[count] = 1;
+    if (is("before") && last)
+        out[-1] = 1;
+    return is("fails") ? TW_ERR_TIMEOUT : st;
+}
 tw_status tw_reducer_end(tw_reducer *r, tw_report *rep) {
     tw_status (*real)(tw_reducer *, tw_report *) = dlsym(RTLD_NEXT, "tw_reducer_end");
     tw_status s = real(r, rep);
     struct made *m = find(r);
     int last = m->rank == m->size - 1;
+    if (m->step == 3 && is("foreign") && last)
+        m->out[0] = 1;
     if (m->step == 3 && is("differ") && last)
         m->out[m->count / 2] = nextafterf(m->out[m->count / 2], 9);
-    if (m->step == 3 && is("wrong"))
+    if (m->step == 3 && is("wrong") && (!m->shards || m->rank == 0))
         m->out[5] += 1e6f;
-    if (m->step == 3 && is("nan"))
+    if (m->step == 3 && is("nan") && (!m->shards || last))
         m->out[m->count - 1] = NAN;
     if (m->step == 2 && is("behind") && last)
         m->out[m->count] = 1;
@@ -111,28 +145,33 @@ gives() {
     fi
 }
 
-args=(allreduce -b 64K -e 64K -n 4 -w 1 --codec cast --layers 2)
+args=(-b 96K -e 96K -n 4 -w 1 --codec cast --layers 2)
 mpi=(--oversubscribe --bind-to none --mca btl "self,vader")
 [ "$(id -u)" != 0 ] || mpi=(--allow-run-as-root "${mpi[@]}")
-each_fault() { # each_fault WHERE COMMAND...
-    local where=$1 fault text status
-    shift
-    while IFS=: read -r fault text; do
+# Each layer has three tiles, so each rank a shard of one. Which collectives have the fault to find, and what they say.
+faults='allreduce reduce_scatter allgather broadcast:none:-
+allreduce allgather broadcast:differ:ranks differ: outputs of iteration
+reduce_scatter:foreign:a shard that is not this rank
+allreduce reduce_scatter allgather:wrong:below the true error
+allreduce reduce_scatter allgather:nan:not finite
+broadcast:wrong:not what encoding and decoding make
+broadcast:nan:not what encoding and decoding make
+allreduce reduce_scatter allgather broadcast:behind:canary touched: memory behind the output
+allreduce reduce_scatter allgather broadcast:before:canary touched: memory before the output
+allreduce reduce_scatter allgather:input:input
+allreduce reduce_scatter allgather:low:below the true error
+allreduce reduce_scatter allgather:bounds:ranks differ: certificates
+allreduce reduce_scatter allgather:fails:end
+broadcast:fails:broadcast'
+each_fault() { # each_fault WHERE COLLECTIVE COMMAND...
+    local where=$1 collective=$2 which fault text status
+    shift 2
+    while IFS=: read -r which fault text; do
+        case " $which " in *" $collective "*) ;; *) continue ;; esac
         status=1
         [ "$fault" != none ] || status=0
-        gives $status "$text" "$where: $fault" env BENCH_FAULT="$fault" "$@"
-    done <<'END'
-none:-
-differ:ranks differ: outputs of iteration
-wrong:below the true error
-nan:not finite
-behind:canary touched: memory behind the output
-before:canary touched: memory before the output
-input:input
-low:below the true error
-bounds:ranks differ: certificates
-fails:end
-END
+        gives $status "$text" "$where, $collective: $fault" env BENCH_FAULT="$fault" "$@"
+    done <<<"$faults"
 }
 
 cat >"$tmp/one" <<END
@@ -140,12 +179,30 @@ cat >"$tmp/one" <<END
 LD_PRELOAD=$tmp/faulty.so exec "$bench" "\$@"
 END
 chmod +x "$tmp/one"
-each_fault local "$tmp/one" "${args[@]}" --transport local --ranks 3
-if [ -n "${MPIRUN:-}" ]; then
-    each_fault mpi "$MPIRUN" "${mpi[@]}" -n 3 "$tmp/one" "${args[@]}"
-    gives 1 "limit" "mpi: faster than the wire allows" "$MPIRUN" "${mpi[@]}" -n 3 "$bench" "${args[@]}" --rate 1mbit --burst 0
-    gives 0 - "mpi: slower than the wire allows" "$MPIRUN" "${mpi[@]}" -n 3 "$bench" "${args[@]}" --rate 400gbit
-fi
+for collective in allreduce reduce_scatter allgather broadcast; do
+    each_fault local $collective "$tmp/one" $collective "${args[@]}" --transport local --ranks 3
+    [ -n "${MPIRUN:-}" ] || continue
+    world=("$MPIRUN" "${mpi[@]}" -n 3)
+    each_fault mpi $collective "${world[@]}" "$tmp/one" $collective "${args[@]}"
+    gives 1 "limit" "mpi, $collective: faster than the wire allows" "${world[@]}" "$bench" $collective "${args[@]}" --rate 1mbit --burst 0
+    gives 0 - "mpi, $collective: slower than the wire allows" "${world[@]}" "$bench" $collective "${args[@]}" --rate 400gbit
+    gives 0 - "mpi, $collective: in place" "${world[@]}" "$bench" $collective "${args[@]}" --in-place
+done
+more() { # more COLLECTIVE OPTION...: over sim, and good
+    gives 0 - "sim, $*" "$bench" "$1" "${args[@]}" --transport sim --ranks 5 --rate 1gbit "${@:2}"
+}
+more reduce_scatter --in-place
+more reduce_scatter -o sum -d bf16 --codec quant:bits=4+ef
+more reduce_scatter -b 20000 -e 20000 --layers 40 --codec onebit+ef
+more allgather --in-place
+more allgather -d bf16 --codec quant:bits=4+ef
+more allgather -b 20000 -e 20000 --layers 40 --codec onebit+ef
+gives 0 - "broadcast of halves" "$bench" broadcast "${args[@]}" -d fp16 --codec quant:bits=4 --codec onebit --transport local
+gives 2 "keeps no residual" "broadcast with feedback" "$bench" broadcast --codec onebit+ef
+gives 2 "computes nothing" "an allgather of sums" "$bench" allgather -o sum
+gives 2 "for allreduce" "a broadcast by an algorithm" "$bench" broadcast --algo sra
+gives 2 "a reducer" "a broadcast with frames" "$bench" broadcast --frame 4K
+gives 2 "in one thread" "a broadcast over sim" "$bench" broadcast --transport sim
 gives 2 onebit "a wrong codec: the nearest one is named" "$bench" allreduce --codec wonbit
 gives 2 - "a wrong option" "$bench" allreduce --codecs none
 gives 2 - "a wrong type" "$bench" allreduce -d fp64
@@ -154,6 +211,6 @@ gives 2 - "a wrong transport" "$bench" allreduce --transport lokal
 gives 2 - "no iterations" "$bench" allreduce -n 0
 gives 2 - "a stray word" "$bench" allreduce stray
 gives 2 - "a wrong mode" "$bench" allreduse
-gives 1 - "a JSON file that cannot be written" "$bench" "${args[@]}" --transport local --json "$tmp/none/x"
-gives 0 - "JSON to standard output" "$bench" "${args[@]}" --transport local --json -
+gives 1 - "a JSON file that cannot be written" "$bench" allreduce "${args[@]}" --transport local --json "$tmp/none/x"
+gives 0 - "JSON to standard output" "$bench" allreduce "${args[@]}" --transport local --json -
 exit $((bad > 0))
