@@ -59,7 +59,7 @@ static void draw_layer(scene *s, uint32_t k) {
     l->dtype = dtypes[rng_below(s->r, 4)];
     l->gathered = rng_chance(s->r, 40);
 
-    l->spec = trial_draw_spec(s->t);
+    l->spec = trial_draw_tiled(s->t);
     l->spec.feedback = rng_chance(s->r, 75) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
     if (rng_chance(s->r, 60)) {
         l->pinned = rng_range(s->r, 1, (unsigned)s->ranks);
