@@ -58,7 +58,8 @@ bool tw_direct_begin(tw_direct *s, tw_builder *b) {
     s->act = tw_alloc(b->ctx, ((uint64_t)b->p->nframe + 1) * sizeof(uint32_t));
     s->order = tw_alloc(b->ctx, transfers * sizeof(uint32_t));
     s->last = tw_alloc(b->ctx, (uint64_t)b->in->size * sizeof(uint32_t));
-    if (!s->act || !s->order || !s->last) {
+    s->select = tw_alloc(b->ctx, (b->in->nlayer + 1ull) * sizeof(uint32_t));
+    if (!s->act || !s->order || !s->last || !s->select) {
         b->status = TW_ERR_NOMEM;
         return false;
     }
@@ -78,6 +79,7 @@ void tw_direct_finish(tw_direct *s, bool own_only) {
             tw_build_after(b, tw_direct_compute(s, TW_K_DECODE, f), s->verdict);
     tw_free(b->ctx, s->order);
     tw_free(b->ctx, s->last);
+    tw_free(b->ctx, s->select);
     tw_free(b->ctx, s->act);
     tw_free(b->ctx, s->first);
 }
@@ -102,7 +104,7 @@ void tw_direct_place_hop1(tw_direct *s) {
     uint32_t cap1 = 0, peers = (uint32_t)p->size - 1;
     for (uint32_t f = 0; f < p->nframe; f++) {
         tw_frame *x = &p->frame[f];
-        x->hop1_cap = cap_of(x, x->payload, TW_TRAILER1_BYTES);
+        x->hop1_cap = cap_of(x, x->payload_room, TW_TRAILER1_BYTES);
         cap1 = x->hop1_cap > cap1 ? x->hop1_cap : cap1;
     }
     for (int o = 0; o < p->size && peers; o++) {
@@ -123,7 +125,7 @@ void tw_direct_place_hop2(tw_direct *s, bool own_only) {
         tw_frame *x = &p->frame[f];
         if (own_only && x->owner != p->me)
             continue;
-        x->hop2_cap = cap_of(x, x->answer, TW_TRAILER2_BYTES);
+        x->hop2_cap = cap_of(x, x->answer_room, TW_TRAILER2_BYTES);
         x->hop2_at = p->arena_bytes;
         p->arena_bytes += x->hop2_cap;
     }
@@ -186,12 +188,14 @@ static void hop1_sends(tw_direct *s) {
     tw_builder *b = s->b;
     uint32_t peers = (uint32_t)b->in->size - 1;
     tw_stage_begin(s);
+    tw_direct_select_all(s, 1);
     for (tw_walk w = tw_walk_all(s); tw_walk_ok(&w) && b->status >= 0; tw_walk_next(&w)) {
         int owner = tw_peer_at(s, w.k);
         if (w.i >= tw_frame_count(s, owner))
             continue;
         uint32_t f = s->first[owner] + w.i;
         uint32_t encode = tw_direct_compute(s, TW_K_ENCODE, f);
+        tw_direct_after_selects(s, encode, f);
         if (w.i >= s->window)
             tw_build_after(b, encode, s->act[f - s->window]);
         uint32_t send = s->act[f] = tw_stage_transfer(s, TW_A_SEND, f, 1, owner, peers);
@@ -230,6 +234,7 @@ void tw_direct_hop1(tw_direct *s) {
         tw_build_after(b, s->act[f], s->arrived);
     hop1_sends(s);
     hop1_receives(s);
+    tw_direct_answers(s);
 }
 
 void tw_direct_make(tw_direct *s, tw_kernel k) {

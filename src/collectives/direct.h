@@ -17,6 +17,7 @@ typedef struct tw_direct {
     uint32_t *act;   /* per frame: what its next transfer waits for, or what may not be overwritten before */
     uint32_t *order; /* the transfers of a stage so far */
     uint32_t *last;  /* with each peer */
+    uint32_t *select; /* of each layer in this hop: its selection; 0: none */
     uint32_t norder;
     uint32_t verdict, encoded, arrived, made; /* the last three: stage ends, where overlap is off */
 } tw_direct;
@@ -59,6 +60,10 @@ void tw_direct_place_hop1(tw_direct *s);
 void tw_direct_place_hop2(tw_direct *s, bool own_only);
 /* Sums that stay at home. */
 void tw_direct_place_home(tw_direct *s);
+/* sparse.c: a selection for each sparse layer that has one; what waits for those of its layers; the owner's answers. */
+void tw_direct_select_all(tw_direct *s, uint32_t hop);
+void tw_direct_after_selects(tw_direct *s, uint32_t action, uint32_t frame);
+void tw_direct_answers(tw_direct *s);
 /* Each rank's part of each owner's frames goes to it; there kernel REDUCE sums. */
 void tw_direct_hop1(tw_direct *s);
 /* Own frames, made by kernel k from what this rank alone has. */

@@ -2,6 +2,7 @@
  *
  * What all builders share: actions, dependencies, the agreement hash. */
 #include "collectives/plan.h"
+#include "compressors/sparse.h"
 
 int tw_owner_of(uint64_t name_hash, uint64_t tile, uint64_t tiles, int size) {
     uint64_t part = (uint64_t)((tw_u128)tile * (unsigned)size / (tiles ? tiles : 1));
@@ -12,7 +13,23 @@ uint64_t tw_layer_tiles(uint64_t count, uint32_t tile) {
     return tw_ceil_div(count, tile);
 }
 
+uint64_t tw_tiles_values(uint64_t count, uint32_t tile, uint64_t first, uint64_t n) {
+    return n ? (n - 1) * (uint64_t)tile + tw_tile_len(count, tile, first + n - 1) : 0;
+}
+
+static uint64_t sparse_tiles_bytes(const tw_plan_layer *l, uint32_t tile, uint64_t first, uint64_t n) {
+    uint64_t stretch = tw_stretch_tiles(&l->spec, tile), sum = 0, end = first + n;
+    while (first < end) {
+        uint64_t stop = (first / stretch + 1) * stretch < end ? (first / stretch + 1) * stretch : end;
+        sum += tw_stretch_bytes(&l->spec, tw_tiles_values(l->count, tile, first, stop - first));
+        first = stop;
+    }
+    return sum;
+}
+
 uint64_t tw_tiles_bytes(const tw_plan_layer *l, uint32_t tile, uint64_t first, uint64_t n) {
+    if (tw_codec_is_sparse(&l->spec))
+        return sparse_tiles_bytes(l, tile, first, n);
     const tw_codec *c = tw_codec_get(l->spec.codec);
     if (n == 0)
         return 0;
@@ -167,6 +184,7 @@ tw_status tw_plan_build(tw_ctx *ctx, const tw_plan_in *in, tw_plan **out) {
     p->kind = in->kind;
     p->told = in->told;
     p->tile = in->tile;
+    p->nlayer = in->nlayer;
     p->hash = agreement_hash(in, in->frame_bytes);
     build(&b);
     link_actions(&b);
@@ -186,7 +204,8 @@ uint64_t tw_plan_bytes(const tw_plan *p) {
     return tw_held(sizeof *p) + (p->run ? tw_held(p->nrun * sizeof *p->run) : 0) +
            (p->frame ? tw_held(p->nframe * sizeof *p->frame) : 0) +
            (p->action ? tw_held(p->naction * sizeof *p->action) : 0) +
-           (p->succ ? tw_held(p->nsucc * sizeof *p->succ) : 0);
+           (p->succ ? tw_held(p->nsucc * sizeof *p->succ) : 0) +
+           (p->part ? tw_held(p->nlayer * sizeof *p->part) : 0);
 }
 
 void tw_plan_free(tw_plan *p) {
@@ -197,5 +216,6 @@ void tw_plan_free(tw_plan *p) {
     tw_free(ctx, p->frame);
     tw_free(ctx, p->action);
     tw_free(ctx, p->succ);
+    tw_free(ctx, p->part);
     tw_free(ctx, p);
 }

@@ -25,15 +25,18 @@ typedef struct tw_tiles {
     uint32_t layer;  /* index in the op */
     uint32_t n;      /* tiles */
     uint64_t first;  /* tile */
-    uint32_t bytes;  /* payload if the layer is there */
+    uint32_t bytes;  /* payload if the layer is there; of a sparse one about */
     uint32_t answer; /* of the owner's answer: the same, but for a reduce-scatter a bit for each tile */
 } tw_tiles;
 
 typedef struct tw_frame {
     uint32_t run0, nrun;
     int32_t owner;
-    uint32_t payload; /* bytes, all runs present */
+    uint32_t payload; /* bytes, all runs present; of sparse runs about */
     uint32_t answer;  /* likewise, of the owner's answer */
+    uint32_t payload_room, answer_room; /* at most */
+    uint32_t values; /* of sparse runs */
+    bool sparse; /* all its runs are: they have no fixed length */
     uint32_t home;    /* reduce-scatter: bytes of the sums, which stay at home in the layer's dtype */
     uint64_t home_at; /* arena */
     uint64_t hop1_at; /* arena: where this rank encodes it, or (owner) the first peer's arrival */
@@ -54,6 +57,8 @@ typedef enum tw_kernel {
     TW_K_AGREED,  /* after the first native sum of an op, of TW_AGREEMENT: do all ranks mean the same op? */
     TW_K_BARRIER, /* nothing; orders stages where overlap is off */
     TW_K_PUBLISH, /* frame: encode what this rank alone has, for all */
+    TW_K_SELECT,  /* sparse layer: which values are kept, of what it sends (hop 1) or of its own part's sums (hop 2) */
+    TW_K_ANSWER,  /* sparse frame, which REDUCE only sums: encode the answer */
     TW_K_COUNT
 } tw_kernel;
 
@@ -91,6 +96,14 @@ typedef struct tw_plan_piece {
     uint64_t first, count;
 } tw_plan_piece;
 
+/* Of a sparse layer of an op. */
+typedef struct tw_plan_part {
+    uint64_t base, all;    /* tiles of the op */
+    uint64_t first, tiles; /* that this rank owns; it selects of the others for hop 1, of these for hop 2 */
+    uint64_t home_at;      /* arena: their sums, where no residual takes them in */
+    uint64_t flags_at;     /* word of the bits of the op's tiles, in tw_exec.flagged */
+} tw_plan_part;
+
 typedef struct tw_plan_in {
     int me, size;
     const tw_plan_layer *layer;
@@ -118,8 +131,13 @@ typedef struct tw_plan {
     tw_frame *frame;
     tw_action *action;
     uint32_t *succ;
+    tw_plan_part *part;    /* [nlayer]; NULL: no layer is sparse */
+    uint32_t nlayer;
+    uint32_t own_run;      /* the first of this rank's own frames */
+    uint64_t sample_room;  /* values that a selection looks at closely */
+    uint64_t flag_words;
     uint64_t arena_bytes;
-    uint64_t payload_bytes, wire_bytes, sends; /* of this rank, all layers present */
+    uint64_t payload_bytes, wire_bytes, sends; /* of this rank, all layers present; of sparse ones about */
     uint64_t native_bytes;
 } tw_plan;
 
@@ -140,6 +158,7 @@ static inline uint32_t tw_tile_bits(uint64_t n) {
     return (uint32_t)tw_ceil_div(n, 32) * 4;
 }
 uint64_t tw_tiles_bytes(const tw_plan_layer *l, uint32_t tile, uint64_t first, uint64_t n);
+uint64_t tw_tiles_values(uint64_t count, uint32_t tile, uint64_t first, uint64_t n);
 
 /* ---- inside collectives/ : what builders use ---- */
 typedef struct tw_builder {
@@ -160,6 +179,10 @@ void tw_build_reduce_scatter(tw_builder *b);
 void tw_build_allgather(tw_builder *b);
 void tw_build_broadcast(tw_builder *b);
 void tw_build_native(tw_builder *b);
+/* sparse.c: what a plan with sparse layers has beside frames; `first`: as tw_build_frames returns it. */
+void tw_build_parts(tw_builder *b, const uint32_t *first);
+/* frames.c: the tiles of a layer that an owner has of the op, one range. */
+uint64_t tw_owned_tiles(const tw_plan_in *in, const tw_plan_layer *l, int owner, uint64_t *first);
 /* frames.c: cuts each owner's tiles into frames of about frame_bytes; returns first frame index per owner [size+1]. */
 uint32_t *tw_build_frames(tw_builder *b, uint32_t frame_bytes);
 #endif

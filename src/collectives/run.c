@@ -21,7 +21,9 @@ static tw_lane lane_of(const tw_action *a) {
     bool last = a->kernel == TW_K_VERDICT || a->kernel == TW_K_DECODE || a->kernel == TW_K_POSTSCALE;
     switch ((tw_act)a->act) {
     case TW_A_COMPUTE:
-        return a->kernel == TW_K_REDUCE ? TW_LANE_REDUCE : last ? TW_LANE_OUTPUT : TW_LANE_COMPUTE;
+        return a->kernel == TW_K_REDUCE || a->kernel == TW_K_ANSWER ? TW_LANE_REDUCE
+               : last                                               ? TW_LANE_OUTPUT
+                                                                    : TW_LANE_COMPUTE;
     case TW_A_NATIVE:
         return TW_LANE_NATIVE;
     default:

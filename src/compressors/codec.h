@@ -37,8 +37,9 @@ uint32_t tw_traits_tiled(const tw_spec *s);
 #define TW_DECLARE_CODEC(id, word) extern const tw_codec tw_codec_##word;
 TW_CODEC_LIST(TW_DECLARE_CODEC)
 const tw_codec *tw_codec_get(uint32_t id); /* NULL if unknown */
-/* TW_ERR_UNSUPPORTED for a codec that works on arrays only so far. what: as in tw_spec_parse_n. */
-tw_status tw_codec_check_reducible(const tw_spec *s, const char *what);
+bool tw_codec_is_sparse(const tw_spec *s);
+/* TW_ERR_UNSUPPORTED for a codec that only an allreduce has so far. what: which collective asks. */
+tw_status tw_codec_check_tiled(const tw_spec *s, const char *what);
 
 /* Where a tile's random numbers come from, for specs with stochastic rounding: Philox4x32 with this key and counter
  * {block of the tile, tile low, tile high, 0}. The key stands for seed, step, layer, rank and hop. */

@@ -14,6 +14,49 @@ uint64_t tw_span_bytes(const tw_spec *s, uint32_t k, uint64_t index) {
     return TW_SPAN_HEADER + tw_codec_get(v.codec)->bytes(&v, k, TW_F32) + tw_round_up(index, 4);
 }
 
+static uint32_t floor_log2(uint64_t x) {
+    return 63u - (uint32_t)__builtin_clzll(x);
+}
+
+/* Positions cost a part of c entries over g values c * (2 + log2(1 + g/c)) bits and 2 bytes at most (index.h); the
+ * logarithm is concave, so the sum over parts is largest where all are alike. A span's last part may be short, and blocks
+ * and padding take up to 16 bytes. Its kept values take no more than their share of a full tile's payload, and one group's
+ * scales and a row of 32. */
+uint64_t tw_spans_most(const tw_spec *s, uint64_t n, uint64_t kept, uint64_t ends) {
+    tw_spec v = tw_spec_values(s);
+    const tw_codec *c = tw_codec_get(v.codec);
+    uint64_t spans = kept / TW_SPAN_KEPT + ends, parts = kept / TW_INDEX_PART + 2 * spans;
+    uint64_t index_bits = (kept ? kept * (4 + floor_log2(n / kept)) : 0) + 8 * (2 * parts + 16 * spans);
+    uint64_t values = tw_ceil_div(kept * c->bytes(&v, TW_SPAN_KEPT, TW_F32), TW_SPAN_KEPT);
+    return spans * (TW_SPAN_HEADER + c->bytes(&v, 1, TW_F32) + 64) + values + index_bits / 8 + 8;
+}
+
+/* ---- in frames ---- */
+
+uint64_t tw_sparse_expected(const tw_spec *s, uint64_t n) {
+    if (s->select != TW_SELECT_GROUP)
+        return tw_sparse_wanted(s, n);
+    return n / s->group * tw_sparse_wanted(s, s->group) + tw_sparse_wanted(s, n % s->group);
+}
+
+uint64_t tw_stretch_tiles(const tw_spec *s, uint32_t tile) {
+    uint64_t most = TW_STRETCH_VALUES / tile, n;
+    if (s->select == TW_SELECT_GROUP)
+        n = tw_ceil_div(TW_STRETCH_KEPT, tw_sparse_expected(s, tile));
+    else
+        n = tw_ceil_div(TW_STRETCH_KEPT * UINT64_C(1000000000), (uint64_t)s->density * tile);
+    return n < most ? n : most;
+}
+
+uint64_t tw_stretch_bytes(const tw_spec *s, uint64_t n) {
+    tw_spec v = tw_spec_values(s);
+    uint64_t k = tw_sparse_expected(s, n);
+    if (n == 0)
+        return 0;
+    return TW_SPAN_HEADER + tw_codec_get(v.codec)->bytes(&v, (uint32_t)k, TW_F32) +
+           4 * tw_ceil_div(k * (2 + floor_log2(n / k)), 32);
+}
+
 /* ---- radix selection over 31 bits of magnitude: digits of 10, 11 and 10 bits, from the top ---- */
 
 void tw_radix_begin(tw_radix *r, uint64_t k) {
@@ -33,6 +76,7 @@ void tw_radix_next(tw_radix *r) {
     uint32_t digit = (1u << bits[r->pass]) - 1;
     while (digit > 0 && r->count[digit] < r->want)
         r->want -= r->count[digit--];
+    r->same = r->count[digit];
     r->prefix = r->prefix << bits[r->pass++] | digit;
     memset(r->count, 0, sizeof r->count);
 }

@@ -38,6 +38,19 @@ typedef uint32_t (*tw_select_fn)(const float *x, uint32_t n, uint32_t base, tw_c
 uint64_t tw_sparse_wanted(const tw_spec *s, uint64_t n);
 /* Bytes of a span of k kept values, with coded positions of `index` bytes. */
 uint64_t tw_span_bytes(const tw_spec *s, uint32_t k, uint64_t index);
+/* The most that spans of n values can take together, `kept` of them kept, where `ends` of them may have to end early. */
+uint64_t tw_spans_most(const tw_spec *s, uint64_t n, uint64_t kept, uint64_t ends);
+
+/* ---- in frames ----
+ * A stretch is so many consecutive tiles, counted from the layer's first one, that about TW_STRETCH_KEPT values are kept of
+ * them. Frames are cut between stretches and spans end with them, so what is sent does not depend on frames. */
+#define TW_STRETCH_KEPT   1024u
+#define TW_STRETCH_VALUES (1u << 24) /* at most */
+uint64_t tw_stretch_tiles(const tw_spec *s, uint32_t tile);
+/* About how many of n values are kept: the number that frames are planned with; of groups, no more than this. */
+uint64_t tw_sparse_expected(const tw_spec *s, uint64_t n);
+/* About what a stretch of n values takes. */
+uint64_t tw_stretch_bytes(const tw_spec *s, uint64_t n);
 
 /* The k largest magnitudes by radix: one pass over the data for each of 3 digits. */
 #define TW_RADIX_PASSES 3u
@@ -46,6 +59,7 @@ typedef struct tw_radix {
     uint32_t prefix, pass; /* digits found so far, and how many */
     uint64_t want;         /* still to be taken at the present digit and below */
     uint64_t seen;         /* values counted in the first pass */
+    uint32_t same;         /* values at the last digit that was found */
 } tw_radix;
 void tw_radix_begin(tw_radix *r, uint64_t k); /* k > 0 */
 /* x[first], x[first + stride], ... */

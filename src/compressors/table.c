@@ -21,11 +21,15 @@ uint32_t tw_traits_tiled(const tw_spec *s) {
     return TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE;
 }
 
-tw_status tw_codec_check_reducible(const tw_spec *s, const char *what) {
-    if (tw_codec_get(s->codec)->traits(s) & TW_TRAIT_TILED)
+bool tw_codec_is_sparse(const tw_spec *s) {
+    return tw_codec_get(s->codec)->traits(s) & TW_TRAIT_SPARSE;
+}
+
+tw_status tw_codec_check_tiled(const tw_spec *s, const char *what) {
+    if (!tw_codec_is_sparse(s))
         return TW_OK;
-    return tw_fail(TW_ERR_UNSUPPORTED, "%s%s'%s' works on arrays and files only (tw_encode): no collective has it yet",
-                   what ? what : "", what ? ": " : "", tw_codec_get(s->codec)->name);
+    return tw_fail(TW_ERR_UNSUPPORTED, "%s: '%s' works in an allreduce, on arrays and on files, not in this collective",
+                   what, tw_codec_get(s->codec)->name);
 }
 
 uint64_t tw_spec_bound(const tw_spec *s, uint64_t count, tw_dtype t) {
@@ -36,7 +40,7 @@ uint64_t tw_spec_bound(const tw_spec *s, uint64_t count, tw_dtype t) {
         return 0;
     }
     const tw_codec *codec = tw_codec_get(s->codec);
-    if (codec->traits(s) & TW_TRAIT_SPARSE)
+    if (tw_codec_is_sparse(s))
         return count > UINT64_MAX / 64 ? UINT64_MAX : codec->most(s, count, t);
     uint64_t tiles = count / TW_MAX_TILE;
     uint64_t tile = codec->bytes(s, TW_MAX_TILE, t);

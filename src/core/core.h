@@ -83,6 +83,7 @@ void tw_ctx_retain(tw_ctx *c);
 void tw_ctx_release(tw_ctx *c);
 /* Zeroed memory, 64-byte aligned; NULL and a sentence when the allocator refuses. free takes NULL. */
 void *tw_alloc(tw_ctx *c, uint64_t bytes);
+void *tw_alloc_raw(tw_ctx *c, uint64_t bytes); /* not zeroed: pages that nobody writes to take no memory */
 #define TW_ALIGN 64u
 /* What tw_alloc asks the allocator for. */
 static inline uint64_t tw_held(uint64_t bytes) {

@@ -148,7 +148,7 @@ void tw_ctx_release(tw_ctx *c) {
     c->users--;
 }
 
-void *tw_alloc(tw_ctx *c, uint64_t bytes) {
+void *tw_alloc_raw(tw_ctx *c, uint64_t bytes) {
     void *p = NULL;
     if (bytes <= PTRDIFF_MAX - TW_ALIGN) {
         size_t rounded = (size_t)tw_held(bytes); /* aligned_alloc wants a multiple */
@@ -158,11 +158,16 @@ void *tw_alloc(tw_ctx *c, uint64_t bytes) {
             tw_fail(TW_ERR_NOMEM, "the allocator's memory is not aligned to %u bytes", TW_ALIGN);
             return NULL;
         }
-        if (p)
-            memset(p, 0, rounded);
     }
     if (!p)
         tw_fail(TW_ERR_NOMEM, "the allocator refused %llu bytes", (unsigned long long)bytes);
+    return p;
+}
+
+void *tw_alloc(tw_ctx *c, uint64_t bytes) {
+    void *p = tw_alloc_raw(c, bytes);
+    if (p)
+        memset(p, 0, (size_t)tw_held(bytes));
     return p;
 }
 

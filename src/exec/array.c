@@ -61,10 +61,6 @@ static void encode_tiles(const tw_array *a, uint8_t *dst, uint64_t *len, tw_arra
     }
 }
 
-static bool is_sparse(const tw_spec *s) {
-    return tw_codec_get(s->codec)->traits(s) & TW_TRAIT_SPARSE;
-}
-
 tw_status tw_encode(const tw_spec *s, const tw_array_args *args, const void *in, uint64_t count, tw_dtype t, void *dst,
                     uint64_t cap, uint64_t *len, tw_array_stat *stat) {
     const tw_sized *sized = TW_SIZED(tw_array_stat, x_sq);
@@ -79,7 +75,7 @@ tw_status tw_encode(const tw_spec *s, const tw_array_args *args, const void *in,
     if (!len || cap < tw_spec_bound(s, count, t))
         return tw_fail(TW_ERR_ARG, "tw_encode: %s", len ? "dst has less room than tw_spec_bound" : "len is NULL");
     tw_fpenv env = tw_fp_enter();
-    if (is_sparse(s))
+    if (tw_codec_is_sparse(s))
         st = tw_sparse_encode(&a, dst, cap, &done, &sum);
     else
         encode_tiles(&a, dst, &done, &sum);
@@ -113,7 +109,7 @@ tw_status tw_decode(const tw_spec *s, const tw_array_args *args, const void *src
     tw_status st = check("tw_decode", &a, args, out, src);
     if (st < 0)
         return st;
-    bool sparse = is_sparse(s);
+    bool sparse = tw_codec_is_sparse(s);
     if (!sparse && len != tw_spec_bound(s, count, t))
         return tw_fail(TW_ERR_CORRUPT, "tw_decode: %llu bytes cannot be %llu values: %llu would be",
                        (unsigned long long)len, (unsigned long long)count,

@@ -5,7 +5,7 @@
 #include "exec/stages.h"
 
 static tw_status run_kernel(tw_exec *x, const tw_action *a, uint32_t *len) {
-    bool of_frame = a->kernel <= TW_K_DECODE || a->kernel == TW_K_PUBLISH;
+    bool of_frame = a->kernel <= TW_K_DECODE || a->kernel == TW_K_PUBLISH || a->kernel == TW_K_ANSWER;
     const tw_frame *f = of_frame && x->plan->nframe ? &x->plan->frame[a->frame] : NULL;
     switch ((tw_kernel)a->kernel) {
     case TW_K_ENCODE:
@@ -13,7 +13,16 @@ static tw_status run_kernel(tw_exec *x, const tw_action *a, uint32_t *len) {
         return TW_OK;
     case TW_K_REDUCE:
     case TW_K_PUBLISH:
-        *len = tw_exec_reduce(x, f);
+        if (f->sparse)
+            tw_exec_sum(x, f);
+        else
+            *len = tw_exec_reduce(x, f);
+        return TW_OK;
+    case TW_K_SELECT:
+        tw_exec_select(x, a->frame, a->hop);
+        return TW_OK;
+    case TW_K_ANSWER:
+        *len = tw_exec_answer(x, f);
         return TW_OK;
     case TW_K_VERDICT:
         return tw_exec_verdict(x);

@@ -54,7 +54,7 @@ tw_status tw_exec_verdict(tw_exec *x) {
                    x->layer[x->bad_layer].name, x->bad_rank);
 }
 
-static void keep_slot(const tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n) {
+void tw_keep_slot(const tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n) {
     uint64_t at = tile * x->plan->tile;
     l->kept = true;
     memcpy(l->e_new + at, l->e + at, (size_t)n * sizeof(float));
@@ -70,7 +70,7 @@ static bool any_nonfinite(const float *y, uint32_t n) {
 /* A tile that came back as NaN: what this rank encoded for it did not arrive, so its residual is as before the step. */
 static void restore_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *y) {
     if (l->e && any_nonfinite(y, n))
-        keep_slot(x, l, tile, n);
+        tw_keep_slot(x, l, tile, n);
 }
 
 static void decode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const uint8_t *src, bool flagged) {
@@ -105,7 +105,7 @@ static void decode_block(tw_exec *x, const tw_frame *f) {
                 decode_tile(x, run->layer, run->first + k, n, src, t.code != 0);
                 src += tw_codec_get(l->result.codec)->bytes(&l->result, n, l->dtype);
             } else if (l->e && (bits[k / 8] >> k % 8 & 1)) {
-                keep_slot(x, l, run->first + k, n);
+                tw_keep_slot(x, l, run->first + k, n);
             }
         }
         bits += run->answer;
@@ -124,6 +124,10 @@ void tw_exec_decode(tw_exec *x, const tw_frame *f) {
         tw_trailer2 t = trailer2(x, f, i);
         if (t.code == TW_CODE_ABSENT)
             continue;
+        if (f->sparse) {
+            tw_spans_decode(x, run, t.code != 0, &src, x->arena + f->hop2_at + f->hop2_cap);
+            continue;
+        }
         for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
             uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
             decode_tile(x, run->layer, tile, n, src, t.code != 0);
@@ -134,37 +138,53 @@ void tw_exec_decode(tw_exec *x, const tw_frame *f) {
 
 /* ---- what a received frame must satisfy beyond its header ---- */
 
-static tw_status accept_hop1(const tw_exec *x, const tw_frame *f, const uint8_t *frame, uint64_t len, int who) {
-    uint64_t want = TW_HEADER_BYTES + (uint64_t)f->nrun * TW_TRAILER1_BYTES;
-    if (len < want)
-        return tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has no room for its trailers", who, f->index);
-    for (uint32_t i = 0; i < f->nrun; i++) {
-        tw_trailer1 t;
-        const tw_tiles *run = &x->plan->run[f->run0 + i];
-        memcpy(&t, frame + len - (f->nrun - i) * TW_TRAILER1_BYTES, sizeof t);
-        if ((t.flags & ~(TW_RUN_NONFINITE | TW_RUN_ABSENT)) || !(t.x_norm >= 0) || !(t.e_norm >= 0))
-            return tw_fail(TW_ERR_CORRUPT, "rank %d: layer '%s' has an impossible trailer", who,
-                           x->layer[run->layer].name);
-        want += t.flags & TW_RUN_ABSENT ? 0 : run->bytes;
+/* A trailer of either hop. */
+static bool is_absent(uint32_t hop, uint32_t word) {
+    return hop == 1 ? word & TW_RUN_ABSENT : word == TW_CODE_ABSENT;
+}
+static bool is_possible(const tw_exec *x, uint32_t hop, const uint8_t *trailer) {
+    tw_trailer1 one;
+    tw_trailer2 two;
+    if (hop == 1) {
+        memcpy(&one, trailer, sizeof one);
+        return !(one.flags & ~(TW_RUN_NONFINITE | TW_RUN_ABSENT)) && one.x_norm >= 0 && one.e_norm >= 0;
     }
-    return len == want ? TW_OK
-                       : tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has %llu bytes instead of %llu", who, f->index,
-                                 (unsigned long long)len, (unsigned long long)want);
+    memcpy(&two, trailer, sizeof two);
+    return (two.code == TW_CODE_ABSENT || two.code <= (uint32_t)x->plan->size) && two.bound >= 0;
 }
 
-static tw_status accept_hop2(const tw_exec *x, const tw_frame *f, const uint8_t *frame, uint64_t len, int who) {
-    uint64_t want = TW_HEADER_BYTES + (uint64_t)f->nrun * TW_TRAILER2_BYTES;
+/* The runs' payloads of a sparse frame, from their first byte to their last. */
+static tw_status accept_spans(const tw_exec *x, const tw_frame *f, uint32_t hop, const uint8_t *src,
+                              const uint8_t *trailers, uint32_t each) {
+    tw_status s = TW_OK;
+    for (uint32_t i = 0; i < f->nrun && s >= 0; i++) {
+        uint32_t word;
+        memcpy(&word, trailers + i * each, sizeof word);
+        bool flags = hop == 1 ? word & TW_RUN_NONFINITE : word != 0;
+        if (!is_absent(hop, word))
+            s = tw_spans_check(x, &x->plan->run[f->run0 + i], flags, &src, trailers);
+    }
+    return s < 0 || src == trailers ? s : tw_fail(TW_ERR_CORRUPT, "a sparse frame goes on behind its last run");
+}
+
+static tw_status accept_runs(const tw_exec *x, const tw_frame *f, uint32_t hop, const uint8_t *frame, uint64_t len,
+                             int who) {
+    uint32_t each = hop == 1 ? TW_TRAILER1_BYTES : TW_TRAILER2_BYTES;
+    uint64_t want = TW_HEADER_BYTES + (uint64_t)f->nrun * each;
     if (len < want)
         return tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has no room for its trailers", who, f->index);
+    const uint8_t *trailers = frame + len - f->nrun * each;
     for (uint32_t i = 0; i < f->nrun; i++) {
-        tw_trailer2 t;
+        uint32_t word;
         const tw_tiles *run = &x->plan->run[f->run0 + i];
-        memcpy(&t, frame + len - (f->nrun - i) * TW_TRAILER2_BYTES, sizeof t);
-        if ((t.code != TW_CODE_ABSENT && t.code > (uint32_t)x->plan->size) || !(t.bound >= 0))
+        memcpy(&word, trailers + i * each, sizeof word);
+        if (!is_possible(x, hop, trailers + i * each))
             return tw_fail(TW_ERR_CORRUPT, "rank %d: layer '%s' has an impossible trailer", who,
                            x->layer[run->layer].name);
-        want += t.code == TW_CODE_ABSENT ? 0 : run->answer;
+        want += is_absent(hop, word) ? 0 : hop == 1 ? run->bytes : run->answer;
     }
+    if (f->sparse)
+        return accept_spans(x, f, hop, frame + TW_HEADER_BYTES, trailers, each);
     return len == want ? TW_OK
                        : tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has %llu bytes instead of %llu", who, f->index,
                                  (unsigned long long)len, (unsigned long long)want);
@@ -176,5 +196,5 @@ tw_status tw_exec_accept(tw_exec *x, const tw_action *a, uint64_t len) {
     tw_status s = tw_frame_check(frame, len, a->hop, f->index, x->stamp, a->peer);
     if (s < 0)
         return s;
-    return a->hop == 1 ? accept_hop1(x, f, frame, len, a->peer) : accept_hop2(x, f, frame, len, a->peer);
+    return accept_runs(x, f, a->hop, frame, len, a->peer);
 }

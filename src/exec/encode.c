@@ -56,7 +56,8 @@ static uint8_t *encode_run(tw_exec *x, const tw_tiles *run, uint8_t *dst, tw_tra
     tw_exec_layer *l = &x->layer[run->layer];
     double x_sq = 0, e_sq = 0;
     *t = (tw_trailer1){.flags = l->absent ? TW_RUN_ABSENT : 0};
-    for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
+    bool tiled = !tw_codec_is_sparse(&l->spec);
+    for (uint64_t tile = run->first; (tiled || l->absent) && tile < run->first + run->n; tile++) {
         uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
         if (l->absent) {
             e_sq += keep_residual(x, l, tile * x->plan->tile, n);
@@ -69,6 +70,14 @@ static uint8_t *encode_run(tw_exec *x, const tw_tiles *run, uint8_t *dst, tw_tra
         x_sq += st.x_sq;
         e_sq += st.e_sq;
         dst += tile_bytes(x, l, n);
+    }
+    if (!tiled && !l->absent) {
+        tw_run_sum s = {0};
+        bool bad;
+        dst = tw_spans_write(x, run, 1, dst, &s, &bad);
+        t->flags |= bad ? TW_RUN_NONFINITE : 0;
+        x_sq = s.x_sq;
+        e_sq = s.e_sq;
     }
     t->x_norm = tw_norm_up(x_sq);
     t->e_norm = tw_norm_up(e_sq);

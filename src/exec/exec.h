@@ -62,6 +62,19 @@ typedef struct tw_exec_layer {
     bool kept; /* out: some residual stayed as it was (absent here, NaN, Inf): there is still something to drain */
 } tw_exec_layer;
 
+/* What is kept of a sparse layer: all above, and ties up to a place. */
+typedef struct tw_cut_at {
+    uint32_t bits;
+    uint64_t tile, ties; /* where the last tie is kept, and how many are there */
+} tw_cut_at;
+typedef struct tw_exec_part { /* of a sparse layer */
+    tw_cut_at cut[2];         /* at each hop */
+    bool any;                 /* some rank has it: there are sums */
+    uint64_t sent;            /* payload bytes of this rank */
+} tw_exec_part;
+typedef struct tw_picks tw_picks;
+typedef struct tw_run_sum tw_run_sum;
+
 typedef struct tw_exec_piece {
     uint32_t layer;
     uint64_t first, count;
@@ -82,6 +95,11 @@ typedef struct tw_exec {
     uint32_t *cursor;     /* [size]: position in each peer's payload */
     const uint8_t **part; /* [size]: scratch, what each rank sent of a tile */
     float *tile;          /* 4 tiles of scratch, 64-byte aligned */
+    tw_exec_part *part_of; /* sparse layers [nlayer]; from here on NULL where the plan has none */
+    tw_picks *picks;
+    float *sample;        /* [plan->sample_room] */
+    uint32_t *flagged;    /* bits of tiles: NaN or Inf, in what this rank sends of them or as their owner */
+    tw_run_sum *sums;     /* of own runs, between their sum and the answer [plan->nrun - plan->own_run] */
     tw_stamp stamp;
     uint32_t draw; /* of random numbers: the step, or without steps the op's number; the same on all ranks */
     float input_scale;

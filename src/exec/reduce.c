@@ -6,41 +6,32 @@
 #include "exec/stages.h"
 #include <math.h>
 
-static const uint8_t *arrival(const tw_exec *x, const tw_frame *f, int rank) {
+const uint8_t *tw_arrival(const tw_exec *x, const tw_frame *f, int rank) {
     uint32_t place = (uint32_t)(rank < x->plan->me ? rank : rank - 1);
     return x->arena + f->hop1_at + (uint64_t)place * f->hop1_stride;
 }
 
-static tw_trailer1 trailer1(const tw_exec *x, const tw_frame *f, int rank, uint32_t run) {
+tw_trailer1 tw_trailer1_of(const tw_exec *x, const tw_frame *f, int rank, uint32_t run) {
     tw_trailer1 t;
     uint32_t len;
-    const uint8_t *frame = arrival(x, f, rank);
+    const uint8_t *frame = tw_arrival(x, f, rank);
     memcpy(&len, frame + 24, sizeof len); /* the header's length, checked on arrival */
     memcpy(&t, frame + len - (f->nrun - run) * TW_TRAILER1_BYTES, sizeof t);
     return t;
 }
-
-/* What the ranks said of a run, and what the owner adds. */
-typedef struct run_sum {
-    double norms, e_sq, x_sq; /* sum of (||x_r|| + ||e_r||); owner's encode */
-    double e_norms;           /* sum of ||e_r|| */
-    double own_sq;            /* own raw input */
-    uint32_t code;
-    bool any; /* some rank has the layer */
-} run_sum;
 
 /* Nobody sent a part. */
 static bool alone(const tw_exec *x) {
     return x->plan->kind == TW_KIND_ALLGATHER || x->plan->kind == TW_KIND_BROADCAST;
 }
 
-static void read_trailers(const tw_exec *x, const tw_frame *f, uint32_t i, run_sum *s) {
+void tw_read_trailers(const tw_exec *x, const tw_frame *f, uint32_t i, tw_run_sum *s) {
     const tw_exec_layer *l = &x->layer[x->plan->run[f->run0 + i].layer];
     s->any = !l->absent;
     for (int r = 0; r < x->plan->size && !alone(x); r++) {
         if (r == x->plan->me)
             continue;
-        tw_trailer1 t = trailer1(x, f, r, i);
+        tw_trailer1 t = tw_trailer1_of(x, f, r, i);
         s->any = s->any || !(t.flags & TW_RUN_ABSENT);
         s->norms += (double)t.x_norm + t.e_norm;
         s->e_norms += t.e_norm;
@@ -50,29 +41,34 @@ static void read_trailers(const tw_exec *x, const tw_frame *f, uint32_t i, run_s
 }
 
 /* Whether rank r has the layer of run i. */
-static bool has_run(const tw_exec *x, const tw_frame *f, int r, uint32_t i) {
+bool tw_has_run(const tw_exec *x, const tw_frame *f, int r, uint32_t i) {
     return r == x->plan->me ? !x->layer[x->plan->run[f->run0 + i].layer].absent
-                            : !(trailer1(x, f, r, i).flags & TW_RUN_ABSENT);
+                            : !(tw_trailer1_of(x, f, r, i).flags & TW_RUN_ABSENT);
+}
+
+void tw_note_own(tw_exec *x, const float *g, uint32_t n, tw_run_sum *s) {
+    uint32_t code = 1 + (uint32_t)x->plan->me;
+    double sq = x->k->sum_sq(g, n) * ((double)x->input_scale * x->input_scale);
+    if (!isfinite(sq) && (s->code == 0 || s->code > code))
+        s->code = code;
+    s->own_sq += isfinite(sq) ? sq : 0;
 }
 
 /* Sum of one tile over the ranks, in rank order. Advances every present peer's cursor. */
-static void sum_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, uint32_t n, float *sum, run_sum *s) {
+static void sum_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, uint32_t n, float *sum, tw_run_sum *s) {
     const tw_tiles *run = &x->plan->run[f->run0 + i];
     const tw_exec_layer *l = &x->layer[run->layer];
     uint32_t bytes = tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype);
     bool first = true;
     for (int r = 0; r < x->plan->size; r++) {
-        if (!has_run(x, f, r, i))
+        if (!tw_has_run(x, f, r, i))
             continue;
         if (r == x->plan->me) {
             const float *g = tw_tile_load(x, run->layer, tile, n, x->tile + TW_MAX_TILE);
             (first ? x->k->set_scaled : x->k->add_scaled)(sum, g, x->input_scale, n);
-            double sq = x->k->sum_sq(g, n) * ((double)x->input_scale * x->input_scale);
-            if (!isfinite(sq) && (s->code == 0 || s->code > 1 + (uint32_t)r))
-                s->code = 1 + (uint32_t)r;
-            s->own_sq += isfinite(sq) ? sq : 0;
+            tw_note_own(x, g, n, s);
         } else {
-            const uint8_t *src = arrival(x, f, r) + x->cursor[r];
+            const uint8_t *src = tw_arrival(x, f, r) + x->cursor[r];
             (first ? x->k->decode_set : x->k->decode_add)[l->spec.codec](&l->spec, l->dtype, src, sum, n);
             x->cursor[r] += bytes;
         }
@@ -83,7 +79,7 @@ static void sum_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, u
 /* Sum and encode of one tile in one call, where the codec has it: the raw part and the residual then come from memory
  * side by side, and the sum never leaves L1. False: nothing happened, go the long way. */
 static bool reduce_at_once(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, uint32_t n, float scale,
-                           uint8_t *dst, run_sum *s, tw_tile_stat *st) {
+                           uint8_t *dst, tw_run_sum *s, tw_tile_stat *st) {
     const tw_tiles *run = &x->plan->run[f->run0 + i];
     const tw_exec_layer *l = &x->layer[run->layer];
     tw_reduce_fn reduce = x->k->reduce[l->spec.codec];
@@ -96,13 +92,13 @@ static bool reduce_at_once(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t t
     if (!l->absent)
         p.own = tw_tile_load(x, run->layer, tile, n, x->tile + TW_MAX_TILE);
     for (int r = 0; r < x->plan->size; r++)
-        if (has_run(x, f, r, i))
-            x->part[p.n++] = r == x->plan->me ? NULL : arrival(x, f, r) + x->cursor[r];
+        if (tw_has_run(x, f, r, i))
+            x->part[p.n++] = r == x->plan->me ? NULL : tw_arrival(x, f, r) + x->cursor[r];
     a.noise = tw_tile_noise(x, l, tile, 2);
     if (!reduce(&l->spec, &a, &p, st))
         return false;
     for (int r = 0; r < x->plan->size; r++)
-        x->cursor[r] += has_run(x, f, r, i) ? tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype) : 0;
+        x->cursor[r] += tw_has_run(x, f, r, i) ? tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype) : 0;
     s->own_sq += p.own_sq * ((double)x->input_scale * x->input_scale);
     return true;
 }
@@ -176,12 +172,13 @@ static void poison_tile(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n,
 }
 
 /* docs/design.md derives the rounding term: first order, (P + 4) * 2^-24 of what was added up, plus underflow. */
-static double rounding_bound(const tw_exec *x, const run_sum *s, double weight, uint64_t values) {
+static double rounding_bound(const tw_exec *x, const tw_run_sum *s, double weight, uint64_t values) {
     double sums = weight * (s->norms + sqrt(s->own_sq)) + sqrt(s->x_sq) + sqrt(s->e_sq);
     return (x->plan->size + 4) * 0x1p-24 * sums * (1 + 0x1p-15) + sqrt((double)values) * (x->plan->size + 4) * 0x1p-149;
 }
 
-static tw_trailer2 certify(const tw_exec *x, const tw_tiles *run, const run_sum *s, double weight) {
+tw_trailer2 tw_certify(const tw_exec *x, const tw_tiles *run, const tw_run_sum *s) {
+    double weight = x->redop == TW_AVG ? 1.0 / x->plan->size : 1.0;
     tw_exec_layer *l = &x->layer[run->layer];
     double acc = 0, before = 0, dropped = weight * s->e_norms + sqrt(s->e_sq * (1 + 0x1p-15));
     if (l->cert)
@@ -202,7 +199,7 @@ static tw_trailer2 certify(const tw_exec *x, const tw_tiles *run, const run_sum 
     return t;
 }
 
-static void keep_own_residual(const tw_exec *x, tw_exec_layer *l, const tw_tiles *run) {
+void tw_keep_own_residual(const tw_exec *x, tw_exec_layer *l, const tw_tiles *run) {
     l->kept = l->kept || l->e;
     for (uint64_t tile = run->first; l->e && tile < run->first + run->n; tile++) {
         uint64_t at = tile * x->plan->tile;
@@ -212,7 +209,7 @@ static void keep_own_residual(const tw_exec *x, tw_exec_layer *l, const tw_tiles
 
 /* One tile, encoded. True: it has NaN or Inf. */
 static bool reduce_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, float scale, uint8_t *dst,
-                        run_sum *s) {
+                        tw_run_sum *s) {
     const tw_tiles *run = &x->plan->run[f->run0 + i];
     tw_exec_layer *l = &x->layer[run->layer];
     uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
@@ -237,13 +234,12 @@ static bool reduce_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile
 static uint8_t *reduce_run(tw_exec *x, const tw_frame *f, uint32_t i, uint8_t *dst, uint8_t **home, tw_trailer2 *out) {
     const tw_tiles *run = &x->plan->run[f->run0 + i];
     tw_exec_layer *l = &x->layer[run->layer];
-    double weight = x->redop == TW_AVG ? 1.0 / x->plan->size : 1.0;
     float scale = x->redop == TW_AVG ? 1.0f / (float)x->plan->size : 1.0f;
     uint8_t *bits = x->plan->kind == TW_KIND_REDUCE_SCATTER ? dst : NULL, **to = bits ? home : &dst;
-    run_sum s = {0};
-    read_trailers(x, f, i, &s);
+    tw_run_sum s = {0};
+    tw_read_trailers(x, f, i, &s);
     if (!s.any)
-        keep_own_residual(x, l, run);
+        tw_keep_own_residual(x, l, run);
     if (s.any && bits) {
         memset(bits, 0, run->answer);
         dst += run->answer;
@@ -255,13 +251,25 @@ static uint8_t *reduce_run(tw_exec *x, const tw_frame *f, uint32_t i, uint8_t *d
         if (bits && bad)
             bits[k / 8] |= (uint8_t)(1u << k % 8);
     }
-    *out = certify(x, run, &s, weight);
+    *out = tw_certify(x, run, &s);
     return dst;
 }
 
+uint8_t *tw_trailers2_aside(const tw_exec *x, const tw_frame *f) {
+    return x->arena + f->hop2_at + f->hop2_cap - f->nrun * TW_TRAILER2_BYTES;
+}
+
+uint32_t tw_seal_answer(tw_exec *x, const tw_frame *f, uint8_t *end) {
+    uint8_t *frame = x->arena + f->hop2_at;
+    memmove(end, tw_trailers2_aside(x, f), f->nrun * TW_TRAILER2_BYTES);
+    uint32_t len = (uint32_t)(end - frame) + f->nrun * TW_TRAILER2_BYTES;
+    tw_frame_seal(frame, len, 2, f->index, x->stamp, 0);
+    return len;
+}
+
 uint32_t tw_exec_reduce(tw_exec *x, const tw_frame *f) {
-    uint8_t *frame = x->arena + f->hop2_at, *dst = frame + TW_HEADER_BYTES, *home = x->arena + f->home_at;
-    uint8_t *aside = frame + f->hop2_cap - f->nrun * TW_TRAILER2_BYTES;
+    uint8_t *dst = x->arena + f->hop2_at + TW_HEADER_BYTES, *home = x->arena + f->home_at;
+    uint8_t *aside = tw_trailers2_aside(x, f);
     for (int r = 0; r < x->plan->size; r++)
         x->cursor[r] = TW_HEADER_BYTES;
     for (uint32_t i = 0; i < f->nrun; i++) {
@@ -269,8 +277,5 @@ uint32_t tw_exec_reduce(tw_exec *x, const tw_frame *f) {
         dst = reduce_run(x, f, i, dst, &home, &t);
         memcpy(aside + i * TW_TRAILER2_BYTES, &t, sizeof t);
     }
-    memmove(dst, aside, f->nrun * TW_TRAILER2_BYTES);
-    uint32_t len = (uint32_t)(dst - frame) + f->nrun * TW_TRAILER2_BYTES;
-    tw_frame_seal(frame, len, 2, f->index, x->stamp, 0);
-    return len;
+    return tw_seal_answer(x, f, dst);
 }

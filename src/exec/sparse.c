@@ -2,7 +2,7 @@
  *
  * Whole arrays through a sparse codec (codec.h): find the cut, then span by span. */
 #include "exec/array.h"
-#include "compressors/sparse.h"
+#include "exec/span.h"
 #include <float.h>
 
 #define INFINITE 0x7f800000u /* bits of Inf; those of NaN are above */
@@ -11,7 +11,7 @@ typedef struct work {
     const tw_array *a;
     tw_spec values;
     tw_cut cut;
-    tw_kept kept;
+    tw_picks p;
     uint64_t from; /* first value of the span */
     uint8_t *dst, *end;
     uint64_t *len;
@@ -104,32 +104,17 @@ static tw_status first_cut(work *w) {
 /* ---- spans ---- */
 
 static tw_status put_span(work *w, uint64_t stop) {
-    uint8_t index[TW_SPAN_INDEX];
-    uint32_t head[3] = {(uint32_t)(stop - w->from), w->kept.count, 0};
     uint64_t bytes;
-    const tw_kernels *k = w->a->k;
-    tw_status st = tw_index_encode(k->index, w->kept.pos, w->kept.count, head[0], index, &bytes);
+    double e_sq;
+    tw_status st = tw_span_put(w->a->k, &w->values, tw_array_noise(w->a, w->a->args.first + w->from), &w->p,
+                               (uint32_t)(stop - w->from), w->dst, (uint64_t)(w->end - w->dst), NULL, &bytes, &e_sq);
     if (st < 0)
         return st;
-    head[2] = (uint32_t)bytes;
-    uint64_t need = tw_span_bytes(w->a->spec, w->kept.count, bytes);
-    if (need > (uint64_t)(w->end - w->dst))
-        return tw_fail(TW_ERR_ARG, "tw_encode: dst has less room than tw_spec_bound");
-    memcpy(w->dst, head, sizeof head);
-    if (w->kept.count) {
-        tw_tile_stat st_values;
-        tw_enc e = {
-            .g = w->kept.value, .scale = 1.0f, .n = w->kept.count, .dtype = TW_F32, .dst = w->dst + sizeof head};
-        e.noise = tw_array_noise(w->a, w->a->args.first + w->from);
-        k->encode[w->values.codec][TW_V_PLAIN](&w->values, &e, &st_values);
-        w->stat->e_sq += st_values.e_sq;
-    }
-    memset(w->dst + need - tw_round_up(bytes, 4), 0, tw_round_up(bytes, 4));
-    memcpy(w->dst + need - tw_round_up(bytes, 4), index, bytes);
-    w->dst += need;
-    *w->len += need;
+    w->stat->e_sq += e_sq;
+    w->dst += bytes;
+    *w->len += bytes;
     w->from = stop;
-    w->kept.count = 0;
+    w->p.kept.count = 0;
     return TW_OK;
 }
 
@@ -138,10 +123,10 @@ static tw_status put_tile(work *w, const float *x, uint64_t at, uint32_t n) {
     float *lost = w->lost;
     memcpy(lost, x, n * sizeof *lost);
     for (uint32_t seen = 0; seen < n;) {
-        uint32_t before = w->kept.count, base = (uint32_t)(at - w->from);
-        seen += w->a->k->select(x + seen, n - seen, base + seen, &w->cut, &w->kept);
-        for (uint32_t i = before; i < w->kept.count; i++)
-            lost[w->kept.pos[i] - base] = 0.0f;
+        uint32_t before = w->p.kept.count, base = (uint32_t)(at - w->from);
+        seen += w->a->k->select(x + seen, n - seen, base + seen, &w->cut, &w->p.kept);
+        for (uint32_t i = before; i < w->p.kept.count; i++)
+            lost[w->p.kept.pos[i] - base] = 0.0f;
         tw_status st = seen < n ? put_span(w, at + seen) : TW_OK;
         if (st < 0)
             return st;
@@ -186,51 +171,20 @@ tw_status tw_sparse_encode(const tw_array *a, void *dst, uint64_t cap, uint64_t 
 
 /* ---- in ---- */
 
-typedef struct span {
-    uint32_t values, kept, index_bytes;
-    const uint8_t *coded; /* the kept values */
-    const uint8_t *index;
-} span;
-
-/* The span at *src, whose lengths fit into what is left; *src is moved behind it. */
-static tw_status get_span(const tw_array *a, const uint8_t **src, const uint8_t *end, uint64_t left, span *s) {
-    uint32_t head[3];
-    if ((uint64_t)(end - *src) < TW_SPAN_HEADER)
-        return tw_fail(TW_ERR_CORRUPT, "a sparse payload ends inside a span's head");
-    memcpy(head, *src, sizeof head);
-    *s = (span){.values = head[0], .kept = head[1], .index_bytes = head[2]};
-    if (s->values == 0 || s->values > left || s->values > TW_SPAN_VALUES || s->kept > TW_SPAN_KEPT ||
-        s->kept > s->values)
-        return tw_fail(TW_ERR_CORRUPT, "a sparse payload has a span of %u values, %u of them kept, where %llu are left",
-                       s->values, s->kept, (unsigned long long)left);
-    uint64_t bytes = tw_span_bytes(a->spec, s->kept, s->index_bytes);
-    if (bytes > (uint64_t)(end - *src))
-        return tw_fail(TW_ERR_CORRUPT, "a sparse payload ends inside a span");
-    s->coded = *src + TW_SPAN_HEADER;
-    s->index = *src + bytes - tw_round_up(s->index_bytes, 4);
-    *src += bytes;
-    return TW_OK;
-}
-
-static tw_status get_positions(const tw_array *a, const span *s, tw_kept *kept) {
-    kept->count = s->kept;
-    return tw_index_decode(a->k->index, s->index, s->index_bytes, s->values, s->kept, kept->pos);
-}
-
 /* Every length and every position, before anything is written. */
 static tw_status check_spans(const tw_array *a, const uint8_t *src, const uint8_t *end, tw_kept *kept) {
     tw_status st = TW_OK;
     for (uint64_t left = a->count; left > 0 && st >= 0;) {
-        span s;
-        st = get_span(a, &src, end, left, &s);
+        tw_span s;
+        st = tw_span_get(a->spec, &src, end, left, &s);
         if (st >= 0)
-            st = get_positions(a, &s, kept);
+            st = tw_span_positions(a->k, &s, kept);
         left -= st >= 0 ? s.values : 0;
     }
     return st < 0 || src == end ? st : tw_fail(TW_ERR_CORRUPT, "a sparse payload goes on behind its last span");
 }
 
-static void put_values(const tw_array *a, const span *s, const tw_kept *kept, uint8_t *out) {
+static void put_values(const tw_array *a, const tw_span *s, const tw_kept *kept, uint8_t *out) {
     size_t size = tw_dtype_size(a->t);
     uint8_t narrow[sizeof kept->value];
     memset(out, 0, s->values * size);
@@ -245,14 +199,13 @@ tw_status tw_sparse_decode(const tw_array *a, const void *src, uint64_t len, voi
     tw_kept kept;
     tw_status st = check_spans(a, at, end, &kept);
     for (uint64_t done = 0; done < a->count && st >= 0;) {
-        span s;
-        st = get_span(a, &at, end, a->count - done, &s);
+        tw_span s;
+        st = tw_span_get(a->spec, &at, end, a->count - done, &s);
         if (st >= 0)
-            st = get_positions(a, &s, &kept);
+            st = tw_span_positions(a->k, &s, &kept);
         if (st < 0)
             break;
-        if (s.kept)
-            a->k->decode_set[values.codec](&values, TW_F32, s.coded, kept.value, s.kept);
+        tw_span_values(a->k, &values, &s, &kept);
         put_values(a, &s, &kept, (uint8_t *)out + done * tw_dtype_size(a->t));
         done += s.values;
     }

@@ -101,10 +101,13 @@ static bool wants_slots(const tw_layer_state *l) {
 }
 
 static tw_status check_groups(const tw_reducer *r, const tw_layer_state *l) {
-    for (uint32_t i = 0; i < l->nphase; i++)
-        if (l->phase[i].spec.group > r->cfg.tile)
-            return tw_fail(TW_ERR_ARG, "layer '%s': groups of %u do not fit tiles of %u", l->name,
-                           l->phase[i].spec.group, r->cfg.tile);
+    for (uint32_t i = 0; i < l->nphase; i++) {
+        const tw_spec *s = &l->phase[i].spec;
+        bool used = !tw_codec_is_sparse(s) || s->select == TW_SELECT_GROUP;
+        if (used && s->group > r->cfg.tile)
+            return tw_fail(TW_ERR_ARG, "layer '%s': groups of %u do not fit tiles of %u", l->name, s->group,
+                           r->cfg.tile);
+    }
     return TW_OK;
 }
 
@@ -224,8 +227,6 @@ static tw_status make(tw_comm *c, const tw_layer *layers, uint32_t n, const char
         s = check_layers(layers, n, c->size, r->cfg.tile);
     if (s >= 0)
         s = tw_rules_parse(c->ctx, rules, &r->rules);
-    if (s >= 0)
-        s = tw_rules_check_reducible(r->rules);
     if (s >= 0) {
         r->state_bytes += tw_rules_bytes(r->rules);
         s = make_arrays(r, n);

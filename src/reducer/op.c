@@ -3,6 +3,8 @@
  * Making ops and finding them again. */
 #include "reducer/op.h"
 #include "reducer/pieces.h"
+#include "exec/span.h"
+#include "exec/stages.h"
 
 enum { HEAD_WORDS = 11, PIECE_WORDS = 11 + TW_SPEC_WORDS };
 
@@ -133,7 +135,8 @@ static tw_status plan_op(const tw_op_args *a, tw_ctx *ctx, place at, const tw_so
     return tw_plan_build(ctx, &in, out);
 }
 
-/* Payload and trailers of each layer that this rank sends when all are present. */
+/* Payload and trailers of each layer that this rank sends when all are present; of sparse ones the trailers, the rest is
+ * counted as it is made. */
 static void count_layer_wire(tw_op *op) {
     const tw_plan *p = op->plan;
     for (uint32_t i = 0; i < p->naction; i++) {
@@ -143,10 +146,31 @@ static void count_layer_wire(tw_op *op) {
         const tw_frame *f = &p->frame[a->frame];
         for (uint32_t r = f->run0; r < f->run0 + f->nrun; r++)
             op->layer_wire[p->run[r].layer] +=
-                a->hop == 1 ? p->run[r].bytes + TW_TRAILER1_BYTES : p->run[r].answer + TW_TRAILER2_BYTES;
+                (f->sparse ? 0 : a->hop == 1 ? p->run[r].bytes : p->run[r].answer) +
+                (a->hop == 1 ? TW_TRAILER1_BYTES : TW_TRAILER2_BYTES);
     }
     for (uint32_t i = 0; p->native_bytes && p->size > 1 && i < op->x.npiece; i++)
         op->layer_wire[op->x.piece[i].layer] += tw_dense_bytes(op->x.piece[i].count * sizeof(float), (uint64_t)p->size);
+}
+
+static uint64_t own_runs(const tw_plan *p) {
+    return p->nrun - p->own_run + 1ull;
+}
+
+static tw_status allocate_sparse(tw_exec *x, tw_ctx *ctx) {
+    const tw_plan *p = x->plan;
+    x->part_of = tw_alloc(ctx, (p->nlayer + 1) * sizeof *x->part_of);
+    x->picks = tw_alloc(ctx, sizeof *x->picks);
+    x->sample = tw_alloc_raw(ctx, p->sample_room * sizeof *x->sample);
+    x->flagged = tw_alloc(ctx, p->flag_words * sizeof *x->flagged);
+    x->sums = tw_alloc(ctx, own_runs(p) * sizeof *x->sums);
+    return x->part_of && x->picks && x->sample && x->flagged && x->sums ? TW_OK : TW_ERR_NOMEM;
+}
+
+static uint64_t sparse_bytes(const tw_exec *x, const tw_plan *p) {
+    return tw_held((p->nlayer + 1) * sizeof *x->part_of) + tw_held(sizeof *x->picks) +
+           tw_held(p->sample_room * sizeof *x->sample) + tw_held(p->flag_words * sizeof *x->flagged) +
+           tw_held(own_runs(p) * sizeof *x->sums);
 }
 
 static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint32_t given) {
@@ -162,14 +186,17 @@ static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint3
     x->cursor = tw_alloc(ctx, (uint64_t)op->plan->size * sizeof *x->cursor);
     x->part = tw_alloc(ctx, (uint64_t)op->plan->size * sizeof *x->part);
     x->tile = tw_alloc(ctx, 4 * TW_MAX_TILE * sizeof(float));
-    x->arena = op->plan->arena_bytes ? tw_alloc(ctx, op->plan->arena_bytes) : NULL;
+    /* Sparse frames have room for much more than they are likely to carry. */
+    if (op->plan->arena_bytes)
+        x->arena = (op->plan->part ? tw_alloc_raw : tw_alloc)(ctx, op->plan->arena_bytes);
+    tw_status st = op->plan->part ? allocate_sparse(x, ctx) : TW_OK;
     uint32_t *piece0 = tw_alloc(ctx, (s->nlayer + 2) * sizeof *piece0);
     x->piece0 = piece0;
     op->order = tw_alloc(ctx, (given + 1) * sizeof *op->order);
     op->layer_of = tw_alloc(ctx, (s->nlayer + 1) * sizeof *op->layer_of);
     op->layer_wire = tw_alloc(ctx, (s->nlayer + 1) * sizeof *op->layer_wire);
     if (!x->layer || !x->piece || !x->scratch || !x->cursor || !x->part || !x->tile || !piece0 || !op->order ||
-        !op->layer_of || !op->layer_wire || (op->plan->arena_bytes && !x->arena))
+        !op->layer_of || !op->layer_wire || (op->plan->arena_bytes && !x->arena) || st < 0)
         return TW_ERR_NOMEM;
     memcpy(op->order, s->order, given * sizeof *op->order);
     memcpy(op->layer_of, s->layer_of, s->nlayer * sizeof *op->layer_of);
@@ -225,6 +252,11 @@ static void free_op(tw_op *op) {
     tw_free(ctx, op->x.scratch);
     tw_free(ctx, op->x.cursor);
     tw_free(ctx, op->x.part);
+    tw_free(ctx, op->x.part_of);
+    tw_free(ctx, op->x.picks);
+    tw_free(ctx, op->x.sample);
+    tw_free(ctx, op->x.flagged);
+    tw_free(ctx, op->x.sums);
     tw_free(ctx, op->x.tile);
     tw_free(ctx, (void *)(uintptr_t)op->x.piece0);
     tw_free(ctx, op->order);
@@ -316,6 +348,10 @@ static tw_status fill(const tw_op_args *a, tw_op *op) {
         e->e_new = held ? l->e_new : NULL;
         e->cert = l->cert;
         e->cert_new = l->cert_new;
+    }
+    if (op->plan->part) {
+        memset(x->part_of, 0, x->nlayer * sizeof *x->part_of);
+        memset(x->flagged, 0, op->plan->flag_words * sizeof *x->flagged);
     }
     tw_status s = op->plan->kind == TW_KIND_ALLGATHER ? take_own_absence(x) : check_absence(x);
     for (uint32_t i = 0; nan && i < x->nlayer; i++)
@@ -411,6 +447,7 @@ uint64_t tw_op_bytes(const tw_op *op) {
              tw_held(size * sizeof *x->part) + tw_held(4 * TW_MAX_TILE * sizeof(float)) +
              tw_held((layers + 2) * sizeof *x->piece0) + tw_held((given + 1) * sizeof *op->order) +
              tw_held((layers + 1) * sizeof *op->layer_of) + tw_held((layers + 1) * sizeof *op->layer_wire);
+    bytes += p->part ? sparse_bytes(x, p) : 0;
     for (uint32_t i = 0; x->scratch && i < x->npiece; i++)
         bytes += x->scratch[i] ? tw_held(x->piece[i].count * sizeof(float)) : 0;
     return bytes;

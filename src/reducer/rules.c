@@ -207,17 +207,6 @@ static void hash_rules(tw_rules *r) {
     }
 }
 
-tw_status tw_rules_check_reducible(const tw_rules *r) {
-    tw_status s = TW_OK;
-    for (uint32_t i = 0; i < r->nrule && s >= 0; i++)
-        for (uint32_t k = 0; k < r->rule[i].nphase && s >= 0; k++) {
-            char what[32];
-            snprintf(what, sizeof what, "rule %u", i + 1);
-            s = tw_codec_check_reducible(&r->phase[r->rule[i].phase0 + k].spec, what);
-        }
-    return s;
-}
-
 static tw_status allocate(tw_ctx *ctx, const char *text, tw_rules **out) {
     size_t len = strlen(text);
     uint32_t most = count_char(text, ';') + 1, patterns = count_char(text, '|') + most;

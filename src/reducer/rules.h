@@ -14,7 +14,6 @@ typedef struct tw_phase {
 typedef struct tw_rules tw_rules;
 
 tw_status tw_rules_parse(tw_ctx *ctx, const char *text, tw_rules **out); /* NULL text: no rule */
-tw_status tw_rules_check_reducible(const tw_rules *r); /* TW_ERR_UNSUPPORTED: a codec that no collective has */
 void tw_rules_free(tw_rules *r);
 uint64_t tw_rules_bytes(const tw_rules *r); /* of memory */
 /* The phases for a layer name: first match wins; `none` if no rule matches. */

@@ -228,7 +228,14 @@ tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *o
     return s;
 }
 
-static tw_status check_pieces(const tw_reducer *r, const char *what, tw_use use, const tw_piece *pieces, uint32_t n) {
+static tw_status check_tiled(const tw_reducer *r, const char *what, uint32_t layer) {
+    char where[TW_SENTENCE / 2];
+    snprintf(where, sizeof where, "%s, layer '%.100s'", what, r->layer[layer].name);
+    return tw_codec_check_tiled(&r->view[layer].spec, where);
+}
+
+static tw_status check_pieces(const tw_reducer *r, const char *what, tw_kind kind, tw_use use, const tw_piece *pieces,
+                              uint32_t n) {
     tw_status s = TW_OK;
     if (n && !pieces)
         return tw_fail(TW_ERR_ARG, "%s: %u pieces, but the array is NULL", what, n);
@@ -239,6 +246,8 @@ static tw_status check_pieces(const tw_reducer *r, const char *what, tw_use use,
             return tw_fail(TW_ERR_ARG, "piece %u: layer %u of %u", i, pieces[i].layer, r->nlayer);
     for (uint32_t i = 0; i < n && s >= 0; i++)
         s = check_use(&r->layer[pieces[i].layer], use);
+    for (uint32_t i = 0; i < n && s >= 0 && kind != TW_KIND_ALLREDUCE; i++)
+        s = check_tiled(r, what, pieces[i].layer);
     return s;
 }
 
@@ -249,7 +258,7 @@ static tw_status post(tw_reducer *r, const char *what, tw_kind kind, const tw_pi
     tw_use use = kind == TW_KIND_ALLGATHER ? TW_USE_GATHERED : TW_USE_SUMMED;
     tw_status s = in_step(r, what, TW_MODE_POST);
     if (s >= 0)
-        s = check_pieces(r, what, use, pieces, n);
+        s = check_pieces(r, what, kind, use, pieces, n);
     if (s >= 0)
         s = tw_buffers_check_post(r, pieces, n, &apart);
     if (s >= 0 && out) {
@@ -363,6 +372,7 @@ static void collect(tw_reducer *r, const tw_op *op) {
         const tw_exec_layer *x = &op->x.layer[i];
         tw_layer_state *l = &r->layer[op->layer_of[i]];
         l->wire += x->absent && !native ? 0 : op->layer_wire[i];
+        l->wire += op->plan->part ? op->x.part_of[i].sent : 0;
         l->kept = l->kept || x->kept;
         l->summed = l->summed || native;
         l->sra = l->sra || !native;
@@ -422,8 +432,8 @@ static void finish_report(tw_reducer *r, tw_verdict verdict) {
     }
     p->verdict = verdict;
     p->error_bound = sqrt(sq);
-    p->encode_s = k[TW_K_ENCODE] + k[TW_K_PUBLISH] + k[TW_K_PRESCALE];
-    p->reduce_s = k[TW_K_REDUCE];
+    p->encode_s = k[TW_K_SELECT] + k[TW_K_ENCODE] + k[TW_K_PUBLISH] + k[TW_K_PRESCALE];
+    p->reduce_s = k[TW_K_REDUCE] + k[TW_K_ANSWER];
     p->decode_s = k[TW_K_VERDICT] + k[TW_K_DECODE] + k[TW_K_POSTSCALE];
     p->wait_s = r->wait_s > 0 ? r->wait_s : 0;
     r->total.ended++;

@@ -85,15 +85,14 @@ def norm(values):
 
 # ---- codecs ----
 class Spec:
-    """codec, feedback, type, scale, group, bits, rounding, rotate, seed: the numbers that are hashed (those of sparse codecs
-    are 0 here: no collective has one)."""
+    """codec, feedback, type, scale, group, bits, rounding, rotate, seed, density, select, values: the numbers that are
+    hashed."""
 
     def __init__(self, text):
         name, _, options = text.partition(":")
         self.topk = None
         if name == "topk":
-            values = re.search(r"values=\((.*?)\)|values=([^,+]*)", text)
-            self.topk = Topk(Spec(values.group(1) or values.group(2) if values else "none"))
+            self.read_topk(text)
             return
         text, _, feedback = text.partition("+")
         name, _, options = text.partition(":")
@@ -114,8 +113,22 @@ class Spec:
         if name == "ternary":
             self.more = [0, 2 if given.get("rounding") == "stochastic" else 1, 0, int(given.get("seed", 0))]
 
+    def read_topk(self, text):
+        values = re.search(r"values=\((.*?)\)|values=([^,+]*)", text)
+        text = text.replace(values.group(0), "") if values else text
+        given = dict(o.split("=") for o in text.partition(":")[2].partition("+")[0].split(",") if o)
+        self.codec, self.ef, self.type, self.scale, self.more, self.quant = 6, text.endswith("+ef"), 0, 0, [0, 0, 0, 0], None
+        self.group = int(given.get("group", 4096))
+        select = {"exact": 1, "threshold": 2, "group": 3}[given.get("select", "exact")]
+        inner = Spec(values.group(1) or values.group(2) if values else "none")
+        self.topk = Topk(inner, round(float(given.get("density", 0.01)) * 10 ** 9), select, self.group)
+
     def words(self):
-        return struct.pack("<19I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, *self.more, *[0] * 9, 1)
+        more = [0] * 9
+        if self.topk:
+            v = self.topk.values
+            more = [self.topk.density, self.topk.select, v.codec, v.type, v.scale, *v.more[:3], v.group]
+        return struct.pack("<19I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, *self.more, *more, 1)
 
     def half(self, dtype):
         return self.type if self.codec == 2 else dtype
@@ -332,32 +345,45 @@ def plan_hash(run, op):
     return h
 
 
-def frames_of(run, op, who):
-    """The owner's frames: lists of runs (layer, first tile, tiles)."""
-    def size(i, t):
-        return run.layers[i].spec.bytes(run.layers[i].length(t), run.layers[i].dtype)
+def run_bytes(run, i, first, n):
+    """What a run takes; of sparse layers about."""
+    layer = run.layers[i]
+    if layer.spec.topk:
+        return layer.spec.topk.run_bytes(first, n, run.tile, layer.count)
+    return sum(layer.spec.bytes(layer.length(t), layer.dtype) for t in range(first, first + n))
 
-    own = {i: [t for t in range(run.layers[i].tiles) if owner(run.layers[i], t, run.ranks) == who] for i in op}
-    total = sum(size(i, t) for i in op for t in own[i])
+
+def frames_of(run, op, who):
+    """The owner's frames: lists of runs (layer, first tile, tiles). Sparse layers have theirs behind the others'."""
+    return cut(run, op, who, False) + cut(run, op, who, True)
+
+
+def cut(run, op, who, sparse):
+    own = {i: [t for t in range(run.layers[i].tiles) if owner(run.layers[i], t, run.ranks) == who] for i in op
+           if bool(run.layers[i].spec.topk) == sparse}
+    total = sum(run_bytes(run, i, t[0], len(t)) for i, t in own.items() if t)
     if total == 0:
         return []
     limit = run.frame_bytes or FRAME_BYTES
     target = -(-total // -(-total // limit))
     frames, used, is_open = [], 0, False
-    for i in op:
-        left, full = own[i], run.layers[i].spec.bytes(run.tile, run.layers[i].dtype)
+    for i in own:
+        left, layer = own[i], run.layers[i]
+        every = layer.spec.topk.stretch(run.tile) if sparse else 1
+        full = layer.spec.topk.stretch_bytes(every * run.tile) if sparse else layer.spec.bytes(run.tile, layer.dtype)
         while left:
             if not is_open:
                 frames.append([])
                 used, is_open = 0, True
-            n = min(-(-(target - used) // full) if used < target else 0, max(limit - used, 0) // full, len(left))
+            n = min(-(-(target - used) // full) if used < target else 0, max(limit - used, 0) // full)
             if n == 0 and used == 0:
                 n = 1
             if n == 0:
                 is_open = False
                 continue
+            n = min(n * every - left[0] % every, len(left))
             frames[-1].append((i, left[0], n))
-            used += sum(size(i, t) for t in left[:n])
+            used += run_bytes(run, i, left[0], n)
             left = left[n:]
     return frames
 
@@ -434,16 +460,22 @@ def hop2_run(run, state, fresh, step, who, part, sent):
     return payload, 1 + min(bad) if bad else 0
 
 
-def receive(run, state, fresh, step, part, payload, code):
-    """All ranks decode the answer; returns the values of the run, None where nothing is written."""
+def tiles_in(run, part, payload):
+    """Decoded values by tile."""
     i, first, n = part
-    layer, place = run.layers[i], 0
-    if code == ABSENT:
-        return
+    layer, place, found = run.layers[i], 0, {}
     for t in range(first, first + n):
-        at, length = layer.at(t), layer.length(t)
-        decoded = layer.spec.decode(payload[place:], length, layer.dtype)
-        place += layer.spec.bytes(length, layer.dtype)
+        found[t] = layer.spec.decode(payload[place:], layer.length(t), layer.dtype)
+        place += layer.spec.bytes(layer.length(t), layer.dtype)
+    return found.get
+
+
+def receive(run, state, fresh, step, part, decoded_of):
+    """All ranks decode the answer."""
+    i, first, n = part
+    layer = run.layers[i]
+    for t in range(first, first + n):
+        at, decoded = layer.at(t), decoded_of(t)
         values = [stored(v, layer.dtype) for v in decoded]
         width = 4 if layer.dtype == FP32 else 2
         for r in range(run.ranks):
@@ -457,6 +489,121 @@ def receive(run, state, fresh, step, part, payload, code):
             weight = step.scale / (run.ranks if run.redop == 2 else 1)
             state.applied[i][k] += v
             state.exact[i][k] += weight * math.fsum(step.inputs[r, i][k] for r in range(run.ranks) if (r, i) in step.inputs)
+
+
+# ---- sparse layers ----
+class Sparse:
+    """What a layer of an op keeps: of what a rank sends to others (hop 1), or of an owner's sums (hop 2)."""
+
+    def __init__(self, run, i, x, tiles, flagged, step, rank, hop):
+        self.run, self.i, self.layer, self.x, self.flagged = run, i, run.layers[i], x, set(flagged)
+        tiles = {t: (self.layer.at(t).start, self.layer.at(t).stop) for t in tiles}
+        self.kept = self.layer.spec.topk.choose(x, tiles, self.flagged)
+        self.stored = (lambda v: stored(v, self.layer.dtype)) if hop == 2 else (lambda v: v)
+        self.draw = lambda at: (self.layer.name, step.number, rank, hop, at)
+
+    def read(self, raw, at, first, n):
+        """The run at raw[at:]: its end, values by position, flagged tiles, norms of x and of what is left of it; what is left
+        of each tile."""
+        before = set(self.flagged)
+        try:
+            end, decoded = self.layer.spec.topk.read_run(raw, at, (first, n, self.run.tile, self.layer.count), self.x, self.kept,
+                                                         self.flagged, self.stored, self.draw)
+        except ValueError as why:
+            raise Difference("layer %s: %s" % (self.layer.name, why))
+        bad, parts, lost, rest = [t for t in range(first, first + n) if t in self.flagged], [], [], {}
+        for t in range(first, first + n):
+            at = range(self.layer.at(t).start, self.layer.at(t).stop)
+            if t not in before:
+                parts += [self.x[k] for k in at]  # a tile that overflowed counts: its norms are at least the true ones
+            if t not in bad:
+                rest[t] = [f32(self.x[k] - decoded.get(k, 0.0)) for k in at]
+                lost += rest[t]
+        return end, decoded, bad, norm(parts), norm(lost), rest
+
+
+def sparse_of_rank(run, state, step, rank, i):
+    layer, g = run.layers[i], step.inputs.get((rank, i))
+    if g is None:
+        return None
+    tiles = [t for t in range(layer.tiles) if owner(layer, t, run.ranks) != rank]
+    x = prepared(g, step.scale, state.e[rank, i], layer.reads_e)
+    return Sparse(run, i, x, tiles, [t for t in tiles if not finite(x[layer.at(t)])], step, rank, 1)
+
+
+def sparse_of_owner(run, state, step, who, i, sums, flagged):
+    layer = run.layers[i]
+    tiles = [t for t in range(layer.tiles) if owner(layer, t, run.ranks) == who]
+    x = prepared(sums, f32(1 / run.ranks) if run.redop == 2 else 1.0, state.e[who, i], layer.reads_e)
+    g = step.inputs.get((who, i))
+    bad = {t for t in tiles if t in flagged or not finite(x[layer.at(t)]) or (g and not finite(g[layer.at(t)]))}
+    for t in bad:
+        x[layer.at(t)] = [0.0] * layer.length(t)
+    return Sparse(run, i, x, tiles, bad, step, who, 2)
+
+
+def sparse_hop1(run, state, fresh, step, tag, plan, who, index, parts, op_state):
+    """One frame of each rank; adds to the owner's sums, in the order of ranks."""
+    blame = [set() for _ in parts]
+    for r in range(run.ranks):
+        if r == who:
+            for k, (i, first, n) in enumerate(parts):
+                for t in range(first, first + n) if (r, i) in step.inputs else ():
+                    g = step.inputs[r, i]
+                    blame[k] |= set() if finite(g[run.layers[i].at(t)]) else {r}
+                    for v in range(run.layers[i].at(t).start, run.layers[i].at(t).stop):
+                        op_state.sums[i][v] = f32(op_state.sums[i][v] + f32(g[v] * step.scale))
+            continue
+        what, at, trailers = "step %d, hop 1, rank %d to %d, frame %d" % (step.number, r, who, index), 32, b""
+        expect(run.streams[r, who, tag], "no frame is left:", what)
+        got = run.streams[r, who, tag][0]
+        for k, (i, first, n) in enumerate(parts):
+            layer, one = run.layers[i], op_state.ranks[i][r]
+            if one is None:
+                flags, norms = 2, (0.0, norm(state.e[r, i][layer.at(first).start:layer.at(first + n - 1).stop]))
+            else:
+                at, decoded, bad, x_norm, e_norm, rest = one.read(got, at, first, n)
+                flags, norms = 1 if bad else 0, (x_norm, e_norm)
+                for t, e in rest.items():
+                    fresh[r, i][layer.at(t)] = e if layer.spec.ef else [0.0] * len(e)
+                for v, y in decoded.items():
+                    op_state.sums[i][v] = f32(op_state.sums[i][v] + y)
+                op_state.flagged[i] |= set(bad)
+                blame[k] |= {r} if bad else set()
+            given = struct.unpack_from("<ff", got, len(got) - 12 * (len(parts) - k) + 4)
+            expect(all(true * (1 - 1e-12) <= v <= true * SLACK + 1e-30 for v, true in zip(given, norms)), what, "norms of run", k, given, norms)
+            trailers += struct.pack("<Iff", flags, *given)
+        take(run, r, who, tag, lambda _: seal(run, step, state, plan, 1, index, got[32:at] + trailers), what)
+    return blame
+
+
+def sparse_hop2(run, state, fresh, step, tag, plan, who, index, parts, op_state, blame):
+    got = next((run.streams[who, r, tag][0] for r in range(run.ranks) if r != who and run.streams[who, r, tag]), b"")
+    at, codes = 32, []
+    for (i, first, n), bad_ranks in zip(parts, blame):
+        layer = run.layers[i]
+        if all((r, i) not in step.inputs for r in range(run.ranks)):
+            codes.append(ABSENT)
+            continue
+        at, decoded, bad, _, _, rest = op_state.owner[i].read(got, at, first, n)
+        codes.append(1 + min(bad_ranks or {who}) if bad else 0)
+        for t, e in rest.items():
+            fresh[who, i][layer.at(t)] = e if layer.spec.ef else [0.0] * len(e)
+        values = {t: [math.nan if t in bad else decoded.get(v, 0.0) for v in range(layer.at(t).start, layer.at(t).stop)]
+                  for t in range(first, first + n)}
+        receive(run, state, fresh, step, (i, first, n), values.get)
+    check_answers(run, state, step, tag, plan, who, index, parts, codes, got[32:at])
+
+
+class OpState:
+    def __init__(self, run, state, step, op):
+        sparse = [i for i in op if run.layers[i].spec.topk]
+        self.ranks = {i: [sparse_of_rank(run, state, step, r, i) for r in range(run.ranks)] for i in sparse}
+        self.sums = {i: [0.0] * run.layers[i].count for i in sparse}
+        self.flagged, self.owner = {i: set() for i in sparse}, {}
+
+    def choose(self, run, state, step, who):
+        self.owner = {i: sparse_of_owner(run, state, step, who, i, self.sums[i], self.flagged[i]) for i in self.sums}
 
 
 # ---- frames ----
@@ -501,7 +648,12 @@ def check_hop1(run, state, fresh, step, tag, plan, who, index, parts):
 def check_hop2(run, state, fresh, step, tag, plan, who, index, parts, sent):
     made = [hop2_run(run, state, fresh, step, who, p, sent[k]) for k, p in enumerate(parts)]
     for part, (payload, code) in zip(parts, made):
-        receive(run, state, fresh, step, part, payload, code)
+        if code != ABSENT:
+            receive(run, state, fresh, step, part, tiles_in(run, part, payload))
+    check_answers(run, state, step, tag, plan, who, index, parts, [m[1] for m in made], b"".join(m[0] for m in made))
+
+
+def check_answers(run, state, step, tag, plan, who, index, parts, codes, payload):
     for r in range(run.ranks):
         if r == who:
             continue
@@ -509,12 +661,12 @@ def check_hop2(run, state, fresh, step, tag, plan, who, index, parts, sent):
         def build(got):
             trailers = b""
             for k, (i, first, n) in enumerate(parts):
-                bound = struct.unpack_from("<f", got, len(got) - 8 * (len(made) - k) + 4)[0]
+                bound = struct.unpack_from("<f", got, len(got) - 8 * (len(parts) - k) + 4)[0]
                 at = slice(run.layers[i].at(first).start, run.layers[i].at(first + n - 1).stop)
                 error = norm(a - b for a, b in zip(state.applied[i][at], state.exact[i][at]))
                 expect(error <= bound, what, "run", k, "is off by", error, "and certified", bound)
-                trailers += struct.pack("<If", made[k][1], bound)
-            return seal(run, step, state, plan, 2, index, b"".join(m[0] for m in made) + trailers)
+                trailers += struct.pack("<If", codes[k], bound)
+            return seal(run, step, state, plan, 2, index, payload + trailers)
 
         what = "step %d, hop 2, rank %d to %d, frame %d" % (step.number, who, r, index)
         take(run, who, r, tag, build, what)
@@ -538,10 +690,19 @@ def main(path):
         for op in ops:
             tag, plan = 1 + 2 * begun % 2 ** 30, plan_hash(run, op)
             begun += 1
+            op_state = OpState(run, state, step, op)
             for who in range(run.ranks):
-                for index, parts in enumerate(frames_of(run, op, who)):
-                    sent = check_hop1(run, state, fresh, step, tag, plan, who, index, parts)
-                    check_hop2(run, state, fresh, step, tag + 1, plan, who, index, parts, sent)
+                frames = frames_of(run, op, who)
+                sparse = [bool(run.layers[parts[0][0]].spec.topk) for parts in frames]
+                sent = [sparse_hop1(run, state, fresh, step, tag, plan, who, index, parts, op_state) if thin
+                        else check_hop1(run, state, fresh, step, tag, plan, who, index, parts)
+                        for index, (parts, thin) in enumerate(zip(frames, sparse))]
+                op_state.choose(run, state, step, who)
+                for index, (parts, thin) in enumerate(zip(frames, sparse)):
+                    if thin:
+                        sparse_hop2(run, state, fresh, step, tag + 1, plan, who, index, parts, op_state, sent[index])
+                    else:
+                        check_hop2(run, state, fresh, step, tag + 1, plan, who, index, parts, sent[index])
         state.e = fresh
         for layer in run.layers:
             layer.held = layer.spec.ef

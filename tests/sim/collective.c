@@ -58,7 +58,7 @@ static uint64_t draw_count(world *w, const tw_call *k) {
 
 static void draw_spec(world *w, tw_call *k) {
     w->t->rc.tile = k->tile;
-    k->spec = trial_draw_spec(w->t);
+    k->spec = trial_draw_tiled(w->t);
     k->spec.feedback = TW_FEEDBACK_NONE;
 }
 

@@ -25,7 +25,7 @@ static void draw_quant(trial *t, tw_spec *s) {
     s->seed = rng_chance(r, 50) ? 0 : (uint32_t)rng_below(r, UINT64_C(1) << 32);
 }
 
-tw_spec trial_draw_spec(trial *t) {
+tw_spec trial_draw_tiled(trial *t) {
     tw_spec s = TW_SPEC_INIT;
     rng *r = &t->rng;
     uint64_t kind = rng_below(r, 16);
@@ -51,6 +51,33 @@ tw_spec trial_draw_spec(trial *t) {
     return s;
 }
 
+/* The values through any tiled codec; groups of theirs may be longer than the tile. */
+static void draw_topk(trial *t, tw_spec *s) {
+    static const uint32_t density[] = {1, 1000, 1000000, 10000000, 50000000, 300000000, 999999999, 1000000000};
+    rng *r = &t->rng;
+    tw_spec v = rng_chance(r, 40) ? (tw_spec)TW_SPEC_INIT : trial_draw_tiled(t);
+    s->codec = TW_CODEC_TOPK;
+    s->density = density[rng_below(r, 8)];
+    s->select = (uint16_t)rng_range(r, TW_SELECT_EXACT, TW_SELECT_GROUP);
+    s->group = s->select == TW_SELECT_GROUP ? draw_group(t) : 4096;
+    s->values = (tw_values){.codec = v.codec,
+                            .type = v.type,
+                            .scale = v.scale,
+                            .bits = v.bits,
+                            .rounding = v.rounding,
+                            .rotate = v.rotate,
+                            .group = v.group};
+}
+
+tw_spec trial_draw_spec(trial *t) {
+    tw_spec s = TW_SPEC_INIT;
+    if (rng_chance(&t->rng, 75))
+        return trial_draw_tiled(t);
+    draw_topk(t, &s);
+    s.feedback = rng_chance(&t->rng, 70) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
+    return s;
+}
+
 static void write_quant(char *text, size_t room, const tw_spec *s) {
     static const char *const scales[] = {
         [TW_SCALE_ABSMAX] = "absmax", [TW_SCALE_MINMAX] = "minmax", [TW_SCALE_MSE] = "mse"};
@@ -59,11 +86,34 @@ static void write_quant(char *text, size_t room, const tw_spec *s) {
              s->rotate == TW_ROTATE_HADAMARD ? "hadamard" : "none", s->seed);
 }
 
+static void write_spec(char *text, size_t room, const tw_spec *s);
+
+static void write_topk(char *text, size_t room, const tw_spec *s) {
+    static const char *const select[] = {"", "exact", "threshold", "group"};
+    tw_spec v = TW_SPEC_INIT;
+    v.codec = s->values.codec;
+    v.type = s->values.type;
+    v.scale = s->values.scale;
+    v.bits = s->values.bits;
+    v.rounding = s->values.rounding;
+    v.rotate = s->values.rotate;
+    v.group = s->values.group;
+    snprintf(text, room, "topk:density=%u.%09u,select=%s", s->density / 1000000000u, s->density % 1000000000u,
+             select[s->select]);
+    if (s->select == TW_SELECT_GROUP)
+        snprintf(text + strlen(text), room - strlen(text), ",group=%u", s->group);
+    snprintf(text + strlen(text), room - strlen(text), ",values=(");
+    write_spec(text, room, &v);
+    snprintf(text + strlen(text), room - strlen(text), ")");
+}
+
 static void write_spec(char *text, size_t room, const tw_spec *s) {
     static const char *const type[] = {"", "", "fp16", "bf16", "fp8e4m3", "fp8e5m2"};
     static const char *const form[] = {"", "mean", "rms", "twosided"};
     size_t at = strlen(text);
-    if (s->codec == TW_CODEC_NONE)
+    if (s->codec == TW_CODEC_TOPK)
+        write_topk(text + at, room - at, s);
+    else if (s->codec == TW_CODEC_NONE)
         snprintf(text + at, room - at, "none");
     else if (s->codec == TW_CODEC_CAST)
         snprintf(text + at, room - at, s->group ? "cast:type=%s,group=%u" : "cast:type=%s", type[s->type], s->group);

@@ -126,14 +126,18 @@ void model_step(trial *t) {
     for (uint32_t i = 0; i < t->step.nop; i++) {
         const op_plan *op = &t->step.op[i];
         m->op_bad[i] = false;
-        for (uint32_t l = 0; l < t->nlayer; l++)
+        for (uint32_t l = 0; l < t->nlayer; l++) {
+            bool sparse = t->step.spec[l].codec == TW_CODEC_TOPK && t->ranks > 1;
+            if (sparse && op->tiles[l])
+                model_sparse(t, op, l);
             for (uint64_t k = op->first_tile[l]; k < op->first_tile[l] + op->tiles[l]; k++) {
                 if (op->native)
                     model_native(t, op, l, k);
-                else
+                else if (!sparse)
                     model_tile(t, op, l, k);
                 m->op_bad[i] = m->op_bad[i] || m->bad[l][k];
             }
+        }
     }
 }
 

@@ -43,6 +43,7 @@ typedef struct scene {
     uint64_t number;
     bool scatter; /* else allreduce */
     bool absent[LAYERS][MOST_RANKS], bad[OPS], posted[OPS];
+    bool used[OPS]; /* posted in some step */
     tw_report report[MOST_RANKS];
     tw_status status[MOST_RANKS];
 } scene;
@@ -59,7 +60,7 @@ static void draw_layer(scene *s, uint32_t k) {
     l->dtype = dtypes[rng_below(s->r, 4)];
     l->gathered = rng_chance(s->r, 40);
 
-    l->spec = trial_draw_spec(s->t);
+    l->spec = trial_draw_tiled(s->t);
     l->spec.feedback = rng_chance(s->r, 75) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
     if (rng_chance(s->r, 60)) {
         l->pinned = rng_range(s->r, 1, (unsigned)s->ranks);
@@ -264,6 +265,8 @@ static uint8_t *post_one(scene *s, int r, int op) {
 static void post_wrong(scene *s, int r, uint32_t k) {
     one_layer *l = &s->l[k];
     tw_piece p = TW_PIECE(k, 0, l->count, NULL, NULL);
+    if (!s->used[l->gathered])
+        return;
     tw_status st = l->gathered ? tw_reducer_post_reduce_scatter(s->red[r], &p, 1, NULL)
                                : tw_reducer_post_allgather(s->red[r], &p, 1, NULL);
     if (st != TW_ERR_ARG || !strstr(tw_last_error(), "before: it cannot be"))
@@ -280,6 +283,8 @@ static void run_step(scene *s, uint64_t number, bool discard) {
         for (int op = 0; op < OPS; op++)
             in[r][op] = s->posted[op] ? post_one(s, r, op) : NULL;
     }
+    for (int op = 0; op < OPS; op++)
+        s->used[op] = s->used[op] || s->posted[op];
     tw_sim_run(s->sim);
     for (int r = 0; r < s->ranks; r++) {
         tw_status st = discard ? tw_reducer_discard(s->red[r]) : tw_reducer_end(s->red[r], &s->report[r]);

@@ -221,6 +221,7 @@ bool trial_fail(trial *t, const char *format, ...) __attribute__((format(printf,
 void trial_draw(trial *t, uint64_t seed, int most_ranks);
 void trial_draw_rules(trial *t);
 tw_spec trial_draw_spec(trial *t);
+tw_spec trial_draw_tiled(trial *t); /* a codec of fixed rate */
 void trial_describe(const trial *t);
 bool trial_draw_step(trial *t, uint32_t index); /* false: out of memory */
 void trial_free_step(trial *t);
@@ -257,6 +258,8 @@ void model_restore_rank(trial *t, int rank, float *const e[]);
 bool model_has_residual(const trial *t, uint32_t l, int rank); /* its residual takes part in this step */
 bool model_step_is_bad(const trial *t);
 void model_tile(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
+/* model_sparse.c: all tiles of the op. */
+void model_sparse(trial *t, const op_plan *op, uint32_t l);
 void model_native(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
 bool model_op_is_native(const op_plan *op); /* and sums anything */
 bool model_crosses(const trial *t);         /* something goes over the wire in this step */

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Sparse layers in a plan. Which values are kept is known once a rank has seen all that it sends of a layer (SELECT), and
+ * at the owner once all its tiles of it are summed; so the owner's REDUCE becomes two actions: sums of a frame, which frees
+ * the slots that it came in, and behind the layer's selection the frame's ANSWER. */
+#include "collectives/direct.h"
+#include "compressors/sparse.h"
+
+/* Values that a selection sets aside: a sample, or those above a bound that leaves a little more than are kept. */
+static uint64_t sample_room(const tw_plan_layer *l, uint32_t tile) {
+    uint64_t n = tw_tiles_values(l->count, tile, l->first, l->tiles), k = tw_sparse_wanted(&l->spec, n);
+    uint64_t room = k + k / 4 + (1u << 18);
+    return room < n ? room : n;
+}
+
+static void make_part(tw_builder *b, uint32_t layer) {
+    const tw_plan_layer *l = &b->in->layer[layer];
+    tw_plan *p = b->p;
+    tw_plan_part *part = &p->part[layer];
+    uint64_t room = sample_room(l, p->tile);
+    part->tiles = tw_owned_tiles(b->in, l, p->me, &part->first);
+    part->base = l->first;
+    part->all = l->tiles;
+    part->flags_at = p->flag_words;
+    p->flag_words += tw_ceil_div(l->tiles, 32);
+    p->sample_room = room > p->sample_room ? room : p->sample_room;
+    if (l->spec.feedback == TW_FEEDBACK_NONE) {
+        part->home_at = p->arena_bytes;
+        p->arena_bytes +=
+            tw_round_up(tw_tiles_values(l->count, p->tile, part->first, part->tiles) * sizeof(float), 64);
+    }
+}
+
+void tw_build_parts(tw_builder *b, const uint32_t *first) {
+    tw_plan *p = b->p;
+    bool any = false;
+    for (uint32_t i = 0; i < b->in->nlayer; i++)
+        any = any || tw_codec_is_sparse(&b->in->layer[i].spec);
+    if (!any || b->status < 0)
+        return;
+    p->part = tw_alloc(b->ctx, b->in->nlayer * sizeof *p->part);
+    if (!p->part) {
+        b->status = TW_ERR_NOMEM;
+        return;
+    }
+    p->own_run = first[p->me] < p->nframe ? p->frame[first[p->me]].run0 : p->nrun;
+    for (uint32_t i = 0; i < b->in->nlayer; i++)
+        if (tw_codec_is_sparse(&b->in->layer[i].spec))
+            make_part(b, i);
+}
+
+static uint32_t select_one(tw_direct *s, uint32_t layer, uint32_t hop) {
+    return tw_build_action(s->b, (tw_action){.act = TW_A_COMPUTE,
+                                             .kernel = TW_K_SELECT,
+                                             .hop = (uint8_t)hop,
+                                             .frame = layer,
+                                             .peer = -1});
+}
+
+/* A group needs to know of no other values. */
+static bool selects_as_a_whole(const tw_plan_layer *l) {
+    return tw_codec_is_sparse(&l->spec) && l->spec.select != TW_SELECT_GROUP;
+}
+
+void tw_direct_select_all(tw_direct *s, uint32_t hop) {
+    for (uint32_t i = 0; i < s->b->in->nlayer && s->b->status >= 0; i++)
+        s->select[i] = selects_as_a_whole(&s->b->in->layer[i]) ? select_one(s, i, hop) : 0;
+}
+
+void tw_direct_after_selects(tw_direct *s, uint32_t action, uint32_t frame) {
+    const tw_frame *f = &s->b->p->frame[frame];
+    for (uint32_t i = f->run0; f->sparse && i < f->run0 + f->nrun; i++)
+        if (s->select[s->b->p->run[i].layer])
+            tw_build_after(s->b, action, s->select[s->b->p->run[i].layer]);
+}
+
+void tw_direct_answers(tw_direct *s) {
+    tw_builder *b = s->b;
+    uint32_t me = (uint32_t)b->in->me;
+    if (!b->p->part)
+        return;
+    tw_direct_select_all(s, 2);
+    for (uint32_t f = s->first[me]; f < s->first[me + 1] && b->status >= 0; f++) {
+        const tw_frame *x = &b->p->frame[f];
+        if (!x->sparse)
+            continue;
+        for (uint32_t i = x->run0; i < x->run0 + x->nrun; i++)
+            if (s->select[b->p->run[i].layer])
+                tw_build_after(b, s->select[b->p->run[i].layer], s->act[f]);
+        uint32_t answer = tw_direct_compute(s, TW_K_ANSWER, f);
+        tw_build_after(b, answer, s->act[f]);
+        tw_direct_after_selects(s, answer, f);
+        tw_build_after(b, s->verdict, answer);
+        if (b->in->no_overlap)
+            tw_build_after(b, s->made, answer);
+        s->act[f] = answer;
+    }
+}
