@@ -17,13 +17,26 @@ struct tw_run {
     bool stopped;
 };
 
+static tw_lane lane_of_kernel(const tw_action *a) {
+    switch ((tw_kernel)a->kernel) {
+    case TW_K_REDUCE:
+    case TW_K_ANSWER:
+        return TW_LANE_REDUCE;
+    case TW_K_SELECT:
+        return a->hop == 2 ? TW_LANE_REDUCE : TW_LANE_COMPUTE;
+    case TW_K_VERDICT:
+    case TW_K_DECODE:
+    case TW_K_POSTSCALE:
+        return TW_LANE_OUTPUT;
+    default:
+        return TW_LANE_COMPUTE;
+    }
+}
+
 static tw_lane lane_of(const tw_action *a) {
-    bool last = a->kernel == TW_K_VERDICT || a->kernel == TW_K_DECODE || a->kernel == TW_K_POSTSCALE;
     switch ((tw_act)a->act) {
     case TW_A_COMPUTE:
-        return a->kernel == TW_K_REDUCE || a->kernel == TW_K_ANSWER ? TW_LANE_REDUCE
-               : last                                               ? TW_LANE_OUTPUT
-                                                                    : TW_LANE_COMPUTE;
+        return lane_of_kernel(a);
     case TW_A_NATIVE:
         return TW_LANE_NATIVE;
     default:

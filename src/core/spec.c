@@ -92,13 +92,13 @@ static const option options[] = {
     {GROUP_OF(TERNARY, 512)},
     {ROUNDING_OF(TERNARY), .applies = is_dense, .where = "goes without density=... only"},
     {SEED_OF(TERNARY), .applies = is_dense, .where = "goes without density=... only"},
-    {"density", TW_CODEC_TERNARY, FIELD_DENSITY, 0, .from = 1, .to = DENSITY_ONE, .applies = is_sparse},
-    {"select", TW_CODEC_TERNARY, FIELD_SELECT, SELECT_WORDS, .applies = is_sparse,
-     .where = "goes with density=... only"},
     {"density", TW_CODEC_TOPK, FIELD_DENSITY, DENSITY_ONE / 100, .from = 1, .to = DENSITY_ONE},
     {"select", TW_CODEC_TOPK, FIELD_SELECT, SELECT_WORDS},
     {GROUP_OF(TOPK, TW_MAX_TILE)},
     {"values", TW_CODEC_TOPK, FIELD_VALUES, .preset = TW_CODEC_NONE},
+    {"density", TW_CODEC_TERNARY, FIELD_DENSITY, 0, .from = 1, .to = DENSITY_ONE, .applies = is_sparse},
+    {"select", TW_CODEC_TERNARY, FIELD_SELECT, SELECT_WORDS, .applies = is_sparse,
+     .where = "goes with density=... only"},
 };
 #define OPTIONS TW_ARRAY_LEN(options)
 
