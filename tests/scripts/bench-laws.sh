@@ -1,0 +1,53 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+# bench/wire-bytes, bench/error-laws and bench/peers, short: what their pages must say of the library of builddir.
+set -u
+srcdir=${srcdir:-$(cd "$(dirname "$0")/../.." && pwd)}
+: "${builddir:?}"
+python=${PYTHON:-python3}
+if ! "$python" -c 'import matplotlib, numpy' 2>/dev/null; then
+    echo "SKIP: $python has no numpy or no matplotlib"
+    exit 77
+fi
+tmp=$(mktemp -d) || exit 99
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 1' HUP INT TERM
+n=0
+bad=0
+result() { # result STATUS NAME
+    n=$((n + 1))
+    if [ "$1" = 0 ]; then
+        echo "ok $n - $2"
+    else
+        echo "not ok $n - $2"
+        sed 's/^/# /' "$tmp/log"
+        bad=$((bad + 1))
+    fi
+}
+gives() { # gives STATUS SCRIPT ARGUMENT...
+    want=$1 script=$2
+    shift 2
+    timeout 200 "$python" "$srcdir/bench/$script" --build "$builddir" --out "$tmp/page" "$@" >"$tmp/log" 2>&1
+    status=$?
+    [ $status = "$want" ] || echo "status $status, not $want" >>"$tmp/log"
+    [ $status = "$want" ]
+}
+has() { grep -q -- "$1" "$tmp/page.md"; }
+
+gives 0 wire-bytes --values 786432 --codec quant:bits=8 && ! has '\*\*no\*\*' && [ "$(grep -c '| yes | met |' "$tmp/page.md")" = 11 ]
+result $? "wire-bytes: counted as planned, and flat"
+gives 1 wire-bytes --values 65536 --codec onebit && has '| yes | \*\*missed\*\* |'
+result $? "wire-bytes: frames of one tile of one bit cost more than the goal"
+# With two ranks the law itself lies a quarter below 2 nu.
+gives 1 error-laws --values 65536 --codec quant:bits=8,rounding=stochastic && has '^| independent | 2 of 3 | 3 of 3 | 3 of 3 | 3 of 3 |'
+result $? "error-laws: independent gradients keep the laws"
+has '^| half in common | 0 of 3 | 0 of 3 | 3 of 3 | 3 of 3 |'
+result $? "error-laws: gradients that agree keep those with alignment alone"
+gives 1 error-laws --grads "$tmp" && grep -q 'charlm --record' "$tmp/log"
+result $? "error-laws: a folder without gradients"
+gives 0 peers --values 65536 --rounds 2 --codec onebit --codec quant:bits=8 && has '^| thinwire | .onebit. | 1.06' && has '^| numpy | .signs'
+result $? "peers: rows of both"
+! grep -qwF "$(uname -n)" "$tmp/page.md" "$tmp/page.json"
+result $? "and no host"
+echo "1..$n"
+[ $bad = 0 ]
