@@ -46,11 +46,13 @@ def choose_mpi(args):
 
 
 def openmpi_setting(lab, agent):
-    """Open MPI over eth0 only; the tuned ring and buffers are what the best plain MPI uses on such links."""
+    """Open MPI over eth0 only; buffers and algorithms (allreduce and allgather by a ring, reduce-scatter by recursive halving,
+    broadcast by scatter and ring) are what the best plain MPI uses on such links."""
     forced = {"plm_rsh_agent": agent, "orte_leave_session_attached": "1", "orte_tmpdir_base": lab["folder"] + "/tmp",
               "oob_tcp_if_include": SUBNET + ".0/24", "btl": "tcp,self", "pml": "ob1", "btl_tcp_if_include": "eth0"}
     tuned = {"mpi_yield_when_idle": "1", "btl_tcp_sndbuf": "262144", "btl_tcp_rcvbuf": "1048576",
-             "coll_tuned_use_dynamic_rules": "1", "coll_tuned_allreduce_algorithm": "4"}
+             "coll_tuned_use_dynamic_rules": "1", "coll_tuned_allreduce_algorithm": "4", "coll_tuned_allgather_algorithm": "4",
+             "coll_tuned_reduce_scatter_block_algorithm": "3", "coll_tuned_bcast_algorithm": "9"}
     env = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     env.update({"OMPI_MCA_" + k: v for k, v in forced.items()})
     env.update({"OMPI_MCA_" + k: v for k, v in tuned.items() if "OMPI_MCA_" + k not in os.environ})
