@@ -7,14 +7,14 @@
 
 enum { LAYERS = 6, COUNT = 700, RANKS = 3 };
 
-static tw_plan_layer layers[LAYERS] = {{.name = "a", .dtype = TW_F32},
-                                       {.name = "b", .dtype = TW_BF16},
-                                       {.name = "c", .dtype = TW_F32},
-                                       {.name = "d", .dtype = TW_F16},
-                                       {.name = "e", .dtype = TW_F32},
-                                       {.name = "f", .dtype = TW_BF16}};
-static const char *const specs[LAYERS] = {"none", "onebit:group=128+ef", "onebit:scale=rms,group=256",
-                                          "cast:type=bf16+ef", "topk:density=0.2+ef",
+static tw_plan_layer layers[LAYERS] = {{.name = "a", .dtype = TW_F32}, {.name = "b", .dtype = TW_BF16},
+                                       {.name = "c", .dtype = TW_F32}, {.name = "d", .dtype = TW_F16},
+                                       {.name = "e", .dtype = TW_F32}, {.name = "f", .dtype = TW_BF16}};
+static const char *const specs[LAYERS] = {"none",
+                                          "onebit:group=128+ef",
+                                          "onebit:scale=rms,group=256",
+                                          "cast:type=bf16+ef",
+                                          "topk:density=0.2+ef",
                                           "topk:density=0.3,select=group,group=128,values=(onebit:group=128)"};
 static _Alignas(64) float residual[2][LAYERS][COUNT + 64], values[2][LAYERS][COUNT], tile[4 * TW_MAX_TILE];
 static tw_cert certs[2][LAYERS][COUNT];
@@ -24,7 +24,7 @@ static const uint32_t piece0[LAYERS + 1] = {0, 1, 2, 3, 4, 5, 6};
 static tw_exec_part part_of[LAYERS];
 static tw_picks picks;
 static float sample[COUNT + 64];
-static uint32_t flagged[LAYERS];
+static uint32_t flagged[LAYERS], aside[8];
 static tw_run_sum sums[64];
 static uint32_t cursor[RANKS];
 static const uint8_t *part[RANKS];
@@ -79,6 +79,7 @@ static void prepare(void) {
                   .picks = &picks,
                   .sample = sample,
                   .flagged = flagged,
+                  .aside = aside,
                   .sums = sums,
                   .input_scale = 1.0f,
                   .redop = TW_AVG,
@@ -86,7 +87,8 @@ static void prepare(void) {
                   .nan_layer = -1};
     x.stamp = (tw_stamp){.plan = plan->hash, .step = 7, .epoch = 3};
     x.arena = tw_alloc(ctx, plan->arena_bytes);
-    FUZZ_REQUIRE(x.arena && plan->sample_room <= COUNT && plan->flag_words <= LAYERS && plan->nrun <= 64);
+    FUZZ_REQUIRE(x.arena && plan->sample_room <= COUNT && plan->flag_words <= LAYERS && plan->most_tiles <= 8 &&
+                 plan->nrun <= 64);
 }
 
 static uint8_t next_byte(const uint8_t **data, size_t *size) {
@@ -138,7 +140,8 @@ static uint32_t make_sparse(const tw_action *a, const uint8_t **data, size_t *si
     }
     uint32_t payload = (uint32_t)(dst - frame) - TW_HEADER_BYTES;
     if (off && payload)
-        frame[TW_HEADER_BYTES + (next_byte(data, size) << 8 | next_byte(data, size)) % payload] ^= (uint8_t)(1u << off % 8);
+        frame[TW_HEADER_BYTES + (next_byte(data, size) << 8 | next_byte(data, size)) % payload] ^=
+            (uint8_t)(1u << off % 8);
     memcpy(dst, trailers, behind);
     tw_frame_seal(frame, TW_HEADER_BYTES + payload + behind, a->hop, f->index, x.stamp, 0);
     return TW_HEADER_BYTES + payload + behind;
@@ -177,7 +180,8 @@ static void go_on(void) {
     tw_fpenv env = tw_fp_enter();
     for (uint32_t f = 0; f < x.plan->nframe; f++)
         if (x.plan->frame[f].owner == x.plan->me)
-            (x.plan->frame[f].sparse ? tw_exec_sum(&x, &x.plan->frame[f]) : (void)tw_exec_reduce(&x, &x.plan->frame[f]));
+            (x.plan->frame[f].sparse ? tw_exec_sum(&x, &x.plan->frame[f])
+                                     : (void)tw_exec_reduce(&x, &x.plan->frame[f]));
     for (uint32_t l = 0; l < LAYERS; l++)
         if (tw_codec_is_sparse(&layers[l].spec))
             tw_exec_select(&x, l, 2);

@@ -12,9 +12,7 @@ enum { NORMAL, STEPPED, EQUAL, ZEROS, TOGETHER, SAMPLE_LOW, SAMPLE_HIGH, HALVES,
 
 static float in[STEPS][RANKS][COUNT], out[RANKS][COUNT], e[RANKS][COUNT], x[COUNT], sum[COUNT];
 static bool keep[COUNT];
-static struct entry {
-    uint32_t bits, at;
-} entry[COUNT];
+static struct entry { uint32_t bits, at; } entry[COUNT];
 
 static float one_value(unit_rng *r, int shape, uint32_t i) {
     float v = unit_float(r) + unit_float(r) + unit_float(r);
@@ -196,9 +194,14 @@ static void thresholds_come_from_the_sample(void) {
 
 /* No support takes more than frames have room for. */
 static void spans_fit(void) {
-    static const char *const values[] = {"none",          "cast:type=fp16",         "cast:type=fp8e4m3,group=128",
-                                         "onebit",        "quant:bits=3,group=128", "quant:bits=6,scale=minmax",
-                                         "ternary",       "onebit:group=128,scale=twosided"};
+    static const char *const values[] = {"none",
+                                         "cast:type=fp16",
+                                         "cast:type=fp8e4m3,group=128",
+                                         "onebit",
+                                         "quant:bits=3,group=128",
+                                         "quant:bits=6,scale=minmax",
+                                         "ternary",
+                                         "onebit:group=128,scale=twosided"};
     unit_rng r = unit_seeded("room");
     for (size_t c = 0; c < UNIT_COUNT(values); c++) {
         char text[128];
@@ -219,7 +222,8 @@ static void expected_bytes_are_near(void) {
     CU_ASSERT_EQUAL_FATAL(tw_spec_parse("topk:density=0.01", &s), TW_OK);
     CU_ASSERT_EQUAL(tw_stretch_tiles(&s, TILE), 25);
     CU_ASSERT_EQUAL(tw_stretch_bytes(&s, 25 * TILE), 12 + 4 * 1024 + 4 * 256);
-    CU_ASSERT_EQUAL_FATAL(tw_spec_parse("topk:density=1e-9", &s) == TW_OK || tw_spec_parse("topk:density=0.000000001", &s) == TW_OK, 1);
+    CU_ASSERT_EQUAL_FATAL(
+        tw_spec_parse("topk:density=1e-9", &s) == TW_OK || tw_spec_parse("topk:density=0.000000001", &s) == TW_OK, 1);
     CU_ASSERT_EQUAL(tw_stretch_tiles(&s, TILE), TW_STRETCH_VALUES / TILE);
     CU_ASSERT_EQUAL_FATAL(tw_spec_parse("topk:density=1,select=group,group=128", &s), TW_OK);
     CU_ASSERT_EQUAL(tw_stretch_tiles(&s, 128), 8);
@@ -258,9 +262,8 @@ static void other_collectives_refuse(void) {
 
 int main(void) {
     static const unit_test tests[] = {
-        UNIT_TEST(long_layers_are_as_sorted), UNIT_TEST(thresholds_come_from_the_sample),
-        UNIT_TEST(spans_fit),                 UNIT_TEST(expected_bytes_are_near),
-        UNIT_TEST(other_collectives_refuse),
+        UNIT_TEST(long_layers_are_as_sorted), UNIT_TEST(thresholds_come_from_the_sample), UNIT_TEST(spans_fit),
+        UNIT_TEST(expected_bytes_are_near),   UNIT_TEST(other_collectives_refuse),
     };
     return unit_main("sparse_reduce", tests, UNIT_COUNT(tests));
 }
