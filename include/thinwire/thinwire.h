@@ -79,7 +79,7 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
  *         seed=N                           of its random numbers, any u32 (0)
  *   topk:density=D,values=SPEC,             the share D of largest magnitude (0.01) and where they stand; the values through
  *        select=exact|threshold|group,     a codec of fixed rate (none); of the whole array, about, or of each group of N
- *        group=N                           (4096). Arrays and files only (codec.h): no collective has it yet
+ *        group=N                           (4096). Allreduces, arrays and files (codec.h); not the other collectives
  *   +none | +ef                            error feedback (EF14): what was dropped is sent later */
 typedef enum tw_codec_id {
     TW_CODEC_NONE = 1,

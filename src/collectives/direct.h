@@ -12,11 +12,11 @@
 
 typedef struct tw_direct {
     tw_builder *b;
-    uint32_t *first; /* frame range of each owner */
-    uint32_t window; /* frames under way to or from one peer */
-    uint32_t *act;   /* per frame: what its next transfer waits for, or what may not be overwritten before */
-    uint32_t *order; /* the transfers of a stage so far */
-    uint32_t *last;  /* with each peer */
+    uint32_t *first;  /* frame range of each owner */
+    uint32_t window;  /* frames under way to or from one peer */
+    uint32_t *act;    /* per frame: what its next transfer waits for, or what may not be overwritten before */
+    uint32_t *order;  /* the transfers of a stage so far */
+    uint32_t *last;   /* with each peer */
     uint32_t *select; /* of each layer in this hop: its selection; 0: none */
     uint32_t norder;
     uint32_t verdict, encoded, arrived, made; /* the last three: stage ends, where overlap is off */

@@ -4,7 +4,6 @@
  * (hop 1) and back (hop 2). What is sent of sparse layers has no fixed length, so their frames are cut by what it is likely
  * to be, have room for what it can be, and hold no other layers. */
 #include "collectives/plan.h"
-#include "compressors/sparse.h"
 
 #define SPARSE_VALUES (1u << 26) /* most of a frame: what it may have to hold stays far below 4 GiB */
 
@@ -66,21 +65,23 @@ static uint64_t plain_bytes(const tw_plan_in *in, const tw_plan_layer *l, uint64
 
 /* The most that a run of a sparse layer takes where up to `keeps` values of the layer are kept, all of them in this run. */
 static uint32_t sparse_room(const cutter *c, const tw_plan_layer *l, uint64_t first, uint64_t n, uint64_t keeps) {
-    uint64_t stretch = tw_stretch_tiles(&l->spec, c->b->in->tile), ends = (first + n - 1) / stretch - first / stretch + 1;
+    uint64_t stretch = tw_stretch_tiles(&l->spec, c->b->in->tile),
+             ends = (first + n - 1) / stretch - first / stretch + 1;
     uint64_t values = tw_tiles_values(l->count, c->b->in->tile, first, n), kept = values < keeps ? values : keeps;
     if (l->spec.select == TW_SELECT_THRESHOLD)
         kept = values;
     if (l->spec.select == TW_SELECT_GROUP)
         kept = tw_sparse_expected(&l->spec, values);
-    ends += kept / TW_SPAN_KEPT; /* spans also end before tiles that they have no room for; two of them are more than full */
+    ends += kept /
+            TW_SPAN_KEPT; /* spans also end before tiles that they have no room for; two of them are more than full */
     return (uint32_t)tw_spans_most(&l->spec, values, kept, ends) + tw_tile_bits(n);
 }
 
 static void give_sparse_room(cutter *c, const tw_plan_layer *l, uint64_t first, uint64_t n, tw_frame *f) {
     uint32_t tile = c->b->in->tile;
     uint64_t own, mine = tw_owned_tiles(c->b->in, l, c->owner, &own);
-    f->payload_room += sparse_room(
-        c, l, first, n, tw_sparse_wanted(&l->spec, tw_tiles_values(l->count, tile, l->first, l->tiles)));
+    f->payload_room +=
+        sparse_room(c, l, first, n, tw_sparse_wanted(&l->spec, tw_tiles_values(l->count, tile, l->first, l->tiles)));
     f->answer_room +=
         sparse_room(c, l, first, n, tw_sparse_wanted(&l->spec, tw_tiles_values(l->count, tile, own, mine)));
     f->values += (uint32_t)(n * tile);

@@ -2,7 +2,6 @@
  *
  * What all builders share: actions, dependencies, the agreement hash. */
 #include "collectives/plan.h"
-#include "compressors/sparse.h"
 
 int tw_owner_of(uint64_t name_hash, uint64_t tile, uint64_t tiles, int size) {
     uint64_t part = (uint64_t)((tw_u128)tile * (unsigned)size / (tiles ? tiles : 1));
@@ -204,8 +203,7 @@ uint64_t tw_plan_bytes(const tw_plan *p) {
     return tw_held(sizeof *p) + (p->run ? tw_held(p->nrun * sizeof *p->run) : 0) +
            (p->frame ? tw_held(p->nframe * sizeof *p->frame) : 0) +
            (p->action ? tw_held(p->naction * sizeof *p->action) : 0) +
-           (p->succ ? tw_held(p->nsucc * sizeof *p->succ) : 0) +
-           (p->part ? tw_held(p->nlayer * sizeof *p->part) : 0);
+           (p->succ ? tw_held(p->nsucc * sizeof *p->succ) : 0) + (p->part ? tw_held(p->nlayer * sizeof *p->part) : 0);
 }
 
 void tw_plan_free(tw_plan *p) {

@@ -32,15 +32,15 @@ typedef struct tw_tiles {
 typedef struct tw_frame {
     uint32_t run0, nrun;
     int32_t owner;
-    uint32_t payload; /* bytes, all runs present; of sparse runs about */
-    uint32_t answer;  /* likewise, of the owner's answer */
+    uint32_t payload;                   /* bytes, all runs present; of sparse runs about */
+    uint32_t answer;                    /* likewise, of the owner's answer */
     uint32_t payload_room, answer_room; /* at most */
-    uint32_t values; /* of sparse runs */
-    bool sparse; /* all its runs are: they have no fixed length */
-    uint32_t home;    /* reduce-scatter: bytes of the sums, which stay at home in the layer's dtype */
-    uint64_t home_at; /* arena */
-    uint64_t hop1_at; /* arena: where this rank encodes it, or (owner) the first peer's arrival */
-    uint64_t hop2_at; /* arena: the owner's answer */
+    uint32_t values;                    /* of sparse runs */
+    bool sparse;                        /* all its runs are: they have no fixed length */
+    uint32_t home;                      /* reduce-scatter: bytes of the sums, which stay at home in the layer's dtype */
+    uint64_t home_at;                   /* arena */
+    uint64_t hop1_at;                   /* arena: where this rank encodes it, or (owner) the first peer's arrival */
+    uint64_t hop2_at;                   /* arena: the owner's answer */
     uint32_t hop1_cap, hop2_cap;
     uint32_t index;       /* among its owner's frames */
     uint32_t hop1_stride; /* owner: distance between the peers' arrivals */
@@ -131,11 +131,12 @@ typedef struct tw_plan {
     tw_frame *frame;
     tw_action *action;
     uint32_t *succ;
-    tw_plan_part *part;    /* [nlayer]; NULL: no layer is sparse */
+    tw_plan_part *part; /* [nlayer]; NULL: no layer is sparse */
     uint32_t nlayer;
-    uint32_t own_run;      /* the first of this rank's own frames */
-    uint64_t sample_room;  /* values that a selection looks at closely */
+    uint32_t own_run;     /* the first of this rank's own frames */
+    uint64_t sample_room; /* values that a selection looks at closely */
     uint64_t flag_words;
+    uint64_t most_tiles; /* of a sparse layer */
     uint64_t arena_bytes;
     uint64_t payload_bytes, wire_bytes, sends; /* of this rank, all layers present; of sparse ones about */
     uint64_t native_bytes;

@@ -4,7 +4,6 @@
  * at the owner once all its tiles of it are summed; so the owner's REDUCE becomes two actions: sums of a frame, which frees
  * the slots that it came in, and behind the layer's selection the frame's ANSWER. */
 #include "collectives/direct.h"
-#include "compressors/sparse.h"
 
 /* Values that a selection sets aside: a sample, or those above a bound that leaves a little more than are kept. */
 static uint64_t sample_room(const tw_plan_layer *l, uint32_t tile) {
@@ -23,11 +22,11 @@ static void make_part(tw_builder *b, uint32_t layer) {
     part->all = l->tiles;
     part->flags_at = p->flag_words;
     p->flag_words += tw_ceil_div(l->tiles, 32);
+    p->most_tiles = l->tiles > p->most_tiles ? l->tiles : p->most_tiles;
     p->sample_room = room > p->sample_room ? room : p->sample_room;
     if (l->spec.feedback == TW_FEEDBACK_NONE) {
         part->home_at = p->arena_bytes;
-        p->arena_bytes +=
-            tw_round_up(tw_tiles_values(l->count, p->tile, part->first, part->tiles) * sizeof(float), 64);
+        p->arena_bytes += tw_round_up(tw_tiles_values(l->count, p->tile, part->first, part->tiles) * sizeof(float), 64);
     }
 }
 
@@ -50,11 +49,8 @@ void tw_build_parts(tw_builder *b, const uint32_t *first) {
 }
 
 static uint32_t select_one(tw_direct *s, uint32_t layer, uint32_t hop) {
-    return tw_build_action(s->b, (tw_action){.act = TW_A_COMPUTE,
-                                             .kernel = TW_K_SELECT,
-                                             .hop = (uint8_t)hop,
-                                             .frame = layer,
-                                             .peer = -1});
+    return tw_build_action(
+        s->b, (tw_action){.act = TW_A_COMPUTE, .kernel = TW_K_SELECT, .hop = (uint8_t)hop, .frame = layer, .peer = -1});
 }
 
 /* A group needs to know of no other values. */

@@ -41,6 +41,24 @@ bool tw_codec_is_sparse(const tw_spec *s);
 /* TW_ERR_UNSUPPORTED for a codec that only an allreduce has so far. what: which collective asks. */
 tw_status tw_codec_check_tiled(const tw_spec *s, const char *what);
 
+/* ---- sparse layers in plans: sparse.c ---- */
+#define TW_SPAN_KEPT TW_MAX_TILE /* a span's kept values are one tile for their codec */
+/* How many of n are wanted: density * n, to nearest, one at least; 0 of 0. */
+uint64_t tw_sparse_wanted(const tw_spec *s, uint64_t n);
+/* The most that spans of n values can take together, `kept` of them kept, where `ends` of them may have to end early. */
+uint64_t tw_spans_most(const tw_spec *s, uint64_t n, uint64_t kept, uint64_t ends);
+
+/* ---- in frames ----
+ * A stretch is so many consecutive tiles, counted from the layer's first one, that about TW_STRETCH_KEPT values are kept of
+ * them. Frames are cut between stretches and spans end with them, so what is sent does not depend on frames. */
+#define TW_STRETCH_KEPT   1024u
+#define TW_STRETCH_VALUES (1u << 24) /* at most */
+uint64_t tw_stretch_tiles(const tw_spec *s, uint32_t tile);
+/* About how many of n values are kept: the number that frames are planned with; of groups, no more than this. */
+uint64_t tw_sparse_expected(const tw_spec *s, uint64_t n);
+/* About what a stretch of n values takes. */
+uint64_t tw_stretch_bytes(const tw_spec *s, uint64_t n);
+
 /* Where a tile's random numbers come from, for specs with stochastic rounding: Philox4x32 with this key and counter
  * {block of the tile, tile low, tile high, 0}. The key stands for seed, step, layer, rank and hop. */
 typedef struct tw_noise {

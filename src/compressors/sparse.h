@@ -11,7 +11,6 @@
 #include "compressors/codec.h"
 #include "compressors/index.h"
 
-#define TW_SPAN_KEPT   TW_MAX_TILE /* so that the kept values are one tile for their codec */
 #define TW_SPAN_VALUES (1u << 30)
 #define TW_SPAN_HEADER 12u
 #define TW_SPAN_INDEX  16384u /* most bytes of its coded positions: 4096 * (2 + 18 + 1) bits and a block's head */
@@ -34,23 +33,8 @@ typedef struct tw_kept {
  * c->ties counts down. */
 typedef uint32_t (*tw_select_fn)(const float *x, uint32_t n, uint32_t base, tw_cut *c, tw_kept *to);
 
-/* How many of n are wanted: density * n, to nearest, one at least; 0 of 0. */
-uint64_t tw_sparse_wanted(const tw_spec *s, uint64_t n);
 /* Bytes of a span of k kept values, with coded positions of `index` bytes. */
 uint64_t tw_span_bytes(const tw_spec *s, uint32_t k, uint64_t index);
-/* The most that spans of n values can take together, `kept` of them kept, where `ends` of them may have to end early. */
-uint64_t tw_spans_most(const tw_spec *s, uint64_t n, uint64_t kept, uint64_t ends);
-
-/* ---- in frames ----
- * A stretch is so many consecutive tiles, counted from the layer's first one, that about TW_STRETCH_KEPT values are kept of
- * them. Frames are cut between stretches and spans end with them, so what is sent does not depend on frames. */
-#define TW_STRETCH_KEPT   1024u
-#define TW_STRETCH_VALUES (1u << 24) /* at most */
-uint64_t tw_stretch_tiles(const tw_spec *s, uint32_t tile);
-/* About how many of n values are kept: the number that frames are planned with; of groups, no more than this. */
-uint64_t tw_sparse_expected(const tw_spec *s, uint64_t n);
-/* About what a stretch of n values takes. */
-uint64_t tw_stretch_bytes(const tw_spec *s, uint64_t n);
 
 /* The k largest magnitudes by radix: one pass over the data for each of 3 digits. */
 #define TW_RADIX_PASSES 3u

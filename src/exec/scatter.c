@@ -89,8 +89,7 @@ static void sum_stretch(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile
 static void take_flags(tw_exec *x, const tw_frame *f, uint32_t i) {
     const tw_tiles *run = &x->plan->run[f->run0 + i];
     for (int r = 0; r < x->plan->size; r++) {
-        if (r == x->plan->me || !tw_has_run(x, f, r, i) ||
-            !(tw_trailer1_of(x, f, r, i).flags & TW_RUN_NONFINITE))
+        if (r == x->plan->me || !tw_has_run(x, f, r, i) || !(tw_trailer1_of(x, f, r, i).flags & TW_RUN_NONFINITE))
             continue;
         const uint8_t *bits = tw_arrival(x, f, r) + x->cursor[r];
         for (uint32_t k = 0; k < run->n; k++)

@@ -40,23 +40,25 @@ static void find_tiles(search *s) {
         s->values += tw_tiles_values(s->x->layer[s->layer].count, s->x->plan->tile, s->first[i], s->tiles[i]);
 }
 
-const float *tw_form(tw_exec *x, uint32_t layer, uint64_t tile) {
+/* A copy is not made where it would be the input. */
+static const float *as_given(tw_exec *x, uint32_t layer, uint64_t tile, const float *g) {
+    bool same = !x->layer[layer].e && x->input_scale == 1.0f && !tw_flagged(x, layer, tile);
+    return same && x->k->sum_sq(g, tw_len_of(x, layer, tile)) >= 0 ? g : NULL;
+}
+
+const float *tw_form(tw_exec *x, uint32_t layer, uint64_t tile, float *to) {
     const tw_exec_layer *l = &x->layer[layer];
-    uint32_t n = tw_len_of(x, layer, tile);
-    const float *g = tw_tile_load(x, layer, tile, n, x->tile), *e = l->e ? l->e + tile * x->plan->tile : NULL;
-    float *to = tw_waiting(x, layer, tile, 1);
-    bool bad = tw_flagged(x, layer, tile);
-    if (!to && x->input_scale == 1.0f && !bad) {
-        if (x->k->sum_sq(g, n) >= 0)
-            return g;
-        bad = true;
-    }
-    to = to ? to : x->tile;
-    x->k->set_scaled(to, g, x->input_scale, n);
-    if (e)
-        x->k->add_scaled(to, e, 1.0f, n);
-    if (bad || !(x->k->sum_sq(to, n) >= 0)) { /* zeros are never kept */
-        memset(to, 0, n * sizeof *to);
+    tw_spec plain = TW_SPEC_INIT;
+    tw_tile_stat stat;
+    tw_enc a = {.scale = x->input_scale, .n = tw_len_of(x, layer, tile), .dtype = TW_F32, .dst = to};
+    a.g = tw_tile_load(x, layer, tile, a.n, x->tile);
+    const float *given = as_given(x, layer, tile, a.g);
+    if (given)
+        return given;
+    a.e = l->e ? l->e + tile * x->plan->tile : NULL;
+    x->k->encode[TW_CODEC_NONE][a.e ? TW_V_DRAIN : TW_V_PLAIN](&plain, &a, &stat); /* x itself */
+    if (stat.nonfinite || tw_flagged(x, layer, tile)) {                            /* zeros are never kept */
+        memset(to, 0, a.n * sizeof *to);
         tw_flag(x, layer, tile);
     }
     return to;
@@ -65,13 +67,15 @@ const float *tw_form(tw_exec *x, uint32_t layer, uint64_t tile) {
 /* After the first look at them. */
 static const float *formed(search *s, uint64_t tile) {
     const float *at = tw_waiting(s->x, s->layer, tile, s->hop);
-    return at ? at : tw_form(s->x, s->layer, tile);
+    return at ? at : tw_form(s->x, s->layer, tile, s->x->tile + TW_MAX_TILE);
 }
 
 /* ---- the sample: every stride-th value of the layer, by position ---- */
 
+/* Where it decides, 2^17 values; for a bound fewer are enough. */
 static uint32_t stride_of(const search *s) {
-    return (uint32_t)(s->values >> 17) | 1;
+    bool decides = s->x->layer[s->layer].spec.select == TW_SELECT_THRESHOLD;
+    return (uint32_t)(s->values >> (decides ? 17 : 15)) | 1;
 }
 
 static void sample_tile(search *s, uint64_t tile, uint32_t stride) {
@@ -111,23 +115,37 @@ static tw_cut cut_of_sample(const search *s, uint64_t k, uint32_t *same) {
 
 /* ---- exact ---- */
 
+/* A tile's x, for the first time: in hop 1 it goes to its place past the caches, since ENCODE comes much later. */
+static const float *first_look(search *s, uint64_t tile, uint32_t n) {
+    tw_exec *x = s->x;
+    float *at = tw_waiting(x, s->layer, tile, s->hop);
+    tw_spec plain = TW_SPEC_INIT;
+    if (s->hop == 2)
+        return at;
+    const float *v = tw_form(x, s->layer, tile, x->tile + TW_MAX_TILE);
+    if (at)
+        x->k->decode_stream[TW_CODEC_NONE](&plain, TW_F32, v, at, n);
+    return v;
+}
+
 /* Sets aside what is above floor, as long as there is room. Returns how many there are. */
 static uint64_t set_aside(search *s, uint32_t floor) {
     tw_exec *x = s->x;
-    uint64_t seen = 0;
+    uint64_t seen = 0, tiles = 0;
     s->n = 0;
     for (walk w = {0}; walk_ok(s, &w); w.at++) {
         uint64_t tile = walk_tile(s, &w);
         tw_kept *kept = &x->picks->kept;
         tw_cut above = {floor, 0};
-        const float *v = s->hop == 1 ? tw_form(x, s->layer, tile) : formed(s, tile);
+        uint32_t n = tw_len_of(x, s->layer, tile);
         kept->count = 0;
-        x->k->select(v, tw_len_of(x, s->layer, tile), 0, &above, kept);
+        x->k->select(first_look(s, tile, n), n, 0, &above, kept);
         seen += kept->count;
         s->full = seen > x->plan->sample_room;
         if (!s->full)
             memcpy(x->sample + s->n, kept->value, kept->count * sizeof(float));
         s->n += s->full ? 0 : kept->count;
+        x->aside[tiles++] = s->n;
     }
     return seen;
 }
@@ -148,18 +166,27 @@ static tw_cut cut_of_all(search *s, uint64_t k, uint32_t floor, uint32_t *same) 
     return tw_radix_cut(&r);
 }
 
-/* Not all ties are kept: up to which place. */
+static uint32_t count_ties(const float *v, uint32_t n, uint32_t bits) {
+    uint32_t found = 0, u;
+    for (uint32_t i = 0; i < n; i++) {
+        memcpy(&u, &v[i], sizeof u);
+        found += (u & 0x7fffffffu) == bits;
+    }
+    return found;
+}
+
+/* Not all ties are kept: up to which place. What was set aside has them all, in order. */
 static void place_ties(search *s, uint64_t wanted, tw_cut_at *c) {
-    for (walk w = {0}; walk_ok(s, &w); w.at++) {
-        const float *v = formed(s, walk_tile(s, &w));
-        uint32_t n = tw_len_of(s->x, s->layer, walk_tile(s, &w)), here = 0;
-        for (uint32_t i = 0; i < n; i++) {
-            uint32_t u;
-            memcpy(&u, &v[i], sizeof u);
-            here += (u & 0x7fffffffu) == c->bits;
-        }
+    uint64_t tiles = 0;
+    for (walk w = {0}; walk_ok(s, &w); w.at++, tiles++) {
+        uint64_t tile = walk_tile(s, &w);
+        uint32_t from = tiles ? s->x->aside[tiles - 1] : 0, here;
+        if (s->full)
+            here = count_ties(formed(s, tile), tw_len_of(s->x, s->layer, tile), c->bits);
+        else
+            here = count_ties(s->x->sample + from, s->x->aside[tiles] - from, c->bits);
         if (here >= wanted) {
-            c->tile = walk_tile(s, &w);
+            c->tile = tile;
             c->ties = wanted;
             return;
         }

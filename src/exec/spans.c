@@ -115,7 +115,7 @@ static void put_tile(writer *w, uint64_t tile) {
     bool formed = w->hop == 2 || (l->e && l->spec.select == TW_SELECT_EXACT);
     uint32_t n = tw_len_of(x, w->run->layer, tile);
     float *left = tw_waiting(x, w->run->layer, tile, w->hop);
-    const float *v = formed ? left : tw_form(x, w->run->layer, tile);
+    const float *v = formed ? left : tw_form(x, w->run->layer, tile, left ? left : x->tile + TW_MAX_TILE);
     tw_kept *kept = &x->picks->kept;
     if (tw_flagged(x, w->run->layer, tile))
         return;
@@ -125,7 +125,7 @@ static void put_tile(writer *w, uint64_t tile) {
     }
     w->s->x_sq += x->k->sum_sq(v, n);
     if (!left) {
-        left = x->tile + TW_MAX_TILE;
+        left = x->tile + 2 * TW_MAX_TILE;
         memcpy(left, v, n * sizeof *left);
     }
     uint32_t base = (uint32_t)((tile - w->from) * x->plan->tile);
@@ -134,17 +134,15 @@ static void put_tile(writer *w, uint64_t tile) {
     w->s->e_sq += x->k->sum_sq(left, n);
 }
 
-/* Flagged tiles keep their residuals; of a layer that lost its feedback nothing is left of the others. */
+/* Whether tiles are flagged: their residuals are put back when the answer is here. Of a layer that lost its feedback nothing
+ * is left. */
 static bool settle_slots(writer *w) {
     tw_exec_layer *l = layer_of(w);
     bool any = false;
     for (uint64_t tile = w->run->first; tile < w->run->first + w->run->n; tile++) {
         uint32_t n = tw_len_of(w->x, w->run->layer, tile);
-        bool bad = tw_flagged(w->x, w->run->layer, tile);
-        any = any || bad;
-        if (l->e && bad)
-            tw_keep_slot(w->x, l, tile, n);
-        else if (l->e && l->drain)
+        any = any || tw_flagged(w->x, w->run->layer, tile);
+        if (l->e && l->drain)
             memset(l->e_new + tile * w->x->plan->tile, 0, n * sizeof(float));
     }
     return any;

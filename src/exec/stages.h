@@ -23,7 +23,8 @@ bool tw_has_run(const tw_exec *x, const tw_frame *f, int rank, uint32_t run);
 void tw_note_own(tw_exec *x, const float *g, uint32_t n, tw_run_sum *s); /* a tile of the owner's raw part */
 tw_trailer2 tw_certify(const tw_exec *x, const tw_tiles *run, const tw_run_sum *s);
 void tw_keep_own_residual(const tw_exec *x, tw_exec_layer *l, const tw_tiles *run);
-uint32_t tw_seal_answer(tw_exec *x, const tw_frame *f, uint8_t *end); /* trailers are kept aside: as tw_exec_reduce does */
+uint32_t tw_seal_answer(tw_exec *x, const tw_frame *f,
+                        uint8_t *end); /* trailers are kept aside: as tw_exec_reduce does */
 uint8_t *tw_trailers2_aside(const tw_exec *x, const tw_frame *f);
 /* decode.c */
 void tw_keep_slot(const tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n);
@@ -49,8 +50,9 @@ static inline float *tw_waiting(const tw_exec *x, uint32_t layer, uint64_t tile,
         return l->e_new + tile * x->plan->tile;
     return hop == 1 ? NULL : (float *)(void *)(x->arena + p->home_at) + (tile - p->first) * x->plan->tile;
 }
-/* The tile's x for hop 1, made from input and residual; flags a tile with NaN or Inf, which is zeros then. */
-const float *tw_form(tw_exec *x, uint32_t layer, uint64_t tile);
+/* The tile's x for hop 1, made from input and residual in `to` (or the input itself); flags a tile with NaN or Inf, which
+ * is zeros then. */
+const float *tw_form(tw_exec *x, uint32_t layer, uint64_t tile, float *to);
 /* The run as spans and, where tiles are flagged, their bits. Adds to s->x_sq and e_sq; *bad: some tile is. Returns the end. */
 uint8_t *tw_spans_write(tw_exec *x, const tw_tiles *run, uint32_t hop, uint8_t *dst, tw_run_sum *s, bool *bad);
 /* The run that arrived at *src: everything is looked at; *src is moved behind it. */

@@ -145,9 +145,10 @@ static void count_layer_wire(tw_op *op) {
             continue;
         const tw_frame *f = &p->frame[a->frame];
         for (uint32_t r = f->run0; r < f->run0 + f->nrun; r++)
-            op->layer_wire[p->run[r].layer] +=
-                (f->sparse ? 0 : a->hop == 1 ? p->run[r].bytes : p->run[r].answer) +
-                (a->hop == 1 ? TW_TRAILER1_BYTES : TW_TRAILER2_BYTES);
+            op->layer_wire[p->run[r].layer] += (f->sparse     ? 0
+                                                : a->hop == 1 ? p->run[r].bytes
+                                                              : p->run[r].answer) +
+                                               (a->hop == 1 ? TW_TRAILER1_BYTES : TW_TRAILER2_BYTES);
     }
     for (uint32_t i = 0; p->native_bytes && p->size > 1 && i < op->x.npiece; i++)
         op->layer_wire[op->x.piece[i].layer] += tw_dense_bytes(op->x.piece[i].count * sizeof(float), (uint64_t)p->size);
@@ -162,15 +163,16 @@ static tw_status allocate_sparse(tw_exec *x, tw_ctx *ctx) {
     x->part_of = tw_alloc(ctx, (p->nlayer + 1) * sizeof *x->part_of);
     x->picks = tw_alloc(ctx, sizeof *x->picks);
     x->sample = tw_alloc_raw(ctx, p->sample_room * sizeof *x->sample);
+    x->aside = tw_alloc(ctx, p->most_tiles * sizeof *x->aside);
     x->flagged = tw_alloc(ctx, p->flag_words * sizeof *x->flagged);
     x->sums = tw_alloc(ctx, own_runs(p) * sizeof *x->sums);
-    return x->part_of && x->picks && x->sample && x->flagged && x->sums ? TW_OK : TW_ERR_NOMEM;
+    return x->part_of && x->picks && x->sample && x->aside && x->flagged && x->sums ? TW_OK : TW_ERR_NOMEM;
 }
 
 static uint64_t sparse_bytes(const tw_exec *x, const tw_plan *p) {
     return tw_held((p->nlayer + 1) * sizeof *x->part_of) + tw_held(sizeof *x->picks) +
            tw_held(p->sample_room * sizeof *x->sample) + tw_held(p->flag_words * sizeof *x->flagged) +
-           tw_held(own_runs(p) * sizeof *x->sums);
+           tw_held(p->most_tiles * sizeof *x->aside) + tw_held(own_runs(p) * sizeof *x->sums);
 }
 
 static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint32_t given) {
@@ -255,6 +257,7 @@ static void free_op(tw_op *op) {
     tw_free(ctx, op->x.part_of);
     tw_free(ctx, op->x.picks);
     tw_free(ctx, op->x.sample);
+    tw_free(ctx, op->x.aside);
     tw_free(ctx, op->x.flagged);
     tw_free(ctx, op->x.sums);
     tw_free(ctx, op->x.tile);

@@ -244,8 +244,7 @@ static uint64_t values_of(const tw_op *op, const tw_action *a) {
     uint64_t n = 0;
     if (a->kernel == TW_K_SELECT)
         return op->x.layer[a->frame].count;
-    if ((a->kernel > TW_K_DECODE && a->kernel != TW_K_PUBLISH && a->kernel != TW_K_ANSWER) ||
-        a->kernel == TW_K_VERDICT)
+    if ((a->kernel > TW_K_DECODE && a->kernel != TW_K_PUBLISH && a->kernel != TW_K_ANSWER) || a->kernel == TW_K_VERDICT)
         return 0;
     const tw_frame *f = &op->plan->frame[a->frame];
     for (uint32_t i = 0; i < f->nrun; i++)

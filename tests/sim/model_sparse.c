@@ -253,7 +253,8 @@ static void hop1(sparse *p, float *sum, uint64_t *who, norms *q) {
 /* Of all owners: each its own tiles. */
 static void hop2(sparse *p, const float *sum, const uint64_t *who, norms *q) {
     trial *t = p->t;
-    float w = t->rc.redop == TW_AVG ? 1.0f / (float)t->ranks : 1.0f, *e_new = t->m.e_new[p->l] + (uint64_t)p->rank * p->n;
+    float w = t->rc.redop == TW_AVG ? 1.0f / (float)t->ranks : 1.0f,
+          *e_new = t->m.e_new[p->l] + (uint64_t)p->rank * p->n;
     const float *e = t->m.e[p->l] + (uint64_t)p->rank * p->n;
     bool ef = model_has_residual(t, p->l, p->rank);
     p->hop = 2;

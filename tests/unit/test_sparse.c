@@ -335,22 +335,6 @@ static void specs_are_read_and_written(void) {
     }
 }
 
-static void no_collective_yet(void) {
-    tw_comm *c = NULL;
-    tw_reducer *red = NULL;
-    tw_spec s;
-    float x[4] = {1, 2, 3, 4};
-    const tw_layer layers[] = {TW_LAYER("a", 4)};
-    CU_ASSERT_EQUAL_FATAL(tw_comm_create_local(NULL, 1, &c), TW_OK);
-    CU_ASSERT_EQUAL(tw_spec_parse("topk", &s), TW_OK);
-    CU_ASSERT_EQUAL(tw_allreduce(c, &s, x, x, 4, TW_F32, TW_AVG), TW_ERR_UNSUPPORTED);
-    unit_has(tw_last_error(), "'topk' works on arrays and files only");
-    CU_ASSERT_EQUAL(tw_reducer_create(c, layers, 1, "*=none until 5 then topk:density=0.1+ef", NULL, &red),
-                    TW_ERR_UNSUPPORTED);
-    unit_has(tw_last_error(), "rule 1");
-    CU_ASSERT_EQUAL(tw_comm_destroy(c), TW_OK);
-}
-
 int main(void) {
     static const unit_test tests[] = {
         UNIT_TEST(kept_is_what_a_sort_keeps),
@@ -360,7 +344,6 @@ int main(void) {
         UNIT_TEST(nonfinite),
         UNIT_TEST(damaged_bytes),
         UNIT_TEST(specs_are_read_and_written),
-        UNIT_TEST(no_collective_yet),
     };
     return unit_main("sparse", tests, UNIT_COUNT(tests));
 }

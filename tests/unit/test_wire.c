@@ -50,8 +50,8 @@ static const struct {
      {TW_LAYER("grid", 9000), TW_LAYER("rms", 7000), TW_LAYER("a.half", 4097), TW_LAYER("b.bf", 5000),
       TW_LAYER_DTYPE("small.f16", 4500, TW_F16), TW_LAYER_DTYPE("dense", 300, TW_BF16), TW_LAYER("one", 1),
       TW_LAYER("nothing", 0), TW_LAYER("q8", 5000), TW_LAYER("q4", 6000), TW_LAYER("q3", 4999), TW_LAYER("two", 5000),
-      TW_LAYER("eight", 4803), TW_LAYER("t0", 6001), TW_LAYER("t1", 4999),
-      TW_LAYER("k0", 9000), TW_LAYER_DTYPE("k1", 9000, TW_F16), TW_LAYER("k2", 8192)}},
+      TW_LAYER("eight", 4803), TW_LAYER("t0", 6001), TW_LAYER("t1", 4999), TW_LAYER("k0", 9000),
+      TW_LAYER_DTYPE("k1", 9000, TW_F16), TW_LAYER("k2", 8192)}},
 };
 
 /* ---- a transport that writes down what is sent ---- */
@@ -151,7 +151,8 @@ static void draw_inputs(world *w) {
     for (int s = 0; s < STEPS; s++)
         for (int k = 0; k < RANKS; k++)
             for (int l = 0; l < LAYERS; l++) {
-                w->present[s][k][l] = !(s == 1 && (l == 1 || l == 5 || (l == 0 && k != 2) || (l == 3 && k == 1) || l == 17 || (l == 15 && k == 0)));
+                w->present[s][k][l] = !(s == 1 && (l == 1 || l == 5 || (l == 0 && k != 2) || (l == 3 && k == 1) ||
+                                                   l == 17 || (l == 15 && k == 0)));
                 for (uint64_t i = 0; i < layer_of(w, l)->count; i++)
                     put(w, s, k, l, i, unit_float(&r) * (float)(1 + i % 7) + 0.25f * unit_float(&r));
             }
