@@ -91,15 +91,15 @@ typedef struct tw_exec {
     const uint32_t *piece0; /* first piece of each layer [nlayer + 1] */
     uint32_t nlayer, npiece;
     uint8_t *arena;
-    float **scratch;      /* native: per piece, work area where no output was given; made when needed */
-    uint32_t *cursor;     /* [size]: position in each peer's payload */
-    const uint8_t **part; /* [size]: scratch, what each rank sent of a tile */
-    float *tile;          /* 4 tiles of scratch, 64-byte aligned */
+    float **scratch;       /* native: per piece, work area where no output was given; made when needed */
+    uint32_t *cursor;      /* [size]: position in each peer's payload */
+    const uint8_t **part;  /* [size]: scratch, what each rank sent of a tile */
+    float *tile;           /* 4 tiles of scratch, 64-byte aligned */
     tw_exec_part *part_of; /* sparse layers [nlayer]; from here on NULL where the plan has none */
     tw_picks *picks;
-    float *sample;        /* [plan->sample_room] */
-    uint32_t *flagged;    /* bits of tiles: NaN or Inf, in what this rank sends of them or as their owner */
-    tw_run_sum *sums;     /* of own runs, between their sum and the answer [plan->nrun - plan->own_run] */
+    float *sample;     /* [plan->sample_room] */
+    uint32_t *flagged; /* bits of tiles: NaN or Inf, in what this rank sends of them or as their owner */
+    tw_run_sum *sums;  /* of own runs, between their sum and the answer [plan->nrun - plan->own_run] */
     tw_stamp stamp;
     uint32_t draw; /* of random numbers: the step, or without steps the op's number; the same on all ranks */
     float input_scale;
@@ -132,6 +132,8 @@ void tw_narrow(const tw_kernels *k, uint8_t *dst, const float *src, uint32_t n, 
 tw_noise tw_noise_of(const tw_spec *s, uint64_t name_hash, uint32_t draw, uint32_t rank, uint32_t hop, uint64_t tile);
 /* ... of a tile that this rank encodes in a hop. */
 tw_noise tw_tile_noise(const tw_exec *x, const tw_exec_layer *l, uint64_t tile, uint32_t hop);
+/* ... for decoders; zeros where they need none. */
+tw_noise tw_shared_noise(const tw_exec *x, const tw_exec_layer *l, uint64_t tile);
 /* Encodes for hop 2 with the residual taken against what receivers will store. */
 void tw_owner_encode(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *sum, float scale, void *dst,
                      tw_tile_stat *stat);

@@ -168,7 +168,7 @@ static bool check_same(trial *t, int r) {
 /* One op over all layers, all there: the plan's bytes are what is sent. */
 static bool check_plan(trial *t, int r) {
     char rules[MOST_LAYERS * 160] = "";
-    tw_layer given[MOST_LAYERS];
+    tw_layer given[MOST_LAYERS] = {{0}};
     tw_reducer_config c = t->rc;
     tw_plan_info info = TW_PLAN_INFO_INIT;
     uint64_t payloads = 0;
