@@ -77,6 +77,9 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
  *   ternary:group=N,                       0 or a sign per value and a scale per group of N (128..4096; 512);
  *         rounding=nearest|stochastic,     stochastic: 0 or max |x| at random, right on average (TernGrad);
  *         seed=N                           of its random numbers, any u32 (0)
+ *   randk:density=D,                        the share D (0.01) of each tile's values, at random positions that all ranks share;
+ *         scale=none|unbiased,             as they are, or divided by the share (for averages without feedback);
+ *         seed=N                           of the positions, any u32 (0)
  *   topk:density=D,values=SPEC,             the share D of largest magnitude (0.01) and where they stand; the values through
  *        select=exact|threshold|group,     a codec of fixed rate (none); of the whole array, about, or of each group of N
  *        group=N                           (4096). Allreduces, arrays and files (codec.h); not the other collectives
@@ -87,7 +90,8 @@ typedef enum tw_codec_id {
     TW_CODEC_ONEBIT = 3,
     TW_CODEC_QUANT = 4,
     TW_CODEC_TERNARY = 5,
-    TW_CODEC_TOPK = 6
+    TW_CODEC_TOPK = 6,
+    TW_CODEC_RANDK = 7
 } tw_codec_id;
 /* Of a cast: TW_F16, TW_BF16 or one of these, which no layer has. */
 typedef enum tw_cast_type { TW_CAST_FP8E4M3 = 4, TW_CAST_FP8E5M2 = 5 } tw_cast_type;
@@ -98,7 +102,9 @@ typedef enum tw_scale_id {
     TW_SCALE_TWOSIDED = 3,
     TW_SCALE_ABSMAX = 4,
     TW_SCALE_MINMAX = 5,
-    TW_SCALE_MSE = 6
+    TW_SCALE_MSE = 6,
+    TW_SCALE_PLAIN = 7,   /* randk: "none" */
+    TW_SCALE_UNBIASED = 8
 } tw_scale_id;
 typedef enum tw_rounding_id { TW_ROUNDING_NEAREST = 1, TW_ROUNDING_STOCHASTIC = 2 } tw_rounding_id;
 typedef enum tw_rotate_id { TW_ROTATE_NONE = 1, TW_ROTATE_HADAMARD = 2 } tw_rotate_id;
@@ -115,14 +121,14 @@ typedef struct tw_spec {
     uint16_t codec;    /* tw_codec_id: stable wire ids, never reused */
     uint16_t feedback; /* tw_feedback_id */
     uint16_t type;     /* cast: TW_F16, TW_BF16 or a tw_cast_type; else 0 */
-    uint16_t scale;    /* onebit, quant: tw_scale_id; else 0 */
+    uint16_t scale;    /* onebit, quant, randk: tw_scale_id; else 0 */
     uint32_t group;    /* onebit, quant, ternary, cast to fp8: elements that share one scale; else 0 */
     uint16_t bits;     /* of a value, where a codec has a choice; else 0 */
     uint16_t rounding; /* tw_rounding_id, where a codec has a choice; else 0 */
     uint16_t rotate;   /* tw_rotate_id, where a codec has a choice; else 0 */
     uint16_t select;   /* topk: tw_select_id; else 0 */
-    uint32_t seed;     /* of stochastic rounding and of rotations; else 0 */
-    uint32_t density;  /* topk: values kept of 10^9; else 0 */
+    uint32_t seed;     /* of stochastic rounding, of rotations and of randk's positions; else 0 */
+    uint32_t density;  /* topk, randk: values kept of 10^9; else 0 */
     tw_values values;  /* topk: how they are sent; else all 0 */
 } tw_spec;
 #define TW_SPEC_INIT                                                                                                   \
@@ -250,10 +256,12 @@ typedef struct tw_layer {
  *            verdict TW_VERDICT_SKIPPED
  * ERROR      as SKIP, but the step returns TW_ERR_NONFINITE on every rank, naming layer and rank */
 typedef enum tw_nonfinite { TW_NONFINITE_PROPAGATE = 1, TW_NONFINITE_SKIP = 2, TW_NONFINITE_ERROR = 3 } tw_nonfinite;
-/* NATIVE: the transport's own sum (fp32 layers under `none` only; writes user memory while in flight, says nothing of NaN;
- * the same pieces on all ranks, which a small sum checks first).
+/* NATIVE: the transport's own sum. Of fp32 layers under `none`: writes user memory while in flight, says nothing of NaN; the
+ * same pieces on all ranks, which a small sum checks first. Of ops whose layers are all fp32 under `randk`: the payloads are
+ * summed, with outputs written late, NaN policies, residuals and certificate as by SRA.
  * SRA: split, reduce at the owner, allgather; two roundings for any number of ranks.
- * AUTO: NATIVE where all of an op is fp32 `none`, non-finite values propagate, and the transport says that its sum is fast
+ * AUTO: NATIVE where all of an op is fp32 `none` and non-finite values propagate, or is fp32 `randk` and fewer bytes cross
+ * (for all but small ops; an estimate of memory counts SRA), and the transport says that its sum is fast
  * (local and sim do; MPI's non-blocking sum was 1.6 to 3.3 times slower than its ring where it was measured); else SRA. */
 typedef enum tw_algo { TW_ALGO_AUTO = 1, TW_ALGO_NATIVE = 2, TW_ALGO_SRA = 3 } tw_algo;
 
@@ -313,8 +321,8 @@ typedef struct tw_report { /* the same on every rank, except wire_bytes and the 
     uint64_t wire_bytes;  /* what this rank gave to the transport in this step, headers and trailers included */
     double error_bound;   /* proven: || all outputs so far - all exact results so far ||_2 over all certified layers; Inf
                            * once a norm is beyond fp32 */
-    uint32_t uncertified; /* layers that went through a native sum in this step or before: not in error_bound */
-    int32_t bad_layer;    /* first layer with NaN or Inf, or -1; native sums are not looked at */
+    uint32_t uncertified; /* layers that went through a native sum under `none` in this step or before: not in error_bound */
+    int32_t bad_layer;    /* first layer with NaN or Inf, or -1; native sums under `none` are not looked at */
     int32_t bad_rank;     /* the rank it came from, or -1 */
     uint32_t reserved;
     double encode_s, reduce_s, decode_s, wait_s; /* this rank's time by kind, seconds */
