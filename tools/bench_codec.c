@@ -168,6 +168,10 @@ static void expected_nmse(const tw_spec *s, double *low, double *high) {
     } else if (s->codec == TW_CODEC_CAST) { /* fp16: the smallest layers are subnormal there */
         *low = s->type == TW_F16 ? 1e-8 : 1e-6;
         *high = s->type == TW_F16 ? 2e-7 : 5e-6;
+    } else if (s->codec == TW_CODEC_RANDK) { /* what is left out; unbiased: as many times more as values stand for */
+        double share = s->density / 1e9, lost = s->scale == TW_SCALE_UNBIASED ? 1.0 / share - 1.0 : 1.0 - share;
+        *low = lost * 0.9;
+        *high = lost * 1.1;
     } else if (s->codec == TW_CODEC_TERNARY) { /* at random: max |x| E|x| / E x^2 - 1, by the size of groups */
         bool random = s->rounding == TW_ROUNDING_STOCHASTIC;
         *low = random ? 1.0 : 0.187;

@@ -160,7 +160,8 @@ static void show_codecs(int json) {
                 {"quant:bits=4", "15 levels"},
                 {"quant:bits=2", "0 and +-max |x| / 2; scale=mse is better for normal numbers"},
                 {"ternary", "0 or a sign, and the mean of what is kept; meant for +ef"},
-                {"ternary:rounding=stochastic", "as TernGrad: right on average"}};
+                {"ternary:rounding=stochastic", "as TernGrad: right on average"},
+                {"randk", "1 % of the values, at positions that all ranks share; for +ef"}};
     const int n = (int)(sizeof rows / sizeof *rows);
     if (json)
         puts("\"codecs\": [");

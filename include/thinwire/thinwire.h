@@ -77,6 +77,9 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
  *   ternary:group=N,                       0 or a sign per value and a scale per group of N (128..4096; 512);
  *         rounding=nearest|stochastic,     stochastic: 0 or max |x| at random, right on average (TernGrad);
  *         seed=N                           of its random numbers, any u32 (0)
+ *   randk:density=D,                        the share D (0.01) of each tile's values, at random positions that all ranks share;
+ *         scale=none|unbiased,             as they are, or divided by the share (for averages without feedback);
+ *         seed=N                           of the positions, any u32 (0)
  *   topk:density=D,values=SPEC,             the share D of largest magnitude (0.01) and where they stand; the values through
  *        select=exact|threshold|group,     a codec of fixed rate (none); of the whole array, about, or of each group of N
  *        group=N                           (4096). Allreduces, arrays and files (codec.h); not the other collectives
@@ -87,7 +90,8 @@ typedef enum tw_codec_id {
     TW_CODEC_ONEBIT = 3,
     TW_CODEC_QUANT = 4,
     TW_CODEC_TERNARY = 5,
-    TW_CODEC_TOPK = 6
+    TW_CODEC_TOPK = 6,
+    TW_CODEC_RANDK = 7
 } tw_codec_id;
 /* Of a cast: TW_F16, TW_BF16 or one of these, which no layer has. */
 typedef enum tw_cast_type { TW_CAST_FP8E4M3 = 4, TW_CAST_FP8E5M2 = 5 } tw_cast_type;
@@ -98,7 +102,9 @@ typedef enum tw_scale_id {
     TW_SCALE_TWOSIDED = 3,
     TW_SCALE_ABSMAX = 4,
     TW_SCALE_MINMAX = 5,
-    TW_SCALE_MSE = 6
+    TW_SCALE_MSE = 6,
+    TW_SCALE_PLAIN = 7,   /* randk: "none" */
+    TW_SCALE_UNBIASED = 8
 } tw_scale_id;
 typedef enum tw_rounding_id { TW_ROUNDING_NEAREST = 1, TW_ROUNDING_STOCHASTIC = 2 } tw_rounding_id;
 typedef enum tw_rotate_id { TW_ROTATE_NONE = 1, TW_ROTATE_HADAMARD = 2 } tw_rotate_id;
@@ -115,14 +121,14 @@ typedef struct tw_spec {
     uint16_t codec;    /* tw_codec_id: stable wire ids, never reused */
     uint16_t feedback; /* tw_feedback_id */
     uint16_t type;     /* cast: TW_F16, TW_BF16 or a tw_cast_type; else 0 */
-    uint16_t scale;    /* onebit, quant: tw_scale_id; else 0 */
+    uint16_t scale;    /* onebit, quant, randk: tw_scale_id; else 0 */
     uint32_t group;    /* onebit, quant, ternary, cast to fp8: elements that share one scale; else 0 */
     uint16_t bits;     /* of a value, where a codec has a choice; else 0 */
     uint16_t rounding; /* tw_rounding_id, where a codec has a choice; else 0 */
     uint16_t rotate;   /* tw_rotate_id, where a codec has a choice; else 0 */
     uint16_t select;   /* topk: tw_select_id; else 0 */
-    uint32_t seed;     /* of stochastic rounding and of rotations; else 0 */
-    uint32_t density;  /* topk: values kept of 10^9; else 0 */
+    uint32_t seed;     /* of stochastic rounding, of rotations and of randk's positions; else 0 */
+    uint32_t density;  /* topk, randk: values kept of 10^9; else 0 */
     tw_values values;  /* topk: how they are sent; else all 0 */
 } tw_spec;
 #define TW_SPEC_INIT                                                                                                   \

@@ -13,6 +13,9 @@
 
 /* How a payload may be reduced (design §4). */
 enum { TW_TRAIT_TILED = 1, TW_TRAIT_LINEAR = 2, TW_TRAIT_FIXED_RATE = 4, TW_TRAIT_EXACT = 8, TW_TRAIT_SPARSE = 16 };
+/* Random numbers: none, of their own for every rank and hop, or the same for all, so that decoders know them, too. */
+typedef enum tw_draws { TW_DRAWS_NONE, TW_DRAWS_OWN, TW_DRAWS_SHARED } tw_draws;
+tw_draws tw_spec_draws(const tw_spec *s);
 
 typedef struct tw_codec {
     const char *name;
@@ -59,8 +62,8 @@ uint64_t tw_sparse_expected(const tw_spec *s, uint64_t n);
 /* About what a stretch of n values takes. */
 uint64_t tw_stretch_bytes(const tw_spec *s, uint64_t n);
 
-/* Where a tile's random numbers come from, for specs with stochastic rounding: Philox4x32 with this key and counter
- * {block of the tile, tile low, tile high, 0}. The key stands for seed, step, layer, rank and hop. */
+/* Where a tile's random numbers come from, for specs that draw any: Philox4x32 with this key and counter {block of the
+ * tile, tile low, tile high, 0}. The key stands for seed, step, layer, rank and hop; shared ones leave out the last two. */
 typedef struct tw_noise {
     uint32_t key[2], tile[2];
 } tw_noise;
@@ -75,7 +78,8 @@ typedef struct tw_enc {
     uint32_t n;     /* 1 .. TW_MAX_TILE */
     tw_dtype dtype; /* of the layer: what `none` packs */
     void *dst;      /* payload, 4-byte aligned; exactly codec->bytes() are written, padding as zeros */
-    tw_noise noise; /* spec->rounding STOCHASTIC; else not looked at */
+    tw_noise noise; /* where the spec draws; else not looked at */
+    bool part;      /* of a sum that is encoded once more: unbiased randk scales then, and not twice */
 } tw_enc;
 
 /* Encode. ALWAYS fills stat: x_sq and e_sq are the sums of squares of x and of x - decoded; nonfinite = 1 when any x or
@@ -85,7 +89,9 @@ typedef struct tw_enc {
  * are added up in double, in order. If that total is not within [2^-90, 2^120], it is computed again in double: serial
  * over the values, each squared in double. */
 typedef void (*tw_encode_fn)(const tw_spec *s, const tw_enc *a, tw_tile_stat *stat);
-typedef void (*tw_decode_fn)(const tw_spec *s, tw_dtype t, const void *src, float *y, uint32_t n);
+/* noise: as the encoder's, for codecs whose random numbers are shared; others may be given NULL. */
+typedef void (*tw_decode_fn)(const tw_spec *s, tw_dtype t, const void *src, float *y, uint32_t n,
+                             const tw_noise *noise);
 
 /* What the ranks that have the layer sent of one tile, in rank order. */
 typedef struct tw_parts {
@@ -145,6 +151,12 @@ typedef bool (*tw_reduce_fn)(const tw_spec *s, const tw_enc *a, tw_parts *p, tw_
  * onebit's, and 0 where that is not below the mean; scale = (sum of the kept
  * |x|) / their number, with +0 for the others, in onebit's order; taken again if not finite as twosided's; 0 if none is
  * kept. stochastic: scale = max |x|; kept is what has |x| > scale * ((255.5 - byte) / 256), bytes of noise as quant's. A
- * group with NaN or Inf in x: scale 0x7fc00000, all kept, signs clear. */
+ * group with NaN or Inf in x: scale 0x7fc00000, all kept, signs clear.
+ * randk   m fp32 values, m = density * n to nearest, one at least: those at the positions (below), as they are or
+ * (unbiased, and not part) times (float)n / (float)m. decoded = 0 elsewhere. NaN or Inf in x or in what was scaled: m times
+ * 0x7fc00000; where the first value is NaN all n decode to 0x7fc00000. Position i, 0 <= i < m: with s = ceil(n * 2^16 / m)
+ * the stratum [l, h), l = i s >> 16, h = (i + 1) s >> 16; p = l + (u_i (h - l) >> 32) + (t n >> 32), less n if that is n or
+ * more. u_i: word i / 32 mod 4 of Philox4x32-7 with counter {32 (i / 128) + i mod 32, tile, 0}; t: word 0 of counter {0,
+ * tile, 1}; all of the shared key. */
 
 #endif

@@ -16,6 +16,12 @@ uint32_t tw_rounds_once(const tw_spec *s, tw_dtype t) {
     return 1;
 }
 
+tw_draws tw_spec_draws(const tw_spec *s) {
+    return s->codec == TW_CODEC_RANDK              ? TW_DRAWS_SHARED
+           : s->rounding == TW_ROUNDING_STOCHASTIC ? TW_DRAWS_OWN
+                                                   : TW_DRAWS_NONE;
+}
+
 uint32_t tw_traits_tiled(const tw_spec *s) {
     (void)s;
     return TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE;

@@ -26,7 +26,8 @@
     X(CAST, cast)          \
     X(ONEBIT, onebit)      \
     X(QUANT, quant)        \
-    X(TERNARY, ternary)
+    X(TERNARY, ternary)    \
+    X(RANDK, randk)
 #define TW_SPARSE_CODECS(X)    X(TOPK, topk)
 #define TW_CODEC_LIST(X)       TW_TILED_CODECS(X) TW_SPARSE_CODECS(X)
 #define TW_COUNT_ONE(id, word) +1

@@ -66,6 +66,9 @@ static bool is_dense(const tw_spec *s) {
 #define GROUP_OF(id, by_default)                                                                              \
     .name = "group", .codec = TW_CODEC_##id, .field = FIELD_GROUP, .preset = by_default, .from = TW_MIN_TILE, \
     .to = TW_MAX_TILE
+#define DENSITY_OF(id)                                                                                         \
+    .name = "density", .codec = TW_CODEC_##id, .field = FIELD_DENSITY, .preset = DENSITY_ONE / 100, .from = 1, \
+    .to = DENSITY_ONE
 #define SEED_OF(id) .name = "seed", .codec = TW_CODEC_##id, .field = FIELD_SEED, .to = UINT32_MAX
 #define ROUNDING_OF(id)                                                                                 \
     .name = "rounding", .codec = TW_CODEC_##id, .field = FIELD_ROUNDING, .preset = TW_ROUNDING_NEAREST, \
@@ -92,13 +95,17 @@ static const option options[] = {
     {GROUP_OF(TERNARY, 512)},
     {ROUNDING_OF(TERNARY), .applies = is_dense, .where = "goes without density=... only"},
     {SEED_OF(TERNARY), .applies = is_dense, .where = "goes without density=... only"},
-    {"density", TW_CODEC_TOPK, FIELD_DENSITY, DENSITY_ONE / 100, .from = 1, .to = DENSITY_ONE},
+    {DENSITY_OF(TOPK)},
     {"select", TW_CODEC_TOPK, FIELD_SELECT, SELECT_WORDS},
     {GROUP_OF(TOPK, TW_MAX_TILE)},
     {"values", TW_CODEC_TOPK, FIELD_VALUES, .preset = TW_CODEC_NONE},
     {"density", TW_CODEC_TERNARY, FIELD_DENSITY, 0, .from = 1, .to = DENSITY_ONE, .applies = is_sparse},
     {"select", TW_CODEC_TERNARY, FIELD_SELECT, SELECT_WORDS, .applies = is_sparse,
      .where = "goes with density=... only"},
+    {DENSITY_OF(RANDK)},
+    {"scale", TW_CODEC_RANDK, FIELD_SCALE, TW_SCALE_PLAIN, .words = {"none", "unbiased"},
+     .value = {TW_SCALE_PLAIN, TW_SCALE_UNBIASED}},
+    {SEED_OF(RANDK)},
 };
 #define OPTIONS TW_ARRAY_LEN(options)
 
@@ -262,8 +269,8 @@ static tw_status parse_values(const parser *ps, text t, tw_spec *s) {
     tw_status st = tw_spec_parse_n(t.p, t.n, ps->what, &v);
     if (st != TW_OK)
         return st;
-    if (!is_tiled(v.codec) || v.feedback != TW_FEEDBACK_NONE || v.seed)
-        return bad(ps, "values=%.*s must be a codec of fixed rate, without feedback and seed",
+    if (!is_tiled(v.codec) || v.feedback != TW_FEEDBACK_NONE || v.seed || v.density)
+        return bad(ps, "values=%.*s must be a codec of fixed rate, without feedback, seed and density",
                    (int)(t.n < SHOWN ? t.n : SHOWN), t.p);
     set_values(s, &v);
     return TW_OK;
@@ -371,6 +378,11 @@ static void settle_ternary(tw_spec *s, uint32_t seen) {
     s->group = TW_MAX_TILE;
 }
 
+/* Scaled up, a codec loses more than there is: what feedback holds would grow without end. */
+static bool feeds_back_scaled(const tw_spec *s) {
+    return s->scale == TW_SCALE_UNBIASED && s->feedback == TW_FEEDBACK_EF;
+}
+
 tw_status tw_spec_parse_n(const char *p, size_t len, const char *what, tw_spec *out) {
     if (!p || !out)
         return tw_fail(TW_ERR_ARG, "%s%s%s is NULL", what ? what : "", what ? ": " : "", p ? "out" : "spec text");
@@ -400,6 +412,8 @@ tw_status tw_spec_parse_n(const char *p, size_t len, const char *what, tw_spec *
             return TW_ERR_ARG;
         s.feedback = (uint16_t)(id + 1);
     }
+    if (feeds_back_scaled(&s))
+        return bad(&ps, "scale=unbiased loses more than there is, so it goes without feedback");
     *out = s;
     return TW_OK;
 }
@@ -459,7 +473,7 @@ tw_status tw_spec_check(const tw_spec *s) {
         if (st != TW_OK)
             return st;
     }
-    return TW_OK;
+    return feeds_back_scaled(s) ? tw_fail(TW_ERR_ARG, "spec: scale=unbiased goes without feedback") : TW_OK;
 }
 
 void tw_spec_words(const tw_spec *s, uint32_t w[TW_SPEC_WORDS]) {

@@ -38,9 +38,13 @@ const float *tw_array_tile(const tw_array *a, uint64_t at, float *buf) {
     return buf;
 }
 
+static bool is_sparse(const tw_spec *s) {
+    return tw_codec_get(s->codec)->traits(s) & TW_TRAIT_SPARSE;
+}
+
 tw_noise tw_array_noise(const tw_array *a, uint64_t index) {
     const char *name = a->args.name ? a->args.name : "";
-    tw_spec values = a->spec->density ? tw_spec_values(a->spec) : *a->spec;
+    tw_spec values = is_sparse(a->spec) ? tw_spec_values(a->spec) : *a->spec;
     return tw_noise_of(&values, tw_hash64(name, strlen(name), 0), a->args.step, 0, 0, index);
 }
 
@@ -96,7 +100,8 @@ static void decode_tiles(const tw_array *a, const uint8_t *from, void *out) {
         uint8_t *to = (uint8_t *)out + at * tw_dtype_size(a->t);
         bool direct = a->t == TW_F32 && (uintptr_t)to % sizeof(float) == 0;
         float *y = direct ? (float *)(void *)to : wide;
-        (direct ? a->k->decode_stream : a->k->decode_set)[s->codec](s, a->t, from, y, n);
+        tw_noise noise = tw_array_noise(a, (a->args.first + at) / TW_MAX_TILE);
+        (direct ? a->k->decode_stream : a->k->decode_set)[s->codec](s, a->t, from, y, n, &noise);
         if (!direct)
             tw_narrow(a->k, to, wide, n, a->t);
         from += tw_codec_get(s->codec)->bytes(s, n, a->t);

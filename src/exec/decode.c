@@ -77,13 +77,14 @@ static void decode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, c
     tw_exec_layer *l = &x->layer[layer];
     bool wanted;
     float *to = tw_tile_target(x, layer, tile, n, &wanted);
+    tw_noise noise = tw_shared_noise(x, l, tile);
     if (to && !flagged) {
-        x->k->decode_stream[l->result.codec](&l->result, l->dtype, src, to, n);
+        x->k->decode_stream[l->result.codec](&l->result, l->dtype, src, to, n, &noise);
         return;
     }
     if (!wanted && !flagged)
         return;
-    x->k->decode_set[l->result.codec](&l->result, l->dtype, src, x->tile, n);
+    x->k->decode_set[l->result.codec](&l->result, l->dtype, src, x->tile, n, &noise);
     if (flagged)
         restore_slot(x, l, tile, n, x->tile);
     if (wanted)

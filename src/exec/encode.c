@@ -20,9 +20,11 @@ static double keep_residual(const tw_exec *x, tw_exec_layer *l, uint64_t at, uin
 
 tw_noise tw_noise_of(const tw_spec *s, uint64_t name_hash, uint32_t draw, uint32_t rank, uint32_t hop, uint64_t tile) {
     tw_noise noise = {{0}, {0}};
-    if (s->rounding != TW_ROUNDING_STOCHASTIC)
+    tw_draws draws = tw_spec_draws(s);
+    if (draws == TW_DRAWS_NONE)
         return noise;
-    uint32_t words[4] = {s->seed, draw, rank, hop};
+    bool shared = draws == TW_DRAWS_SHARED;
+    uint32_t words[4] = {s->seed, draw, shared ? UINT32_MAX : rank, shared ? 0 : hop};
     uint64_t key = tw_hash64(words, sizeof words, name_hash);
     memcpy(noise.key, &key, sizeof key);
     memcpy(noise.tile, &tile, sizeof tile);
@@ -31,6 +33,11 @@ tw_noise tw_noise_of(const tw_spec *s, uint64_t name_hash, uint32_t draw, uint32
 
 tw_noise tw_tile_noise(const tw_exec *x, const tw_exec_layer *l, uint64_t tile, uint32_t hop) {
     return tw_noise_of(&l->spec, l->name_hash, x->draw, (uint32_t)x->plan->me, hop, tile);
+}
+
+tw_noise tw_shared_noise(const tw_exec *x, const tw_exec_layer *l, uint64_t tile) {
+    bool shared = tw_spec_draws(&l->spec) == TW_DRAWS_SHARED;
+    return shared ? tw_tile_noise(x, l, tile, 0) : (tw_noise){{0}, {0}};
 }
 
 static void encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, uint8_t *dst, tw_tile_stat *st) {
@@ -45,6 +52,7 @@ static void encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, u
         a.out = l->e_new + at;
     }
     a.noise = tw_tile_noise(x, l, tile, 1);
+    a.part = x->plan->kind == TW_KIND_ALLREDUCE;
     x->k->encode[l->spec.codec][v](&l->spec, &a, st);
     if (l->e && st->nonfinite)
         memcpy(l->e_new + at, l->e + at, (size_t)n * sizeof(float));

@@ -133,6 +133,8 @@ void tw_narrow(const tw_kernels *k, uint8_t *dst, const float *src, uint32_t n, 
 tw_noise tw_noise_of(const tw_spec *s, uint64_t name_hash, uint32_t draw, uint32_t rank, uint32_t hop, uint64_t tile);
 /* ... of a tile that this rank encodes in a hop. */
 tw_noise tw_tile_noise(const tw_exec *x, const tw_exec_layer *l, uint64_t tile, uint32_t hop);
+/* ... for decoders; zeros where they need none. */
+tw_noise tw_shared_noise(const tw_exec *x, const tw_exec_layer *l, uint64_t tile);
 /* Encodes for hop 2 with the residual taken against what receivers will store. */
 void tw_owner_encode(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *sum, float scale, void *dst,
                      tw_tile_stat *stat);

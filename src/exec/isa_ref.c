@@ -27,6 +27,10 @@
 #define TW_CODEC_FILE "compressors/kernels/ref/ternary.inc" /* scales as onebit's, noise as quant's */
 #include "exec/instantiate.inc"
 
+#define TW_CODEC_TAG  randk
+#define TW_CODEC_FILE "compressors/kernels/ref/randk.inc"
+#include "exec/instantiate.inc"
+
 #include "compressors/kernels/ref/index.inc"
 #include "compressors/kernels/ref/select.inc"
 

@@ -69,7 +69,8 @@ static void sum_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, u
             tw_note_own(x, g, n, s);
         } else {
             const uint8_t *src = tw_arrival(x, f, r) + x->cursor[r];
-            (first ? x->k->decode_set : x->k->decode_add)[l->spec.codec](&l->spec, l->dtype, src, sum, n);
+            tw_noise noise = tw_shared_noise(x, l, tile);
+            (first ? x->k->decode_set : x->k->decode_add)[l->spec.codec](&l->spec, l->dtype, src, sum, n, &noise);
             x->cursor[r] += bytes;
         }
         first = false;

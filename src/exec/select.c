@@ -124,7 +124,7 @@ static const float *first_look(search *s, uint64_t tile, uint32_t n) {
         return at;
     const float *v = tw_form(x, s->layer, tile, x->tile + TW_MAX_TILE);
     if (at)
-        x->k->decode_stream[TW_CODEC_NONE](&plain, TW_F32, v, at, n);
+        x->k->decode_stream[TW_CODEC_NONE](&plain, TW_F32, v, at, n, NULL);
     return v;
 }
 

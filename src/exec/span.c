@@ -56,6 +56,7 @@ tw_status tw_span_positions(const tw_kernels *k, const tw_span *s, tw_kept *kept
 }
 
 void tw_span_values(const tw_kernels *k, const tw_spec *values, const tw_span *s, tw_kept *kept) {
+    const tw_noise none = {{0}, {0}}; /* values draw nothing that is shared */
     if (s->kept)
-        k->decode_set[values->codec](values, TW_F32, s->coded, kept->value, s->kept);
+        k->decode_set[values->codec](values, TW_F32, s->coded, kept->value, s->kept, &none);
 }

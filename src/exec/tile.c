@@ -62,8 +62,9 @@ tw_status tw_tile_decode(const char *isa, const tw_spec *s, const void *src, flo
     const tw_kernels *k = isa ? tw_kernels_named(isa) : tw_kernels_best();
     if (!k)
         return TW_ERR_UNSUPPORTED;
+    tw_noise noise = {{s->seed, 0}, {0, 0}};
     tw_fpenv env = tw_fp_enter();
-    (add ? k->decode_add : k->decode_set)[s->codec](s, TW_F32, src, y, n);
+    (add ? k->decode_add : k->decode_set)[s->codec](s, TW_F32, src, y, n, &noise);
     tw_fp_leave(env);
     return TW_OK;
 }

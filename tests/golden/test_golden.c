@@ -69,6 +69,13 @@ static const golden_case golden_cases[] = {
     {"ternary:group=4096", 4095, 62, 60, 67, TW_F32},
     {"ternary:rounding=stochastic,seed=5", 4096, 63, -20, 12, TW_F32},
     {"ternary:rounding=stochastic,group=2048", 3001, 64, -149, 277, TW_F32},
+    {"randk", 4096, 70, -20, 12, TW_F32},
+    {"randk:density=0.1,seed=7", 3001, 71, -20, 12, TW_F32},
+    {"randk:density=0.5", 4095, 72, -149, 100, TW_BF16},
+    {"randk:density=1", 777, 73, -20, 12, TW_F32},
+    {"randk:density=0.0001", 4096, 74, 60, 67, TW_F32},
+    {"randk:density=0.03,scale=unbiased", 4096, 75, -20, 12, TW_F32},
+    {"randk:density=0.25,scale=unbiased", 1025, 76, 100, 27, TW_F32},
 };
 
 static uint64_t golden_next(uint64_t *state) {
@@ -113,7 +120,7 @@ static golden_result golden_run(const golden_case *c, const tw_kernels *k) {
     tw_enc a = {.g = g, .e = e, .out = out, .scale = 0.5f, .n = c->n, .dtype = c->dtype, .dst = payload};
     a.noise = (tw_noise){{s.seed, c->seed}, {c->n, 1}};
     k->encode[s.codec][TW_V_EF](&s, &a, &stat);
-    k->decode_set[s.codec](&s, c->dtype, payload, y, c->n);
+    k->decode_set[s.codec](&s, c->dtype, payload, y, c->n, &a.noise);
     r.payload = tw_hash64(payload, tw_spec_bound(&s, c->n, c->dtype), 0);
     r.residual = stat.nonfinite ? 0 : tw_hash64(out, c->n * sizeof *out, 0);
     r.stat = tw_hash64(&stat, sizeof stat, 0);

@@ -25,7 +25,8 @@ NUMBER = {"fp32": 1, "fp16": 2, "bf16": 3}
 SAFE = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 SPECS = ["none", "cast:type=bf16", "cast:type=fp16", "onebit", "onebit:group=128,scale=rms"]
 LATER = ["quant:bits=8", "quant:bits=3,scale=minmax", "quant:bits=4,rounding=stochastic,seed=7", "quant:bits=2,rotate=hadamard,seed=7",
-         "cast:type=fp8e4m3", "onebit:scale=twosided", "ternary", "topk:density=0.01"]
+         "cast:type=fp8e4m3", "onebit:scale=twosided", "ternary", "topk:density=0.01",
+         "randk:density=0.1", "randk:density=0.003,scale=unbiased,seed=5"]
 count = failed = 0
 rng = random.Random(1)
 

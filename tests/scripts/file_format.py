@@ -79,8 +79,8 @@ class Tensor:
     def bound(self, n):
         return self.spec.bytes(n, self.dtype) if self.spec else n * DTYPES[self.dtype][1]
 
-    def decode(self, payload, n):
-        """The chunk's values as bytes."""
+    def decode(self, payload, n, at):
+        """The chunk's values as bytes; it begins with value `at` of the tensor."""
         if not self.spec:
             return payload
         if self.spec.topk:
@@ -88,7 +88,8 @@ class Tensor:
         out, b = b"", Bytes(payload)
         for first in range(0, n, TILE):
             m = min(TILE, n - first)
-            values = self.spec.decode(b.take(self.bound(m)), m, self.dtype)
+            draw = (self.name.encode(), self.step, 0, 0, (at + first) // TILE)
+            values = self.spec.decode(b.take(self.bound(m)), m, self.dtype, draw)
             out += wire_format.pack(values, self.dtype)
         b.end()
         return out
@@ -114,7 +115,7 @@ class File:
             t.raw = b""
             for first in range(0, t.count, t.tiles * TILE):
                 n = min(t.tiles * TILE, t.count - first)
-                t.raw += t.decode(self.record(b"DATA"), n)
+                t.raw += t.decode(self.record(b"DATA"), n, first)
                 chunks += 1
         end = Bytes(self.record(b"END "))
         check(struct.unpack("<QQ", end.take(16)) == (chunks, len(raw)), "END")

@@ -9,9 +9,11 @@ import re
 import struct
 import sys
 from collections import defaultdict
+from fractions import Fraction
 
 sys.dont_write_bytecode = True  # the source folder may be read-only
 from wire_quant import Quant, dithers
+from wire_randk import Randk
 from wire_topk import Topk
 from xxh import xxh3, xxh64
 
@@ -90,14 +92,15 @@ class Spec:
 
     def __init__(self, text):
         name, _, options = text.partition(":")
-        self.topk = None
+        self.topk = self.randk = None
+        self.density = 0
         if name == "topk":
             self.read_topk(text)
             return
         text, _, feedback = text.partition("+")
         name, _, options = text.partition(":")
         given = dict(o.split("=") for o in options.split(",") if o)
-        self.codec = {"none": 1, "cast": 2, "onebit": 3, "quant": 4, "ternary": 5}[name]
+        self.codec = {"none": 1, "cast": 2, "onebit": 3, "quant": 4, "ternary": 5, "randk": 7}[name]
         self.ef = feedback == "ef"
         self.type = {"fp16": FP16, "bf16": BF16, "fp8e4m3": 4, "fp8e5m2": 5}[given.get("type", "bf16")] if name == "cast" else 0
         self.scale = {"mean": 1, "rms": 2, "twosided": 3}[given.get("scale", "mean")] if name == "onebit" else 0
@@ -113,6 +116,11 @@ class Spec:
         if name == "ternary":
             self.more = [0, 2 if given.get("rounding") == "stochastic" else 1, 0, int(given.get("seed", 0))]
 
+        if name == "randk":
+            unbiased, density = given.get("scale") == "unbiased", given.get("density", "0.01")
+            self.scale, self.density, self.more[3] = 8 if unbiased else 7, int(Fraction(density) * 10 ** 9), int(given.get("seed", 0))
+            self.randk = Randk(density, unbiased, self.more[3])
+
     def read_topk(self, text):
         values = re.search(r"values=\((.*?)\)|values=([^,+]*)", text)
         text = text.replace(values.group(0), "") if values else text
@@ -124,7 +132,7 @@ class Spec:
         self.topk = Topk(inner, round(float(given.get("density", 0.01)) * 10 ** 9), select, self.group)
 
     def words(self):
-        more = [0] * 9
+        more = [self.density] + [0] * 8
         if self.topk:
             v = self.topk.values
             more = [self.topk.density, self.topk.select, v.codec, v.type, v.scale, *v.more[:3], v.group]
@@ -136,6 +144,8 @@ class Spec:
     def bytes(self, n, dtype):
         if self.quant:
             return self.quant.bytes(n)
+        if self.randk:
+            return self.randk.bytes(n)
         if self.codec == 3:
             return 4 * self.stored() * -(-n // self.group) + -(-n // 32) * 4
         if self.is_fp8:
@@ -147,6 +157,8 @@ class Spec:
     def encode(self, x, dtype, draw):
         if self.quant:
             return self.quant.encode(x, draw, lambda part: (self.sum_of(part, False), self.scale_of(part)))
+        if self.randk:
+            return self.randk.encode(x, draw)
         raw = (self.onebit(x) if self.codec == 3 else self.ternary(x, draw) if self.codec == 5 else
                self.fp8(x) if self.is_fp8 else pack(x, self.half(dtype)))
         return raw + bytes(-len(raw) % 4)
@@ -247,9 +259,12 @@ class Spec:
             total = [f32(total[i] + total[i + n]) for i in range(n)]
         return total[0]
 
-    def decode(self, raw, n, dtype):
+    def decode(self, raw, n, dtype, draw=None):
+        """draw: for codecs whose random numbers are shared."""
         if self.quant:
             return self.quant.decode(raw, n)
+        if self.randk:
+            return self.randk.decode(raw, n, draw)
         if self.codec == 5:
             groups, plane = -(-n // self.group), 4 * -(-n // 32)
             scales, signs, kept = unpack(raw, groups, FP32), raw[4 * groups:], raw[4 * groups + plane:]
@@ -415,8 +430,9 @@ def hop1_run(run, state, fresh, step, rank, part):
             lost += state.e[rank, i][at]
             continue
         x = prepared(g[at], step.scale, state.e[rank, i][at], layer.reads_e)
-        raw = layer.spec.encode(x, layer.dtype, (layer.name, step.number, rank, 1, t))
-        decoded = layer.spec.decode(raw, len(x), layer.dtype)
+        draw = (layer.name, step.number, rank, 1, t)
+        raw = layer.spec.encode(x, layer.dtype, draw)
+        decoded = layer.spec.decode(raw, len(x), layer.dtype, draw)
         payload += raw
         if not finite(x + decoded):
             flags |= 1
@@ -443,13 +459,13 @@ def hop2_run(run, state, fresh, step, who, part, sent):
                 values = [f32(v * step.scale) for v in step.inputs[r, i][at]]
                 bad += [] if finite(values) else [r]
             else:
-                values = layer.spec.decode(sent[r][0][used[r]:], length, layer.dtype)
+                values = layer.spec.decode(sent[r][0][used[r]:], length, layer.dtype, (layer.name, step.number, r, 1, t))
                 used[r] += layer.spec.bytes(length, layer.dtype)
             total = values if total is None else [f32(a + b) for a, b in zip(total, values)]
         x = prepared(total, f32(1 / run.ranks) if run.redop == 2 else 1.0, state.e[who, i][at], layer.reads_e)
         draw = (layer.name, step.number, who, 2, t)
         raw = layer.spec.encode(x, layer.dtype, draw)
-        kept = [stored(v, layer.dtype) for v in layer.spec.decode(raw, length, layer.dtype)]
+        kept = [stored(v, layer.dtype) for v in layer.spec.decode(raw, length, layer.dtype, draw)]
         if not finite(x + kept):
             bad += [] if bad else [who]
             if layer.reads_e:
@@ -460,12 +476,12 @@ def hop2_run(run, state, fresh, step, who, part, sent):
     return payload, 1 + min(bad) if bad else 0
 
 
-def tiles_in(run, part, payload):
+def tiles_in(run, step, part, payload):
     """Decoded values by tile."""
     i, first, n = part
     layer, place, found = run.layers[i], 0, {}
     for t in range(first, first + n):
-        found[t] = layer.spec.decode(payload[place:], layer.length(t), layer.dtype)
+        found[t] = layer.spec.decode(payload[place:], layer.length(t), layer.dtype, (layer.name, step.number, 0, 2, t))
         place += layer.spec.bytes(layer.length(t), layer.dtype)
     return found.get
 
@@ -649,7 +665,7 @@ def check_hop2(run, state, fresh, step, tag, plan, who, index, parts, sent):
     made = [hop2_run(run, state, fresh, step, who, p, sent[k]) for k, p in enumerate(parts)]
     for part, (payload, code) in zip(parts, made):
         if code != ABSENT:
-            receive(run, state, fresh, step, part, tiles_in(run, part, payload))
+            receive(run, state, fresh, step, part, tiles_in(run, step, part, payload))
     check_answers(run, state, step, tag, plan, who, index, parts, [m[1] for m in made], b"".join(m[0] for m in made))
 
 

@@ -238,6 +238,8 @@ bool model_codec(const tw_spec *s, const model_draw *d, tw_dtype t, const float 
         return model_quant(s, d, x, n, decoded);
     if (s->codec == TW_CODEC_TERNARY)
         return ternary(s, d, x, n, decoded);
+    if (s->codec == TW_CODEC_RANDK)
+        return model_randk(s, d, x, n, decoded);
     if (s->codec == TW_CODEC_CAST && s->group)
         return fp8(s, x, n, decoded);
     if (s->codec == TW_CODEC_CAST)

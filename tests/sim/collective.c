@@ -161,8 +161,9 @@ static bool lay_out(world *w, one_call *c) {
 static void through_codec(const world *w, const tw_call *k, int rank, int block, const float *x, float *y) {
     static const char *const names[] = {"tw_allreduce", "tw_reduce_scatter", "tw_allgather", "tw_broadcast"};
     tw_spec none = TW_SPEC_INIT;
-    model_draw d = {names[k->kind], 0, k->spec.seed, w->seq, (uint32_t)rank, k->kind == TW_KIND_REDUCE_SCATTER ? 1 : 2,
-                    (uint32_t)block};
+    model_draw d = {
+        names[k->kind],  0,    k->spec.seed, w->seq, (uint32_t)rank, k->kind == TW_KIND_REDUCE_SCATTER ? 1 : 2,
+        (uint32_t)block, false};
     for (uint64_t at = 0; at < k->count; at += k->tile) {
         uint32_t n = k->count - at < k->tile ? (uint32_t)(k->count - at) : k->tile;
         d.tile = at / k->tile;

@@ -25,10 +25,19 @@ static void draw_quant(trial *t, tw_spec *s) {
     s->seed = rng_chance(r, 50) ? 0 : (uint32_t)rng_below(r, UINT64_C(1) << 32);
 }
 
+/* From one value of a tile to all of them. */
+static void draw_randk(rng *r, tw_spec *s) {
+    static const uint32_t densities[] = {1, 4000000, 10000000, 30000000, 100000000, 500000000, 999999999, 1000000000};
+    s->codec = TW_CODEC_RANDK;
+    s->scale = rng_chance(r, 75) ? TW_SCALE_PLAIN : TW_SCALE_UNBIASED;
+    s->density = densities[rng_below(r, 8)];
+    s->seed = rng_chance(r, 50) ? 0 : (uint32_t)rng_below(r, UINT64_C(1) << 32);
+}
+
 tw_spec trial_draw_tiled(trial *t) {
     tw_spec s = TW_SPEC_INIT;
     rng *r = &t->rng;
-    uint64_t kind = rng_below(r, 16);
+    uint64_t kind = rng_below(r, 18);
     if (kind < 2) {
         s.codec = TW_CODEC_NONE;
     } else if (kind < 5) {
@@ -42,12 +51,15 @@ tw_spec trial_draw_tiled(trial *t) {
         s.group = draw_group(t);
         s.rounding = rng_chance(r, 60) ? TW_ROUNDING_NEAREST : TW_ROUNDING_STOCHASTIC;
         s.seed = rng_chance(r, 50) ? 0 : (uint32_t)rng_below(r, UINT64_C(1) << 32);
+    } else if (kind < 13) {
+        draw_randk(r, &s);
     } else {
         s.codec = TW_CODEC_ONEBIT;
         s.scale = rng_chance(r, 50) ? TW_SCALE_MEAN : rng_chance(r, 50) ? TW_SCALE_RMS : TW_SCALE_TWOSIDED;
         s.group = draw_group(t);
     }
-    s.feedback = rng_chance(r, s.codec == TW_CODEC_NONE ? 30 : 70) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
+    bool can = s.scale != TW_SCALE_UNBIASED;
+    s.feedback = can && rng_chance(r, s.codec == TW_CODEC_NONE ? 30 : 70) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
     return s;
 }
 
@@ -56,6 +68,8 @@ static void draw_topk(trial *t, tw_spec *s) {
     static const uint32_t density[] = {1, 1000, 1000000, 10000000, 50000000, 300000000, 999999999, 1000000000};
     rng *r = &t->rng;
     tw_spec v = rng_chance(r, 40) ? (tw_spec)TW_SPEC_INIT : trial_draw_tiled(t);
+    if (v.codec == TW_CODEC_RANDK) /* its share of the values is not theirs */
+        v = (tw_spec)TW_SPEC_INIT;
     s->codec = TW_CODEC_TOPK;
     s->density = density[rng_below(r, 8)];
     s->select = (uint16_t)rng_range(r, TW_SELECT_EXACT, TW_SELECT_GROUP);
@@ -122,6 +136,9 @@ static void write_spec(char *text, size_t room, const tw_spec *s) {
     else if (s->codec == TW_CODEC_TERNARY)
         snprintf(text + at, room - at, "ternary:group=%u,rounding=%s,seed=%u", s->group,
                  s->rounding == TW_ROUNDING_STOCHASTIC ? "stochastic" : "nearest", s->seed);
+    else if (s->codec == TW_CODEC_RANDK)
+        snprintf(text + at, room - at, "randk:density=%u.%09u,scale=%s,seed=%u", s->density / 1000000000,
+                 s->density % 1000000000, s->scale == TW_SCALE_UNBIASED ? "unbiased" : "none", s->seed);
     else
         snprintf(text + at, room - at, "onebit:group=%u,scale=%s", s->group, form[s->scale]);
     at = strlen(text);

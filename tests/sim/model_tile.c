@@ -33,8 +33,8 @@ static bool has_feedback(const tile_place *p) {
 }
 
 static model_draw draw_of(const trial *t, const tile_place *p, int rank, uint32_t hop) {
-    return (model_draw){p->l->name, p->first / t->rc.tile, p->spec->seed, (uint32_t)t->step.number, (uint32_t)rank, hop,
-                        0};
+    return (model_draw){
+        p->l->name, p->first / t->rc.tile, p->spec->seed, (uint32_t)t->step.number, (uint32_t)rank, hop, 0, hop == 1};
 }
 
 /* Squares of what went into the roundings of this tile, for the ledger's bound. */

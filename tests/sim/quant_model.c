@@ -43,7 +43,8 @@ static float to_nearest(double v) {
 }
 
 /* ---- random numbers ---- */
-static void philox(int rounds, const uint32_t counter[4], uint32_t k0, uint32_t k1, uint32_t c[4]) {
+void model_philox(int rounds, const uint32_t counter[4], uint64_t key, uint32_t c[4]) {
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     memcpy(c, counter, 16);
     for (int i = 0; i < rounds; i++, k0 += 0x9e3779b9u, k1 += 0xbb67ae85u) {
         uint64_t a = UINT64_C(0xd2511f53) * c[0], b = UINT64_C(0xcd9e8d57) * c[2];
@@ -56,7 +57,7 @@ float model_dither(const model_draw *d, uint32_t i) {
     uint32_t words[4] = {d->seed, d->step, d->rank, d->hop}, out[4], row = i / 32 % 16;
     uint64_t key = tw_hash64(words, sizeof words, tw_hash64(d->name, strlen(d->name), d->block));
     const uint32_t counter[4] = {i / 512 * 32 + i % 32, (uint32_t)d->tile, (uint32_t)(d->tile >> 32), 0};
-    philox(7, counter, (uint32_t)key, (uint32_t)(key >> 32), out);
+    model_philox(7, counter, key, out);
     return ((float)(out[row / 4] >> 8 * (row % 4) & 255) - 127.5f) / 256;
 }
 
@@ -77,7 +78,7 @@ static void turn_signs(float *x, uint32_t at, uint32_t n, uint32_t seed, float n
     for (uint32_t i = at; i < at + n; i++) {
         const uint32_t counter[4] = {i / 128, 0, 0, 0};
         uint32_t out[4];
-        philox(10, counter, seed, 1, out);
+        model_philox(10, counter, (uint64_t)1 << 32 | seed, out);
         x[i - at] *= out[i / 32 % 4] >> i % 32 & 1 ? -norm : norm;
     }
 }

@@ -61,7 +61,8 @@ static void draw_layer(scene *s, uint32_t k) {
     l->gathered = rng_chance(s->r, 40);
 
     l->spec = trial_draw_tiled(s->t);
-    l->spec.feedback = rng_chance(s->r, 75) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
+    bool can = l->spec.scale != TW_SCALE_UNBIASED;
+    l->spec.feedback = can && rng_chance(s->r, 75) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
     if (rng_chance(s->r, 60)) {
         l->pinned = rng_range(s->r, 1, (unsigned)s->ranks);
         l->shard = rng_chance(s->r, 80) ? s->tile * rng_range(s->r, 1, 4) : 0;
@@ -127,7 +128,8 @@ static void keep(const one_layer *l, int r, uint32_t at, uint32_t n) {
 /* What rank r encodes of a tile; the rest goes to its slot. sum: what is to be sent, where it is not r's own input. */
 static bool encode(const scene *s, const one_layer *l, const tw_spec *spec, int r, uint32_t at, uint32_t n,
                    const float *sum, bool stored, float *dec) {
-    model_draw d = {l->name, at / s->tile, spec->seed, (uint32_t)s->number, (uint32_t)r, stored ? 2 : 1, 0};
+    model_draw d = {l->name,     at / s->tile,   spec->seed, (uint32_t)s->number,
+                    (uint32_t)r, stored ? 2 : 1, 0,          !stored && !s->scatter};
     float x[MOST_TILE] = {0};
     size_t slot = (size_t)r * l->count + at;
     for (uint32_t i = 0; i < n; i++) {

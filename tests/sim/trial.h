@@ -235,6 +235,7 @@ typedef struct model_draw {
     const char *name;
     uint64_t tile;
     uint32_t seed, step, rank, hop, block;
+    bool part; /* of a sum that is encoded once more */
 } model_draw;
 /* What receivers decode of x; true if anything in it is not finite. d may be NULL where the spec draws nothing. */
 bool model_codec(const tw_spec *s, const model_draw *d, tw_dtype t, const float *x, uint32_t n, float *decoded);
@@ -243,7 +244,11 @@ float model_group_mean(const float *x, uint32_t m); /* right where the sum overf
 
 /* quant_model.c */
 float model_dither(const model_draw *d, uint32_t i); /* value i of the tile's */
+void model_philox(int rounds, const uint32_t counter[4], uint64_t key, uint32_t out[4]);
 bool model_quant(const tw_spec *s, const model_draw *d, const float *x, uint32_t n, float *decoded);
+
+/* randk_model.c */
+bool model_randk(const tw_spec *s, const model_draw *d, const float *x, uint32_t n, float *decoded);
 
 /* model.c, model_tile.c */
 bool model_create(trial *t);

@@ -31,7 +31,7 @@ static uint64_t by_tiles(const tw_spec *s, const float *x, uint64_t n, tw_dtype 
         tw_tile_stat stat;
         tw_enc a = {.g = x + at, .scale = 1.0f, .n = m, .dtype = t, .dst = payload + done};
         tw_kernels_ref.encode[s->codec][TW_V_PLAIN](s, &a, &stat);
-        tw_kernels_ref.decode_set[s->codec](s, t, payload + done, y + at, m);
+        tw_kernels_ref.decode_set[s->codec](s, t, payload + done, y + at, m, &a.noise);
         sum->x_sq += stat.x_sq;
         sum->e_sq += stat.e_sq;
         done += tw_codec_get(s->codec)->bytes(s, m, t);

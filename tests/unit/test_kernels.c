@@ -142,15 +142,15 @@ typedef struct arrays {
 } arrays;
 
 static void check_decode(unit_rng *r, const tw_kernels *k, const tw_spec *s, tw_dtype t, const void *payload,
-                         uint32_t n, arrays *m) {
+                         uint32_t n, const tw_noise *noise, arrays *m) {
     const tw_decode_fn *mine[] = {k->decode_set, k->decode_stream, k->decode_add};
     const tw_decode_fn *theirs[] = {tw_kernels_ref.decode_set, tw_kernels_ref.decode_set, tw_kernels_ref.decode_add};
     for (int way = 0; way < 3; way++) {
         uint32_t shift = unit_below(r, 3) ? 4 * unit_below(r, 5) : unit_below(r, 17);
         for (uint32_t i = 0; i < TW_MAX_TILE + 64; i++)
             m->y0[i] = m->y1[i] = (float)i - 2000.0f;
-        theirs[way][s->codec](s, t, payload, m->y0 + shift, n);
-        mine[way][s->codec](s, t, payload, m->y1 + shift, n);
+        theirs[way][s->codec](s, t, payload, m->y0 + shift, n, noise);
+        mine[way][s->codec](s, t, payload, m->y1 + shift, n, noise);
         bool same = way == 2 ? same_values(m->y0, m->y1, TW_MAX_TILE + 64) : !memcmp(m->y0, m->y1, sizeof m->y0);
         CU_ASSERT(same);
         if (!same)
@@ -170,11 +170,13 @@ static void check_spec(unit_rng *r, const tw_kernels *k, const tw_spec *s, tw_dt
         uint32_t n = sizes[i] ? sizes[i] : 1 + unit_below(r, TW_MAX_TILE);
         for (int kind = 0; kind < KINDS; kind++) {
             uint32_t shift = unit_below(r, 16);
+            tw_noise noise = {{0}, {0}};
             fill(r, kind, m.g + shift, n);
             fill(r, unit_below(r, 2) ? kind : NORMAL, m.e, n);
             for (int v = 0; v < TW_VARIANTS; v++) {
                 tw_enc a = {.g = m.g + shift, .e = m.e, .scale = scales[unit_below(r, 4)], .n = n, .dtype = t};
-                a.noise = (tw_noise){{unit_below(r, 1000), 7}, {unit_below(r, 9), unit_below(r, 2)}};
+                a.noise = noise = (tw_noise){{unit_below(r, 1000), 7}, {unit_below(r, 9), unit_below(r, 2)}};
+                a.part = unit_below(r, 2);
                 encode(&tw_kernels_ref, s, (tw_variant)v, a, 0, &want);
                 encode(k, s, (tw_variant)v, a, 4 * unit_below(r, 8), &got);
                 bool same = same_outcome(&want, &got, (tw_variant)v, n);
@@ -185,7 +187,7 @@ static void check_spec(unit_rng *r, const tw_kernels *k, const tw_spec *s, tw_dt
                            k->name, s->codec, s->group, s->scale, s->type, (int)t, s->bits, s->rounding, s->rotate, v,
                            n, kind);
             }
-            check_decode(r, k, s, t, want.payload + MARGIN, n, &m);
+            check_decode(r, k, s, t, want.payload + MARGIN, n, &noise, &m);
         }
     }
 }
@@ -222,6 +224,17 @@ static const char *const quant_texts[] = {
     "quant:bits=4,rotate=hadamard,scale=mse,group=128,seed=1",
     "quant:bits=2,rotate=hadamard,scale=minmax,rounding=stochastic,seed=2",
 };
+
+/* One value of a tile, a batch of 128 positions, one more, several batches, all. */
+static const char *const randk_texts[] = {"randk",
+                                          "randk:density=0.0001",
+                                          "randk:density=0.03125,seed=4000000000",
+                                          "randk:density=0.0315",
+                                          "randk:density=0.3",
+                                          "randk:density=0.999",
+                                          "randk:density=1",
+                                          "randk:density=0.05,scale=unbiased",
+                                          "randk:density=0.7,scale=unbiased"};
 
 static void check_isa(const char *isa) {
     const tw_kernels *k = tw_kernels_named(isa);
@@ -268,6 +281,11 @@ static void check_isa(const char *isa) {
             ternary.rounding = rounding;
             check_spec(&r, k, &ternary, TW_F32);
         }
+    for (size_t i = 0; i < UNIT_COUNT(randk_texts); i++) {
+        tw_spec randk;
+        CU_ASSERT_EQUAL_FATAL(tw_spec_parse(randk_texts[i], &randk), TW_OK);
+        check_spec(&r, k, &randk, i % 2 ? TW_BF16 : TW_F32);
+    }
     tw_fp_leave(env);
 }
 
@@ -446,7 +464,9 @@ static void nonfinite_is_told(void) {
                                         "cast:type=fp8e4m3",
                                         "cast:type=fp8e5m2,group=4096",
                                         "ternary",
-                                        "ternary:rounding=stochastic,group=4096"};
+                                        "ternary:rounding=stochastic,group=4096",
+                                        "randk:density=0.2",
+                                        "randk:density=0.01,scale=unbiased"};
     enum { TEXTS = UNIT_COUNT(texts) };
     static arrays m;
     static uint32_t payload[TW_MAX_TILE];
@@ -482,7 +502,9 @@ static void host_environment_is_ignored(void) {
                                         "cast:type=fp8e4m3",
                                         "cast:type=fp8e5m2,group=4096",
                                         "ternary",
-                                        "ternary:rounding=stochastic,group=4096"};
+                                        "ternary:rounding=stochastic,group=4096",
+                                        "randk:density=0.2",
+                                        "randk:density=0.01,scale=unbiased"};
     enum { TEXTS = UNIT_COUNT(texts) };
     unit_rng r = unit_seeded("environment");
     static arrays m;
@@ -554,7 +576,7 @@ static bool long_way(tile_parts *t, const tw_spec *s, outcome *o) {
     tw_enc a = t->a;
     for (uint32_t i = 0; i < t->p.n; i++)
         if (t->at[i])
-            (i ? k->decode_add : k->decode_set)[s->codec](s, TW_F32, t->at[i], t->sum[1], a.n);
+            (i ? k->decode_add : k->decode_set)[s->codec](s, TW_F32, t->at[i], t->sum[1], a.n, &a.noise);
         else
             (i ? k->add_scaled : k->set_scaled)(t->sum[1], t->p.own, t->p.own_scale, a.n);
     t->p.own_sq = t->p.own ? k->sum_sq(t->p.own, a.n) : 0.0;

@@ -243,7 +243,7 @@ static void chance_is_right_on_average(void) {
         for (uint32_t d = 0; d < DRAWS; d++) {
             tw_enc a = {.g = x, .scale = 1.0f, .n = VALUES, .dtype = TW_F32, .dst = payload, .noise = {{d, 9}, {1, 0}}};
             k->encode[s.codec][TW_V_PLAIN](&s, &a, &stat);
-            k->decode_set[s.codec](&s, TW_F32, payload, y, VALUES);
+            k->decode_set[s.codec](&s, TW_F32, payload, y, VALUES, &a.noise);
             for (uint32_t i = 0; i < VALUES; i++) {
                 sum[i] += (double)y[i];
                 if (fabs((double)y[i] - (double)x[i]) > step) /* fmax in here crashes gcc 12 for aarch64 */

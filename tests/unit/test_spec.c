@@ -37,6 +37,13 @@ static const struct {
     {"ternary:group=512,select=threshold,density=1",
      "topk:density=1,select=threshold,values=(onebit)",
      {sizeof(tw_spec), 6, 1, 0, 0, 4096, 0, 0, 0, 2, 0, 1000000000, {3, 0, TW_SCALE_MEAN, 0, 0, 0, 512}}},
+    {"randk", "randk", {sizeof(tw_spec), 7, 1, 0, TW_SCALE_PLAIN, 0, 0, 0, 0, 0, 0, 10000000}},
+    {"randk:seed=3,scale=none,density=0.10+ef",
+     "randk:density=0.1,seed=3+ef",
+     {sizeof(tw_spec), 7, 2, 0, TW_SCALE_PLAIN, 0, 0, 0, 0, 0, 3, 100000000}},
+    {"randk:scale=unbiased,density=1",
+     "randk:density=1,scale=unbiased",
+     {sizeof(tw_spec), 7, 1, 0, TW_SCALE_UNBIASED, 0, 0, 0, 0, 0, 0, 1000000000}},
     {"quant", "quant", {sizeof(tw_spec), 4, 1, 0, TW_SCALE_ABSMAX, 512, 8, 1, 1, 0, 0}},
     {"quant:bits=4+ef", "quant:bits=4+ef", {sizeof(tw_spec), 4, 2, 0, TW_SCALE_ABSMAX, 512, 4, 1, 1, 0, 0}},
     {"quant:seed=0,rotate=none,scale=absmax,rounding=nearest,group=512,bits=8",
@@ -117,6 +124,12 @@ static const struct {
     {"ternary:select=exact", "option 'select' goes with density=... only"},
     {"topk:values=(ternary:density=0.1)", "must be a codec of fixed rate"},
     {"tenrary", "unknown codec 'tenrary'; did you mean 'ternary'?"},
+    {"randk:scale=mean", "unknown value of 'scale' 'mean'; did you mean 'none'?"},
+    {"randk:density=0", "density=0 must be above 0 and at most 1"},
+    {"randk:group=128", "'group' is an option of 'cast', not of 'randk'; did you mean"},
+    {"randk:scale=unbiased+ef", "scale=unbiased loses more than there is, so it goes without feedback"},
+    {"radnk", "unknown codec 'radnk'; did you mean 'randk'?"},
+    {"topk:values=(randk)", "must be a codec of fixed rate, without feedback, seed and density"},
     {"quant:bits=5", "unknown value of 'bits' '5'; did you mean '8'?"},
     {"quant:bits=", "value of 'bits' is missing"},
     {"quant:scale=mean", "unknown value of 'scale' 'mean'; did you mean 'mse'?"},
@@ -322,8 +335,8 @@ static void nearest_words(void) {
 }
 
 static void codec_rows_are_in_place(void) {
-    static const tw_codec *const rows[] = {&tw_codec_none,  &tw_codec_cast,    &tw_codec_onebit,
-                                           &tw_codec_quant, &tw_codec_ternary, &tw_codec_topk};
+    static const tw_codec *const rows[] = {&tw_codec_none,    &tw_codec_cast, &tw_codec_onebit, &tw_codec_quant,
+                                           &tw_codec_ternary, &tw_codec_topk, &tw_codec_randk};
     CU_ASSERT_PTR_NULL(tw_codec_get(0));
     CU_ASSERT_PTR_NULL(tw_codec_get(TW_CODECS));
     CU_ASSERT_PTR_NULL(tw_codec_get(UINT32_MAX));
@@ -356,7 +369,8 @@ static void traits_follow_the_spec(void) {
                 {"cast:type=fp8e4m3", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16},
                 {"cast:type=fp8e5m2", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16},
                 {"onebit", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16},
-                {"ternary", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16}};
+                {"ternary", 0, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16},
+                {"randk", 1, 0, 1u << TW_F32 | 1u << TW_F16 | 1u << TW_BF16}};
     for (size_t i = 0; i < UNIT_COUNT(rows); i++) {
         tw_spec s;
         CU_ASSERT_EQUAL(tw_spec_parse(rows[i].text, &s), TW_OK);
@@ -371,6 +385,9 @@ static void traits_follow_the_spec(void) {
 static uint32_t expected_bytes(const tw_spec *s, uint32_t n, tw_dtype t) {
     if (s->codec == TW_CODEC_QUANT)
         return (n + s->group - 1) / s->group * (s->scale == TW_SCALE_MINMAX ? 8 : 4) + (n + 31) / 32 * 32 / 8 * s->bits;
+    if (s->codec == TW_CODEC_RANDK)
+        return 4 *
+               (n && 2 * (uint64_t)n * s->density < 1000000000 ? 1 : (uint32_t)((double)n * s->density / 1e9 + 0.5));
     if (s->codec == TW_CODEC_TERNARY)
         return (n + s->group - 1) / s->group * 4 + (n + 31) / 32 * 8;
     if (tw_type_is_fp8(s->type))

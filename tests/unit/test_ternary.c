@@ -144,7 +144,7 @@ static void chance_is_right_on_average(void) {
         tw_enc a = {.g = x, .scale = 1.0f, .n = LEN, .dtype = TW_F32, .dst = payload};
         a.noise = (tw_noise){{unit_below(&r, UINT32_MAX), unit_below(&r, UINT32_MAX)}, {(uint32_t)round, 0}};
         tw_kernels_best()->encode[s.codec][TW_V_PLAIN](&s, &a, &stat);
-        tw_kernels_best()->decode_set[s.codec](&s, TW_F32, payload, y, LEN);
+        tw_kernels_best()->decode_set[s.codec](&s, TW_F32, payload, y, LEN, &a.noise);
         for (uint32_t i = 0; i < LEN; i++) {
             CU_ASSERT(y[i] == 0 || y[i] == (i % 2 ? -2.0f : 2.0f));
             sum[i] += (double)y[i];

@@ -9,7 +9,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
-enum { RANKS = 3, LAYERS = 18, STEPS = 4, MOST = 9000, FRAMES = 8192, WORLDS = 2 };
+enum { RANKS = 3, LAYERS = 20, STEPS = 4, MOST = 9000, FRAMES = 8192, WORLDS = 2 };
 
 /* Small tiles and frames, averages; and the usual ones, sums, groups of several segments, a layer that loses its
  * feedback. */
@@ -26,23 +26,40 @@ static const struct {
      "two=onebit:group=128,scale=twosided+ef; eight=cast:type=fp8e5m2,group=128; t0=ternary:group=128+ef; "
      "t1=ternary:rounding=stochastic,seed=3,group=256+ef; k0=topk:density=0.1+ef; "
      "k1=topk:density=0.2,select=group,group=128,values=(onebit:group=128)+ef; "
-     "k2=topk:density=0.3,select=threshold,values=(quant:rounding=stochastic); *=none",
+     "k2=topk:density=0.3,select=threshold,values=(quant:rounding=stochastic); r0=randk:density=0.07,seed=6+ef; "
+     "r1=randk:density=0.6,scale=unbiased; *=none",
      6000,
      256,
      256,
      TW_AVG,
-     {TW_LAYER("grid", 1500), TW_LAYER("rms", 1111), TW_LAYER("a.half", 777), TW_LAYER("b.bf", 513),
-      TW_LAYER_DTYPE("small.f16", 301, TW_F16), TW_LAYER_DTYPE("dense", 259, TW_BF16), TW_LAYER("one", 1),
-      TW_LAYER("nothing", 0), TW_LAYER("q8", 1000), TW_LAYER("q4", 900), TW_LAYER_DTYPE("q3", 700, TW_BF16),
-      TW_LAYER("two", 901), TW_LAYER("eight", 603), TW_LAYER("t0", 555), TW_LAYER_DTYPE("t1", 801, TW_BF16),
-      TW_LAYER("k0", 5000), TW_LAYER_DTYPE("k1", 1500, TW_BF16), TW_LAYER("k2", 2777)}},
+     {TW_LAYER("grid", 1500),
+      TW_LAYER("rms", 1111),
+      TW_LAYER("a.half", 777),
+      TW_LAYER("b.bf", 513),
+      TW_LAYER_DTYPE("small.f16", 301, TW_F16),
+      TW_LAYER_DTYPE("dense", 259, TW_BF16),
+      TW_LAYER("one", 1),
+      TW_LAYER("nothing", 0),
+      TW_LAYER("q8", 1000),
+      TW_LAYER("q4", 900),
+      TW_LAYER_DTYPE("q3", 700, TW_BF16),
+      TW_LAYER("two", 901),
+      TW_LAYER("eight", 603),
+      TW_LAYER("t0", 555),
+      TW_LAYER_DTYPE("t1", 801, TW_BF16),
+      TW_LAYER("k0", 5000),
+      TW_LAYER_DTYPE("k1", 1500, TW_BF16),
+      TW_LAYER("k2", 2777),
+      TW_LAYER("r0", 903),
+      TW_LAYER_DTYPE("r1", 702, TW_BF16)}},
     {"grid=onebit+ef; rms=onebit:group=2048,scale=rms+ef; *half=cast:type=fp16; *.bf=cast+ef until 3 then cast; "
      "small*=onebit+ef until 4 then none; "
      "q8=quant+ef until 4 then quant:scale=mse; q4=quant:bits=6,scale=mse,group=2048,rounding=stochastic; "
      "q3=quant:bits=2,group=1024,rotate=hadamard,seed=4000000001+ef; "
      "two=onebit:group=4096,scale=twosided; eight=cast:type=fp8e4m3+ef; t0=ternary; "
      "t1=ternary:group=2048,rounding=stochastic+ef; k0=topk:density=0.9+ef until 4 then topk; "
-     "k1=topk:density=0.05,values=(cast:type=fp16)+ef; k2=topk:density=0.4,select=group+ef; *=none",
+     "k1=topk:density=0.05,values=(cast:type=fp16)+ef; k2=topk:density=0.4,select=group+ef; "
+     "r0=randk:density=0.04,scale=unbiased; r1=randk+ef; *=none",
      4 << 20,
      4096,
      0,
@@ -51,7 +68,8 @@ static const struct {
       TW_LAYER_DTYPE("small.f16", 4500, TW_F16), TW_LAYER_DTYPE("dense", 300, TW_BF16), TW_LAYER("one", 1),
       TW_LAYER("nothing", 0), TW_LAYER("q8", 5000), TW_LAYER("q4", 6000), TW_LAYER("q3", 4999), TW_LAYER("two", 5000),
       TW_LAYER("eight", 4803), TW_LAYER("t0", 6001), TW_LAYER("t1", 4999), TW_LAYER("k0", 9000),
-      TW_LAYER_DTYPE("k1", 9000, TW_F16), TW_LAYER("k2", 8192)}},
+      TW_LAYER_DTYPE("k1", 9000, TW_F16), TW_LAYER("k2", 8192),
+      TW_LAYER("r0", 6003), TW_LAYER("r1", 8200)}},
 };
 
 /* ---- a transport that writes down what is sent ---- */

@@ -48,6 +48,7 @@ void tw_slow_cast(const tw_spec *s, const tw_enc *a, const float *x, int out, tw
 void tw_slow_onebit(const tw_spec *s, const tw_enc *a, const float *x, int out, tw_tile_stat *stat);
 void tw_slow_quant(const tw_spec *s, const tw_enc *a, const float *x, int out, tw_tile_stat *stat);
 void tw_slow_ternary(const tw_spec *s, const tw_enc *a, const float *x, int out, tw_tile_stat *stat);
+void tw_slow_randk(const tw_spec *s, const tw_enc *a, const float *x, int out, tw_tile_stat *stat);
 void tw_quant_signs(uint32_t seed, uint32_t n, uint32_t *signs); /* of a group's first n values, 32 a word */
 float tw_quant_norm(uint32_t k);                                 /* 2^(-k/2) */
 double tw_slow_sum_sq(const float *x, uint32_t n);               /* NaN if not finite */
