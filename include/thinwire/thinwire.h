@@ -256,10 +256,12 @@ typedef struct tw_layer {
  *            verdict TW_VERDICT_SKIPPED
  * ERROR      as SKIP, but the step returns TW_ERR_NONFINITE on every rank, naming layer and rank */
 typedef enum tw_nonfinite { TW_NONFINITE_PROPAGATE = 1, TW_NONFINITE_SKIP = 2, TW_NONFINITE_ERROR = 3 } tw_nonfinite;
-/* NATIVE: the transport's own sum (fp32 layers under `none` only; writes user memory while in flight, says nothing of NaN;
- * the same pieces on all ranks, which a small sum checks first).
+/* NATIVE: the transport's own sum. Of fp32 layers under `none`: writes user memory while in flight, says nothing of NaN; the
+ * same pieces on all ranks, which a small sum checks first. Of ops whose layers are all fp32 under `randk`: the payloads are
+ * summed, with outputs written late, NaN policies, residuals and certificate as by SRA.
  * SRA: split, reduce at the owner, allgather; two roundings for any number of ranks.
- * AUTO: NATIVE where all of an op is fp32 `none`, non-finite values propagate, and the transport says that its sum is fast
+ * AUTO: NATIVE where all of an op is fp32 `none` and non-finite values propagate, or is fp32 `randk` and fewer bytes cross
+ * (for all but small ops; an estimate of memory counts SRA), and the transport says that its sum is fast
  * (local and sim do; MPI's non-blocking sum was 1.6 to 3.3 times slower than its ring where it was measured); else SRA. */
 typedef enum tw_algo { TW_ALGO_AUTO = 1, TW_ALGO_NATIVE = 2, TW_ALGO_SRA = 3 } tw_algo;
 
@@ -319,8 +321,8 @@ typedef struct tw_report { /* the same on every rank, except wire_bytes and the 
     uint64_t wire_bytes;  /* what this rank gave to the transport in this step, headers and trailers included */
     double error_bound;   /* proven: || all outputs so far - all exact results so far ||_2 over all certified layers; Inf
                            * once a norm is beyond fp32 */
-    uint32_t uncertified; /* layers that went through a native sum in this step or before: not in error_bound */
-    int32_t bad_layer;    /* first layer with NaN or Inf, or -1; native sums are not looked at */
+    uint32_t uncertified; /* layers that went through a native sum under `none` in this step or before: not in error_bound */
+    int32_t bad_layer;    /* first layer with NaN or Inf, or -1; native sums under `none` are not looked at */
     int32_t bad_rank;     /* the rank it came from, or -1 */
     uint32_t reserved;
     double encode_s, reduce_s, decode_s, wait_s; /* this rank's time by kind, seconds */

@@ -6,8 +6,7 @@
  * whether they mean the same. */
 #include "collectives/plan.h"
 
-/* The action that the first piece waits for. */
-static uint32_t build_agreement(tw_builder *b) {
+uint32_t tw_build_agreement(tw_builder *b) {
     uint32_t sum = tw_build_action(b, (tw_action){.act = TW_A_NATIVE, .frame = TW_AGREEMENT, .peer = -1});
     uint32_t agreed = tw_build_action(b, (tw_action){.act = TW_A_COMPUTE, .kernel = TW_K_AGREED});
     tw_build_after(b, agreed, sum);
@@ -17,7 +16,7 @@ static uint32_t build_agreement(tw_builder *b) {
 
 void tw_build_native(tw_builder *b) {
     const tw_plan_in *in = b->in;
-    uint32_t before = in->size > 1 ? build_agreement(b) : 0;
+    uint32_t before = in->size > 1 ? tw_build_agreement(b) : 0;
     b->p->hops = 1;
     for (uint32_t i = 0; i < in->npiece && b->status >= 0; i++) {
         uint32_t pre = tw_build_action(b, (tw_action){.act = TW_A_COMPUTE, .kernel = TW_K_PRESCALE, .frame = i});

@@ -129,6 +129,14 @@ static uint64_t mix(uint64_t h, const void *p, size_t n) {
     return tw_hash64(p, n, h);
 }
 
+/* A native sum of payloads; plain values are summed where they lie. */
+static bool is_linear(const tw_plan_in *in) {
+    bool coded = false;
+    for (uint32_t i = 0; i < in->nlayer; i++)
+        coded = coded || in->layer[i].spec.codec != TW_CODEC_NONE;
+    return coded;
+}
+
 static uint64_t agreement_hash(const tw_plan_in *in, uint32_t frame_bytes) {
     uint32_t head[] = {TW_WIRE_VERSION,     (uint32_t)in->size, in->nlayer,  (uint32_t)in->algo,
                        (uint32_t)in->redop, in->tile,           frame_bytes, in->in_flight};
@@ -148,7 +156,7 @@ static uint64_t agreement_hash(const tw_plan_in *in, uint32_t frame_bytes) {
         if (l->pinned)
             h = mix(h, pin, sizeof pin);
     }
-    for (uint32_t i = 0; in->algo == TW_ALGO_NATIVE && i < in->npiece; i++) { /* each is a sum of its own */
+    for (uint32_t i = 0; in->algo == TW_ALGO_NATIVE && !is_linear(in) && i < in->npiece; i++) { /* sums of their own */
         uint64_t num[] = {in->piece[i].layer, in->piece[i].first, in->piece[i].count};
         h = mix(h, num, sizeof num);
     }
@@ -158,7 +166,12 @@ static uint64_t agreement_hash(const tw_plan_in *in, uint32_t frame_bytes) {
 static void build(tw_builder *b) {
     switch (b->in->kind) {
     case TW_KIND_ALLREDUCE:
-        (b->in->algo == TW_ALGO_NATIVE ? tw_build_native : tw_build_sra)(b);
+        if (b->in->algo != TW_ALGO_NATIVE)
+            tw_build_sra(b);
+        else if (is_linear(b->in))
+            tw_build_linear(b);
+        else
+            tw_build_native(b);
         break;
     case TW_KIND_REDUCE_SCATTER:
         tw_build_reduce_scatter(b);

@@ -39,8 +39,8 @@ typedef struct tw_frame {
     bool sparse;                        /* all its runs are: they have no fixed length */
     uint32_t home;                      /* reduce-scatter: bytes of the sums, which stay at home in the layer's dtype */
     uint64_t home_at;                   /* arena */
-    uint64_t hop1_at;                   /* arena: where this rank encodes it, or (owner) the first peer's arrival */
-    uint64_t hop2_at;                   /* arena: the owner's answer */
+    uint64_t hop1_at; /* arena: where this rank encodes it, or (owner) the first peer's arrival; linear: payload */
+    uint64_t hop2_at; /* arena: the owner's answer */
     uint32_t hop1_cap, hop2_cap;
     uint32_t index;       /* among its owner's frames */
     uint32_t hop1_stride; /* owner: distance between the peers' arrivals */
@@ -64,8 +64,20 @@ typedef enum tw_kernel {
 
 /* "Piece" of a native action that sums a digest of the op, at the arena's begin, before any user memory is touched. */
 #define TW_AGREEMENT    UINT32_MAX
+#define TW_PAYLOADS     (UINT32_MAX - 1)       /* likewise, of a linear plan: all payloads, and the notes */
 #define TW_AGREE_DIGITS 16u                    /* of 4 bits */
 #define TW_AGREE_VALUES (2u * TW_AGREE_DIGITS) /* fp32: the digits, their squares */
+
+/* Notes of a linear plan, for each layer of the op, behind the payloads: one bit a rank for NaN or Inf, then for absence,
+ * 24 bits to a value, whose sum is exact; and norms, rounded up: what is held, all that was rounded, earlier errors. */
+#define TW_NOTE_BITS 24u
+enum { TW_NOTE_HELD, TW_NOTE_ROUNDED, TW_NOTE_BEFORE, TW_NOTE_NORMS };
+static inline uint32_t tw_note_words(int size) {
+    return (uint32_t)tw_ceil_div((unsigned)size, TW_NOTE_BITS);
+}
+static inline uint32_t tw_notes_of(int size) {
+    return 2 * tw_note_words(size) + TW_NOTE_NORMS;
+}
 
 typedef struct tw_action {
     uint8_t act, kernel, hop;
@@ -125,7 +137,7 @@ typedef struct tw_plan {
     uint64_t hash; /* of everything that ranks must agree on */
     int me, size;
     tw_kind kind;
-    bool told;
+    bool told, linear;
     uint32_t tile, nrun, nframe, naction, nsucc, hops, roundings;
     tw_tiles *run;
     tw_frame *frame;
@@ -140,11 +152,13 @@ typedef struct tw_plan {
     uint64_t arena_bytes;
     uint64_t payload_bytes, wire_bytes, sends; /* of this rank, all layers present; of sparse ones about */
     uint64_t native_bytes;
+    uint64_t sum_at, sum_values, notes_at; /* linear: arena offset; fp32 values; the first note among them */
 } tw_plan;
 
 tw_status tw_plan_build(tw_ctx *ctx, const tw_plan_in *in, tw_plan **out);
 void tw_plan_free(tw_plan *p);
-uint64_t tw_plan_bytes(const tw_plan *p); /* of memory, without the arena */
+uint64_t tw_plan_bytes(const tw_plan *p);    /* of memory, without the arena */
+uint64_t tw_plan_crossing(const tw_plan *p); /* bytes that all ranks send together: SRA and linear plans */
 
 /* (XXH64(name) + floor(tile * size / tiles)) mod size: a function of nothing else (contract 3). */
 int tw_owner_of(uint64_t name_hash, uint64_t tile, uint64_t tiles, int size);
@@ -184,6 +198,9 @@ void tw_build_native(tw_builder *b);
 void tw_build_parts(tw_builder *b, const uint32_t *first);
 /* frames.c: the tiles of a layer that an owner has of the op, one range. */
 uint64_t tw_owned_tiles(const tw_plan_in *in, const tw_plan_layer *l, int owner, uint64_t *first);
+void tw_build_linear(tw_builder *b);
+/* native.c: the digest's sum and its check, for which the first sum of an op waits. */
+uint32_t tw_build_agreement(tw_builder *b);
 /* frames.c: cuts each owner's tiles into frames of about frame_bytes; returns first frame index per owner [size+1]. */
 uint32_t *tw_build_frames(tw_builder *b, uint32_t frame_bytes);
 #endif

@@ -12,7 +12,14 @@
 #include "core/core.h"
 
 /* How a payload may be reduced (design §4). */
-enum { TW_TRAIT_TILED = 1, TW_TRAIT_LINEAR = 2, TW_TRAIT_FIXED_RATE = 4, TW_TRAIT_EXACT = 8, TW_TRAIT_SPARSE = 16 };
+enum {
+    TW_TRAIT_TILED = 1,
+    TW_TRAIT_LINEAR = 2,
+    TW_TRAIT_FIXED_RATE = 4,
+    TW_TRAIT_EXACT = 8,
+    TW_TRAIT_SPARSE = 16,
+    TW_TRAIT_ADDS = 32 /* the payload is fp32 values, and those of a sum are the sums */
+};
 /* Random numbers: none, of their own for every rank and hop, or the same for all, so that decoders know them, too. */
 typedef enum tw_draws { TW_DRAWS_NONE, TW_DRAWS_OWN, TW_DRAWS_SHARED } tw_draws;
 tw_draws tw_spec_draws(const tw_spec *s);

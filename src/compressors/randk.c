@@ -28,7 +28,7 @@ static uint32_t bytes(const tw_spec *s, uint32_t n, tw_dtype t) {
 }
 
 static uint32_t traits(const tw_spec *s) {
-    return tw_traits_tiled(s) | TW_TRAIT_LINEAR;
+    return tw_traits_tiled(s) | TW_TRAIT_LINEAR | TW_TRAIT_ADDS;
 }
 
 const tw_codec tw_codec_randk = {

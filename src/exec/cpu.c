@@ -9,7 +9,10 @@ static tw_status run_kernel(tw_exec *x, const tw_action *a, uint32_t *len) {
     const tw_frame *f = of_frame && x->plan->nframe ? &x->plan->frame[a->frame] : NULL;
     switch ((tw_kernel)a->kernel) {
     case TW_K_ENCODE:
-        *len = tw_exec_encode(x, f);
+        if (x->plan->linear)
+            tw_linear_encode(x, f);
+        else
+            *len = tw_exec_encode(x, f);
         return TW_OK;
     case TW_K_REDUCE:
     case TW_K_PUBLISH:
@@ -25,7 +28,7 @@ static tw_status run_kernel(tw_exec *x, const tw_action *a, uint32_t *len) {
         *len = tw_exec_answer(x, f);
         return TW_OK;
     case TW_K_VERDICT:
-        return tw_exec_verdict(x);
+        return x->plan->linear ? tw_linear_verdict(x) : tw_exec_verdict(x);
     case TW_K_DECODE:
         tw_exec_decode(x, f);
         return TW_OK;

@@ -13,7 +13,7 @@ static tw_trailer2 trailer2(const tw_exec *x, const tw_frame *f, uint32_t run) {
     return t;
 }
 
-static void note_nonfinite(tw_exec *x, uint32_t layer, uint32_t code) {
+void tw_note_nonfinite(tw_exec *x, uint32_t layer, uint32_t code) {
     int32_t rank = (int32_t)code - 1;
     if (x->bad_layer >= 0 && x->layer[x->bad_layer].index < x->layer[layer].index)
         return;
@@ -21,6 +21,13 @@ static void note_nonfinite(tw_exec *x, uint32_t layer, uint32_t code) {
         return;
     x->bad_layer = (int32_t)layer;
     x->bad_rank = rank;
+}
+
+tw_status tw_say_nonfinite(const tw_exec *x) {
+    if (x->bad_layer < 0 || x->nonfinite == TW_NONFINITE_PROPAGATE)
+        return TW_OK;
+    return tw_fail(TW_ERR_NONFINITE, "step %u: NaN or Inf in layer '%s', first seen from rank %d", x->stamp.step,
+                   x->layer[x->bad_layer].name, x->bad_rank);
 }
 
 /* Of a reduce-scatter a rank may have its own frames' answers alone. */
@@ -44,14 +51,11 @@ tw_status tw_exec_verdict(tw_exec *x) {
             if (t.code != TW_CODE_ABSENT)
                 x->layer[layer].all_absent = false;
             if (t.code != TW_CODE_ABSENT && t.code != 0)
-                note_nonfinite(x, layer, t.code);
+                tw_note_nonfinite(x, layer, t.code);
             x->layer[layer].bound_sq += (double)t.bound * t.bound;
         }
     }
-    if (x->bad_layer < 0 || x->nonfinite == TW_NONFINITE_PROPAGATE)
-        return TW_OK;
-    return tw_fail(TW_ERR_NONFINITE, "step %u: NaN or Inf in layer '%s', first seen from rank %d", x->stamp.step,
-                   x->layer[x->bad_layer].name, x->bad_rank);
+    return tw_say_nonfinite(x);
 }
 
 void tw_keep_slot(const tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n) {
@@ -118,20 +122,23 @@ void tw_exec_decode(tw_exec *x, const tw_frame *f) {
         decode_block(x, f);
         return;
     }
-    const uint8_t *src = x->arena + f->hop2_at + TW_HEADER_BYTES;
+    bool linear = x->plan->linear;
+    const uint8_t *src = x->arena + (linear ? f->hop1_at : f->hop2_at + TW_HEADER_BYTES);
     for (uint32_t i = 0; i < f->nrun; i++) {
         const tw_tiles *run = &x->plan->run[f->run0 + i];
         const tw_exec_layer *l = &x->layer[run->layer];
-        tw_trailer2 t = trailer2(x, f, i);
-        if (t.code == TW_CODE_ABSENT)
+        uint32_t code = linear ? l->code : trailer2(x, f, i).code;
+        if (code == TW_CODE_ABSENT) {
+            src += linear ? run->bytes : 0;
             continue;
+        }
         if (f->sparse) {
-            tw_spans_decode(x, run, t.code != 0, &src, x->arena + f->hop2_at + f->hop2_cap);
+            tw_spans_decode(x, run, code != 0, &src, x->arena + f->hop2_at + f->hop2_cap);
             continue;
         }
         for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
             uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
-            decode_tile(x, run->layer, tile, n, src, t.code != 0);
+            decode_tile(x, run->layer, tile, n, src, code != 0);
             src += tw_codec_get(l->result.codec)->bytes(&l->result, n, l->dtype);
         }
     }

@@ -9,8 +9,7 @@ static uint32_t tile_bytes(const tw_exec *x, const tw_exec_layer *l, uint32_t n)
     return tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype);
 }
 
-/* The layer is not here: its residual stays and counts. */
-static double keep_residual(const tw_exec *x, tw_exec_layer *l, uint64_t at, uint32_t n) {
+double tw_keep_residual(const tw_exec *x, tw_exec_layer *l, uint64_t at, uint32_t n) {
     if (!l->e)
         return 0;
     l->kept = true;
@@ -40,24 +39,35 @@ tw_noise tw_shared_noise(const tw_exec *x, const tw_exec_layer *l, uint64_t tile
     return shared ? tw_tile_noise(x, l, tile, 0) : (tw_noise){{0}, {0}};
 }
 
-static void encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, uint8_t *dst, tw_tile_stat *st) {
-    tw_exec_layer *l = &x->layer[layer];
-    uint64_t at = tile * x->plan->tile;
-    tw_enc a = {
-        .g = tw_tile_load(x, layer, tile, n, x->tile), .scale = x->input_scale, .n = n, .dtype = l->dtype, .dst = dst};
-    tw_variant v = TW_V_PLAIN;
-    if (l->e) {
-        v = l->drain ? TW_V_DRAIN : TW_V_EF;
-        a.e = l->e + at;
-        a.out = l->e_new + at;
-    }
+void tw_encode_part(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const float *e, float *e_new, uint8_t *dst,
+                    tw_tile_stat *st) {
+    const tw_exec_layer *l = &x->layer[layer];
+    tw_enc a = {.g = tw_tile_load(x, layer, tile, n, x->tile),
+                .e = e,
+                .out = e_new,
+                .scale = x->input_scale,
+                .n = n,
+                .dtype = l->dtype,
+                .dst = dst};
+    tw_variant v = !e ? TW_V_PLAIN : l->drain ? TW_V_DRAIN : TW_V_EF;
     a.noise = tw_tile_noise(x, l, tile, 1);
     a.part = x->plan->kind == TW_KIND_ALLREDUCE;
     x->k->encode[l->spec.codec][v](&l->spec, &a, st);
+}
+
+void tw_settle_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const tw_tile_stat *st) {
+    uint64_t at = tile * x->plan->tile;
     if (l->e && st->nonfinite)
         memcpy(l->e_new + at, l->e + at, (size_t)n * sizeof(float));
     else if (l->e && l->drain)
         memset(l->e_new + at, 0, (size_t)n * sizeof(float));
+}
+
+static void encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, uint8_t *dst, tw_tile_stat *st) {
+    tw_exec_layer *l = &x->layer[layer];
+    uint64_t at = tile * x->plan->tile;
+    tw_encode_part(x, layer, tile, n, l->e ? l->e + at : NULL, l->e ? l->e_new + at : NULL, dst, st);
+    tw_settle_slot(x, l, tile, n, st);
 }
 
 static uint8_t *encode_run(tw_exec *x, const tw_tiles *run, uint8_t *dst, tw_trailer1 *t) {
@@ -68,7 +78,7 @@ static uint8_t *encode_run(tw_exec *x, const tw_tiles *run, uint8_t *dst, tw_tra
     for (uint64_t tile = run->first; (tiled || l->absent) && tile < run->first + run->n; tile++) {
         uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
         if (l->absent) {
-            e_sq += keep_residual(x, l, tile * x->plan->tile, n);
+            e_sq += tw_keep_residual(x, l, tile * x->plan->tile, n);
             continue;
         }
         tw_tile_stat st;

@@ -58,8 +58,16 @@ typedef struct tw_exec_layer {
     float *e, *e_new;         /* residuals, this step's and the next's; NULL without error feedback */
     tw_cert *cert, *cert_new; /* per tile; NULL: not certified (stateless) */
     double bound_sq;          /* out: of this op's runs */
+    double joint;             /* out: what a native sum of payloads adds to the error, over all ranks' tiles together */
+    bool stale;               /* out, likewise: some tiles stand as before the step, so does their bound */
     bool all_absent;          /* out: on every rank */
     bool kept; /* out: some residual stayed as it was (absent here, NaN, Inf): there is still something to drain */
+    /* linear plans: this rank's squares, flags and earlier errors in own tiles, for the notes; the layer's bound before the
+     * step, squared; then the verdict. */
+    double x_sq, e_sq, fold_sq, before_sq, last_sq, gained_sq;
+    uint64_t values;
+    uint32_t overflow, code; /* as in tw_trailer2 */
+    bool flagged;
 } tw_exec_layer;
 
 /* What is kept of a sparse layer: all above, and ties up to a place. */

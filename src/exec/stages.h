@@ -67,8 +67,23 @@ void tw_exec_decode(tw_exec *x, const tw_frame *f);
 void tw_exec_select(tw_exec *x, uint32_t layer, uint32_t hop);
 void tw_exec_sum(tw_exec *x, const tw_frame *f);
 uint32_t tw_exec_answer(tw_exec *x, const tw_frame *f);
+/* linear.c: the same three, where payloads are summed natively; note: right before the sum. */
+void tw_linear_encode(tw_exec *x, const tw_frame *f);
+void tw_linear_note(tw_exec *x);
+tw_status tw_linear_verdict(tw_exec *x);
 tw_status tw_exec_agreed(const tw_exec *x);
 tw_status tw_exec_prescale(tw_exec *x, uint32_t piece);
 tw_status tw_exec_postscale(tw_exec *x, uint32_t piece);
+
+/* ---- what several of them do ---- */
+/* One tile of this rank's input, encoded with these residuals (NULL without). */
+void tw_encode_part(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const float *e, float *e_new, uint8_t *dst,
+                    tw_tile_stat *st);
+void tw_settle_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const tw_tile_stat *st); /* ... after it */
+/* The layer is not here: its residual stays and counts; returns its square. */
+double tw_keep_residual(const tw_exec *x, tw_exec_layer *l, uint64_t at, uint32_t n);
+/* code: as in tw_trailer2. */
+void tw_note_nonfinite(tw_exec *x, uint32_t layer, uint32_t code);
+tw_status tw_say_nonfinite(const tw_exec *x); /* TW_OK where there was none or NaN propagates */
 
 #endif

@@ -70,10 +70,13 @@ static tw_status store_key(const tw_op_args *a, tw_ctx *ctx, tw_op *op) {
 
 /* ---- algorithm ---- */
 
-static const tw_op_layer *not_native(const tw_op_args *a) {
+/* The first layer that keeps an op from a native sum of plain values or, of payloads that add. */
+static const tw_op_layer *odd_one(const tw_op_args *a, bool payloads) {
     for (uint32_t i = 0; i < a->npiece; i++) {
         const tw_op_layer *l = &a->layer[a->piece[i].layer];
-        if (l->dtype != TW_F32 || l->spec.codec != TW_CODEC_NONE || l->no_native)
+        bool adds = tw_codec_get(l->spec.codec)->traits(&l->spec) & TW_TRAIT_ADDS;
+        bool plain = l->spec.codec == TW_CODEC_NONE && !l->no_native;
+        if (l->dtype != TW_F32 || !(payloads ? adds : plain))
             return l;
     }
     return NULL;
@@ -91,27 +94,53 @@ static place place_of(const tw_comm *c) {
                    c->stats.link_rate};
 }
 
-static tw_status choose_algo(const tw_op_args *a, place at, tw_algo *out) {
-    const tw_op_layer *odd = not_native(a);
-    bool can = at.has_native && !odd && a->nonfinite == TW_NONFINITE_PROPAGATE;
+/* *either: SRA may be better. A sum of plain values gives no verdict and writes outputs early; one of payloads does not. */
+static tw_status choose_algo(const tw_op_args *a, place at, tw_algo *out, bool *either) {
+    const tw_op_layer *odd = odd_one(a, false);
+    bool payloads = odd && !odd_one(a, true),
+         plain = !odd && (a->npiece == 0 || a->nonfinite == TW_NONFINITE_PROPAGATE);
+    bool can = at.has_native && (payloads || plain);
     bool wanted = a->algo == TW_ALGO_NATIVE || (a->algo == TW_ALGO_AUTO && at.fast);
     *out = at.size > 1 && can && wanted && a->kind == TW_KIND_ALLREDUCE ? TW_ALGO_NATIVE : TW_ALGO_SRA;
+    *either = *out == TW_ALGO_NATIVE && payloads && a->algo == TW_ALGO_AUTO;
     if (a->algo != TW_ALGO_NATIVE || can || at.size == 1)
         return TW_OK;
     if (!at.has_native)
         return tw_fail(TW_ERR_UNSUPPORTED, "this transport has no native sum; use algo sra");
     if (odd)
-        return tw_fail(TW_ERR_UNSUPPORTED, "layer '%s' is not fp32 under 'none' without residuals: no native sum",
-                       odd->name);
+        return tw_fail(
+            TW_ERR_UNSUPPORTED,
+            "layer '%s' is not fp32 under 'none' without residuals, or not all layers of the op are fp32 under "
+            "'randk': no native sum",
+            odd->name);
     return tw_fail(TW_ERR_UNSUPPORTED, "a native sum cannot %s on NaN; use algo sra",
                    a->nonfinite == TW_NONFINITE_SKIP ? "skip" : "fail");
 }
 
 /* ---- making ---- */
 
+/* Of a native sum and SRA what takes fewer bytes on the wire. Both move the payloads twice; SRA's headers and trailers grow
+ * with the frames, the sum's notes with the layers, and its digest is always there: small ops go by SRA. */
+static tw_status build_shorter(tw_ctx *ctx, tw_plan_in in, tw_plan **out) {
+    tw_plan *sra;
+    tw_status st = tw_plan_build(ctx, &in, out);
+    in.algo = TW_ALGO_SRA;
+    if (st >= 0)
+        st = tw_plan_build(ctx, &in, &sra);
+    if (st < 0) {
+        tw_plan_free(*out);
+        return st;
+    }
+    bool longer = tw_plan_crossing(*out) >= tw_plan_crossing(sra);
+    tw_plan_free(longer ? *out : sra);
+    *out = longer ? sra : *out;
+    return TW_OK;
+}
+
 static tw_status plan_op(const tw_op_args *a, tw_ctx *ctx, place at, const tw_sorted *s, tw_plan **out) {
     tw_algo algo;
-    tw_status st = choose_algo(a, at, &algo);
+    bool either;
+    tw_status st = choose_algo(a, at, &algo, &either);
     if (st < 0)
         return st;
     for (uint32_t i = 0; i < s->nlayer && at.size == 1; i++) /* nothing crosses a wire: nothing is compressed */
@@ -132,7 +161,7 @@ static tw_status plan_op(const tw_op_args *a, tw_ctx *ctx, place at, const tw_so
                      .in_flight = a->in_flight,
                      .link_rate = at.link_rate,
                      .no_overlap = a->no_overlap};
-    return tw_plan_build(ctx, &in, out);
+    return either ? build_shorter(ctx, in, out) : tw_plan_build(ctx, &in, out);
 }
 
 /* Payload and trailers of each layer that this rank sends when all are present; of sparse ones the trailers, the rest is
@@ -150,7 +179,11 @@ static void count_layer_wire(tw_op *op) {
                                                               : p->run[r].answer) +
                                                (a->hop == 1 ? TW_TRAILER1_BYTES : TW_TRAILER2_BYTES);
     }
-    for (uint32_t i = 0; p->native_bytes && p->size > 1 && i < op->x.npiece; i++)
+    for (uint32_t i = 0; p->linear && i < p->nrun; i++)
+        op->layer_wire[p->run[i].layer] += p->run[i].bytes;
+    for (uint32_t i = 0; p->linear && i < op->x.nlayer; i++)
+        op->layer_wire[i] = tw_dense_bytes(op->layer_wire[i] + tw_notes_of(p->size) * sizeof(float), (uint64_t)p->size);
+    for (uint32_t i = 0; p->native_bytes && !p->linear && p->size > 1 && i < op->x.npiece; i++)
         op->layer_wire[op->x.piece[i].layer] += tw_dense_bytes(op->x.piece[i].count * sizeof(float), (uint64_t)p->size);
 }
 
@@ -349,6 +382,11 @@ static tw_status fill(const tw_op_args *a, tw_op *op) {
         e->kept = false;
         e->e = held ? l->e : NULL;
         e->e_new = held ? l->e_new : NULL;
+        e->x_sq = e->e_sq = e->fold_sq = e->before_sq = e->gained_sq = e->joint = 0;
+        e->last_sq = l->bound_sq;
+        e->values = 0;
+        e->overflow = e->code = 0;
+        e->flagged = e->stale = false;
         e->cert = l->cert;
         e->cert_new = l->cert_new;
     }

@@ -18,6 +18,7 @@ typedef struct tw_op_layer { /* what an op needs to know of a layer */
     bool drain;
     float *e, *e_new;
     tw_cert *cert, *cert_new;
+    double bound_sq; /* of the layer, so far */
 } tw_op_layer;
 
 typedef struct tw_op_args {

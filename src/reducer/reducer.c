@@ -238,7 +238,7 @@ tw_status tw_reducer_reset(tw_reducer *r) {
         }
         l->used = l->held = l->native = false;
         l->use = TW_USE_NONE;
-        l->bound_sq = 0;
+        l->bound_sq = l->joint = 0;
     }
     r->epoch++;
     return TW_OK;
@@ -281,7 +281,7 @@ tw_status tw_reducer_layer_report(const tw_reducer *r, uint32_t layer, tw_layer_
                             .spec = r->view[layer].spec,
                             .dense_bytes = tw_reducer_dense_bytes(r, l),
                             .wire_bytes = l->wire,
-                            .error_bound = sqrt(l->bound_sq),
+                            .error_bound = tw_layer_bound(l),
                             .residual_norm = sqrt(held)};
     tw_sized_fill(report, out, &mine);
     return TW_OK;

@@ -7,6 +7,7 @@
 #include "reducer/op.h"
 #include "reducer/ranges.h"
 #include "reducer/rules.h"
+#include <math.h>
 
 /* Since creation or reset: what a residual and a bound are about. */
 typedef enum tw_use { TW_USE_NONE, TW_USE_SUMMED, TW_USE_GATHERED } tw_use;
@@ -30,6 +31,7 @@ typedef struct tw_layer_state {
     tw_use use;
     bool native; /* went through a native sum: not certified from then on */
     double bound_sq;
+    double joint; /* errors of native sums of payloads: of all ranks' tiles together, so no owner's ledger has them */
     /* this step */
     const void *in;
     void *out;
@@ -40,7 +42,8 @@ typedef struct tw_layer_state {
     bool one_way;    /* reduce-scattered or gathered: half of what an allreduce moves */
     uint64_t posted; /* values */
     uint64_t wire;
-    double bound_sq_new;
+    double bound_sq_new, joint_new;
+    bool stale; /* part of it stands as before */
 } tw_layer_state;
 
 typedef struct tw_bucket {
@@ -115,6 +118,9 @@ void tw_buffers_add_push(tw_reducer *r, uint32_t layer);
 tw_status tw_buffers_check_post(tw_reducer *r, const tw_piece *pieces, uint32_t n, bool *apart);
 void tw_buffers_add_post(tw_reducer *r, const tw_piece *pieces, uint32_t n);
 /* step.c */
+static inline double tw_layer_bound(const tw_layer_state *l) {
+    return sqrt(l->bound_sq) + l->joint;
+}
 uint64_t tw_reducer_dense_bytes(const tw_reducer *r, const tw_layer_state *l);
 void tw_reducer_view(tw_reducer *r, uint64_t step);
 void tw_reducer_bucket_args(const tw_reducer *r, const tw_bucket *b, tw_piece *piece, tw_op_args *a);

@@ -28,6 +28,7 @@ void tw_reducer_view(tw_reducer *r, uint64_t step) {
         v->e_new = l->slot[1 - l->now];
         v->cert = l->cert[l->cert_now];
         v->cert_new = l->cert[1 - l->cert_now];
+        v->bound_sq = l->bound_sq;
     }
 }
 
@@ -114,7 +115,8 @@ tw_status tw_reducer_begin(tw_reducer *r, uint64_t step, const tw_step_args *arg
         l->pushed = l->sra = l->kept = l->summed = l->one_way = false;
         l->in = l->out = NULL;
         l->posted = l->wire = 0;
-        l->bound_sq_new = 0;
+        l->bound_sq_new = l->joint_new = 0;
+        l->stale = false;
     }
     for (uint32_t b = 0; b < r->nbucket; b++)
         r->bucket[b].missing = r->bucket[b].n;
@@ -367,16 +369,18 @@ static tw_status check_whole_layers(const tw_reducer *r) {
 }
 
 static void collect(tw_reducer *r, const tw_op *op) {
-    bool native = op->plan->native_bytes != 0;
+    bool native = op->plan->native_bytes != 0, plain = native && !op->plan->linear;
     for (uint32_t i = 0; i < op->x.nlayer; i++) {
         const tw_exec_layer *x = &op->x.layer[i];
         tw_layer_state *l = &r->layer[op->layer_of[i]];
         l->wire += x->absent && !native ? 0 : op->layer_wire[i];
         l->wire += op->plan->part ? op->x.part_of[i].sent : 0;
         l->kept = l->kept || x->kept;
-        l->summed = l->summed || native;
-        l->sra = l->sra || !native;
+        l->summed = l->summed || plain;
+        l->sra = l->sra || !plain;
         l->bound_sq_new += x->bound_sq;
+        l->joint_new += x->joint;
+        l->stale = l->stale || x->stale;
     }
     if (op->x.bad_layer >= 0) {
         int32_t layer = (int32_t)op->layer_of[op->x.bad_layer];
@@ -402,7 +406,8 @@ static void commit(tw_reducer *r) {
         }
         l->used = l->used || ef;
         l->cert_now = 1 - l->cert_now;
-        l->bound_sq = l->bound_sq_new;
+        l->bound_sq = l->bound_sq_new + (l->stale ? l->bound_sq : 0);
+        l->joint += l->joint_new;
     }
     r->epoch++;
 }
@@ -428,7 +433,7 @@ static void finish_report(tw_reducer *r, tw_verdict verdict) {
         if (l->posted)
             p->dense_bytes += tw_reducer_dense_bytes(r, l);
         p->uncertified += l->native;
-        sq += l->native ? 0 : l->bound_sq;
+        sq += l->native ? 0 : tw_layer_bound(l) * tw_layer_bound(l);
     }
     p->verdict = verdict;
     p->error_bound = sqrt(sq);

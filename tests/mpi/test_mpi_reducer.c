@@ -12,12 +12,14 @@ enum { A = 70001, B = 513, TOTAL = A + B };
 static const tw_layer layers[] = {TW_LAYER("a.weight", A), TW_LAYER("a.bias", B)};
 
 /* Steps of one reducer; checks that replicas agree and that the certificate holds. */
-static void train(tw_comm *comm, const char *rules, int steps, int pushes_backwards, MPI_Comm noise) {
+static void train(tw_comm *comm, const char *rules, tw_algo algo, int steps, int pushes_backwards, MPI_Comm noise) {
     tw_reducer *red = NULL;
+    tw_reducer_config cfg = TW_REDUCER_CONFIG_INIT;
     tw_report rep = TW_REPORT_INIT;
     float *g = malloc(TOTAL * sizeof *g), *out = malloc(TOTAL * sizeof *out);
     double *err = calloc(TOTAL, sizeof *err), norm = 0, exact = 0;
-    MPI_OK(tw_reducer_create(comm, layers, 2, rules, NULL, &red));
+    cfg.algo = algo;
+    MPI_OK(tw_reducer_create(comm, layers, 2, rules, &cfg, &red));
     for (int s = 0; red && s < steps; s++) {
         int chatter = mpi_rank;
         for (int i = 0; i < TOTAL; i++)
@@ -65,7 +67,9 @@ static void run_mode(tw_progress mode, MPI_Comm noise) {
     MPI_CHECK(mpi_size == 1 ? stats.link_rate == 0 : stats.link_rate > 0);
     MPI_CHECK(mpi_same(stats.link_rate)); /* frames are cut by it */
     for (size_t i = 0; comm && i < sizeof rules / sizeof *rules; i++)
-        train(comm, rules[i], 6, (int)i & 1, noise);
+        train(comm, rules[i], TW_ALGO_AUTO, 6, (int)i & 1, noise);
+    train(comm, "*=randk:density=0.1+ef", TW_ALGO_NATIVE, 6, 1, noise); /* payloads are summed */
+    train(comm, "*=randk:density=0.3,scale=unbiased", TW_ALGO_NATIVE, 3, 0, noise);
     MPI_OK(tw_comm_destroy(comm));
     MPI_OK(tw_ctx_destroy(ctx));
 }

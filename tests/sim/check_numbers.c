@@ -63,7 +63,11 @@ static bool check_tight(trial *t, uint32_t l, double bound) {
         double sq = 0;
         for (uint64_t i = 0; i < n; i++) {
             double e = t->m.e[l][(uint64_t)r * n + i];
-            *(t->m.own[l][i / t->rc.tile] == r ? &own_sq : &sq) += e * e;
+            bool own = t->m.own[l][i / t->rc.tile] == r;
+            if (t->m.linear[l] && own) /* there all are workers' */
+                sq += e * e / (w * w);
+            else
+                *(own ? &own_sq : &sq) += e * e;
         }
         most += w * sqrt(sq);
     }
@@ -196,7 +200,7 @@ static bool check_plan(trial *t, int r) {
 }
 
 static bool plan_applies(const trial *t) {
-    bool all = t->step.nop == 1 && !t->post && !t->step.op[0].native;
+    bool all = t->step.nop == 1 && !t->post && !t->step.op[0].native && !t->step.op[0].linear;
     for (uint32_t l = 0; all && l < t->nlayer; l++)
         for (int r = 0; r < t->ranks; r++)
             all = all && !t->step.op[0].absent[l][r];

@@ -65,7 +65,7 @@ static uint64_t draw_count(trial *t, uint64_t budget) {
 static void draw_layers(trial *t) {
     static const char *const stem[] = {"blk", "l", "norm", "embed", "head"};
     static const char *const tail[] = {".w", ".bias", "", ".norm"};
-    bool halves = rng_chance(&t->rng, 45), calm = rng_chance(&t->rng, 60);
+    bool halves = rng_chance(&t->rng, 45) && !t->adds, calm = rng_chance(&t->rng, 60);
     uint64_t budget = (t->ranks > 16 ? 200000 : rng_chance(&t->rng, 5) ? 400000 : 60000) / (unsigned)t->ranks;
     t->nlayer = (uint32_t)rng_range(&t->rng, 1, MOST_LAYERS);
     for (uint32_t i = 0; i < t->nlayer; i++) {
@@ -78,6 +78,8 @@ static void draw_layers(trial *t) {
         l->values = calm ? VALUES_PLAIN : (values_kind)rng_below(&t->rng, VALUES_COUNT);
         if (l->values == VALUES_HUGE && rng_chance(&t->rng, 70))
             l->values = VALUES_MIXED;
+        if (t->adds && rng_chance(&t->rng, 10))
+            l->values = VALUES_HUGE;
         l->exponent = (int)rng_range(&t->rng, 0, 24) - 14;
     }
 }
@@ -90,7 +92,9 @@ static void draw_options(trial *t) {
     tw_reducer_config *c = &t->rc;
     c->redop = (tw_redop)(rng_chance(r, 70) ? TW_AVG : TW_SUM);
     c->nonfinite = (tw_nonfinite)(rng_chance(r, 50) ? TW_NONFINITE_PROPAGATE : rng_range(r, 2, 3));
-    c->algo = (tw_algo)(rng_chance(r, 60) ? TW_ALGO_SRA : TW_ALGO_AUTO);
+    c->algo = (tw_algo)(rng_chance(r, t->adds ? 20 : 60) ? TW_ALGO_SRA : TW_ALGO_AUTO);
+    if (t->adds && rng_chance(r, 40))
+        c->algo = TW_ALGO_NATIVE;
     c->frame_bytes = frames[rng_below(r, 7)];
     c->in_flight = rng_chance(r, 20) ? 0 : (uint32_t)rng_range(r, 2, 16);
     c->no_overlap = rng_chance(r, 15);
@@ -99,7 +103,7 @@ static void draw_options(trial *t) {
 
 /* NATIVE is refused where it cannot serve, so it is asked for only where it can. */
 static void maybe_force_native(trial *t) {
-    if (!rng_chance(&t->rng, t->kind == KIND_ODD_STEP ? 30 : 6))
+    if (t->adds || !rng_chance(&t->rng, t->kind == KIND_ODD_STEP ? 30 : 6))
         return;
     t->rc.algo = TW_ALGO_NATIVE;
     t->rc.nonfinite = TW_NONFINITE_PROPAGATE;
@@ -169,6 +173,7 @@ void trial_draw(trial *t, uint64_t seed, int most_ranks) {
     t->rng.state = seed;
     t->ranks = draw_ranks(&t->rng, most_ranks);
     t->kind = draw_kind(t);
+    t->adds = rng_chance(&t->rng, 12);
     t->rc = (tw_reducer_config)TW_REDUCER_CONFIG_INIT;
     t->rc.tile = draw_tile(&t->rng, t->ranks);
     t->next_number = rng_chance(&t->rng, 5) ? UINT64_C(0x1fffffffe) : rng_below(&t->rng, 3) * 5;

@@ -37,7 +37,7 @@ static void draw_randk(rng *r, tw_spec *s) {
 tw_spec trial_draw_tiled(trial *t) {
     tw_spec s = TW_SPEC_INIT;
     rng *r = &t->rng;
-    uint64_t kind = rng_below(r, 18);
+    uint64_t kind = t->adds ? 11 : rng_below(r, 18);
     if (kind < 2) {
         s.codec = TW_CODEC_NONE;
     } else if (kind < 5) {
@@ -85,7 +85,7 @@ static void draw_topk(trial *t, tw_spec *s) {
 
 tw_spec trial_draw_spec(trial *t) {
     tw_spec s = TW_SPEC_INIT;
-    if (rng_chance(&t->rng, 75))
+    if (t->adds || rng_chance(&t->rng, 75))
         return trial_draw_tiled(t);
     draw_topk(t, &s);
     s.feedback = rng_chance(&t->rng, 70) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
@@ -196,11 +196,11 @@ static void assign(trial *t, layer *l) {
 
 void trial_draw_rules(trial *t) {
     t->rules[0] = 0;
-    t->nrule = rng_chance(&t->rng, 8) ? 0 : (uint32_t)rng_range(&t->rng, 1, MOST_RULES);
+    t->nrule = rng_chance(&t->rng, 8) && !t->adds ? 0 : (uint32_t)rng_range(&t->rng, 1, MOST_RULES);
     for (uint32_t i = 0; i < t->nrule; i++) {
         rule *u = &t->rule[i];
         draw_patterns(t, u);
-        if (i + 1 == t->nrule && rng_chance(&t->rng, 85))
+        if (i + 1 == t->nrule && (rng_chance(&t->rng, 85) || t->adds))
             snprintf(u->pattern[0], sizeof u->pattern[0], "*"); /* most layers meet a codec */
         draw_phases(t, u);
         write_rule(t, u);

@@ -57,7 +57,7 @@ void model_reset(trial *t) {
         memset(m->applied[l], 0, n * sizeof(double));
         memset(m->exact[l], 0, n * sizeof(double));
         memset(m->held[l], 0, sizeof m->held[l]);
-        m->used[l] = m->native[l] = m->lossy[l] = m->loose[l] = false;
+        m->used[l] = m->native[l] = m->linear[l] = m->lossy[l] = m->loose[l] = false;
         m->rho[l] = 0;
     }
 }
@@ -131,7 +131,9 @@ void model_step(trial *t) {
             if (sparse && op->tiles[l])
                 model_sparse(t, op, l);
             for (uint64_t k = op->first_tile[l]; k < op->first_tile[l] + op->tiles[l]; k++) {
-                if (op->native)
+                if (op->linear)
+                    model_linear(t, op, l, k);
+                else if (op->native)
                     model_native(t, op, l, k);
                 else if (!sparse)
                     model_tile(t, op, l, k);
@@ -190,6 +192,9 @@ void model_commit(trial *t) {
             touched[op->piece[k].layer] = true;
             if (model_op_is_native(op))
                 t->m.native[op->piece[k].layer] = true;
+            t->m.loose[op->piece[k].layer] |=
+                op->linear != t->m.linear[op->piece[k].layer] && t->m.used[op->piece[k].layer];
+            t->m.linear[op->piece[k].layer] = op->linear;
         }
     }
     for (uint32_t l = 0; l < t->nlayer; l++)

@@ -229,7 +229,11 @@ static void describe_step(const trial *t) {
     printf("  step %llu:%s%s %u values are NaN or Inf\n", (unsigned long long)s->number,
            s->discard ? " discarded," : "", s->incomplete ? " in part," : "", s->nan);
     for (uint32_t i = 0; i < s->nop; i++) {
-        printf("    op %u%s%s:", i, s->op[i].native ? ", native" : "", t->m.op_bad[i] ? ", bad" : "");
+        printf("    op %u%s%s:", i,
+               s->op[i].native   ? ", native"
+               : s->op[i].linear ? ", payloads summed"
+                                 : "",
+               t->m.op_bad[i] ? ", bad" : "");
         for (uint32_t k = 0; k < s->op[i].npiece; k++)
             printf(" %u[%llu,+%llu)", s->op[i].piece[k].layer, (unsigned long long)s->op[i].piece[k].first,
                    (unsigned long long)s->op[i].piece[k].count);

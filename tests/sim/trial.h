@@ -129,7 +129,8 @@ typedef struct op_plan {
     tw_piece piece[MOST_PIECES]; /* no addresses */
     part *part[MOST_PIECES];     /* [rank] */
     uint32_t npiece;
-    bool native;
+    bool native; /* plain values are summed by the transport */
+    bool linear; /* payloads are */
     bool absent[MOST_LAYERS][MOST_RANKS];
     uint64_t first_tile[MOST_LAYERS], tiles[MOST_LAYERS];
 } op_plan;
@@ -156,7 +157,7 @@ typedef struct model {
     uint8_t *away[MOST_LAYERS]; /* tiles that no rank has, or no op covers */
     uint8_t *own[MOST_LAYERS];  /* owner of each tile */
     bool held[MOST_LAYERS][MOST_RANKS], kept[MOST_LAYERS][MOST_RANKS];
-    bool used[MOST_LAYERS], native[MOST_LAYERS], lossy[MOST_LAYERS];
+    bool used[MOST_LAYERS], native[MOST_LAYERS], linear[MOST_LAYERS], lossy[MOST_LAYERS];
     bool loose[MOST_LAYERS]; /* no feedback, NaN, absent, or frames cut anew: its bound may be far from what is held */
     double rho[MOST_LAYERS], rho_step[MOST_LAYERS]; /* of the ledger */
     double bound[MOST_LAYERS];                      /* certificate after the last step */
@@ -194,7 +195,7 @@ typedef struct trial {
     tw_reducer_config rc;
     tw_sim_config net;
     double deadline;
-    bool post, verbose, others_committed;
+    bool post, verbose, others_committed, adds; /* adds: all layers under codecs whose payloads do */
     uint64_t next_number;
     /* library */
     uint64_t allocations, sim_allocations; /* not given back yet: of communicators and reducers; of the network */
@@ -265,6 +266,9 @@ bool model_step_is_bad(const trial *t);
 void model_tile(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
 /* model_sparse.c: all tiles of the op. */
 void model_sparse(trial *t, const op_plan *op, uint32_t l);
+/* linear_model.c */
+bool model_sums_payloads(const trial *t, const step_plan *s, const op_plan *op);
+void model_linear(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
 void model_native(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
 bool model_op_is_native(const op_plan *op); /* and sums anything */
 bool model_crosses(const trial *t);         /* something goes over the wire in this step */

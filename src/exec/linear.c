@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Before and after one native sum of payloads (collectives/linear.c). What trailers carry elsewhere rides along as notes.
+ *
+ * There is no owner here who could send what it holds. So the owner's residual of its own tiles is *folded*: it goes in as
+ * a worker's, which counts 1/P in an average, and therefore P times as large; what is left of it is an owner's again. */
+#include "exec/stages.h"
+#include "compressors/randk.h"
+#include <math.h>
+
+static float *payloads(const tw_exec *x) {
+    return (float *)(void *)(x->arena + x->plan->sum_at);
+}
+
+static float *notes_of(const tw_exec *x, uint32_t layer) {
+    return payloads(x) + x->plan->notes_at + (uint64_t)layer * tw_notes_of(x->plan->size);
+}
+
+static double weight_of(const tw_exec *x) {
+    return x->redop == TW_AVG ? 1.0 / x->plan->size : 1.0;
+}
+
+/* ---- encode ---- */
+
+static bool folds(const tw_exec *x, const tw_frame *f, const tw_exec_layer *l) {
+    return l->e && x->redop == TW_AVG && f->owner == x->plan->me;
+}
+
+static void encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool fold, uint8_t *dst,
+                        tw_tile_stat *st) {
+    tw_exec_layer *l = &x->layer[layer];
+    uint64_t at = tile * x->plan->tile;
+    float *e = x->tile + TW_MAX_TILE, *e_new = x->tile + 2 * TW_MAX_TILE;
+    if (!fold) {
+        tw_encode_part(x, layer, tile, n, l->e ? l->e + at : NULL, l->e ? l->e_new + at : NULL, dst, st);
+    } else {
+        x->k->set_scaled(e, l->e + at, (float)x->plan->size, n);
+        tw_encode_part(x, layer, tile, n, e, e_new, dst, st);
+        x->k->set_scaled(l->e_new + at, e_new, 1.0f / (float)x->plan->size, n);
+    }
+    tw_settle_slot(x, l, tile, n, st);
+}
+
+static void encode_run(tw_exec *x, const tw_frame *f, const tw_tiles *run, uint8_t *dst) {
+    tw_exec_layer *l = &x->layer[run->layer];
+    bool fold = folds(x, f, l);
+    double ranks_sq = fold ? (double)x->plan->size * x->plan->size : 1.0, acc, bound;
+    for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
+        uint32_t n = tw_tile_len(l->count, x->plan->tile, tile), bytes;
+        tw_tile_stat st;
+        bytes = tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype);
+        if (l->absent) {
+            l->e_sq += ranks_sq * tw_keep_residual(x, l, tile * x->plan->tile, n);
+            memset(dst, 0, bytes);
+        } else {
+            l->fold_sq += fold ? ranks_sq * x->k->sum_sq(l->e + tile * x->plan->tile, n) : 0.0;
+            encode_tile(x, run->layer, tile, n, fold, dst, &st);
+            l->flagged = l->flagged || st.nonfinite;
+            l->x_sq += st.x_sq;
+            l->e_sq += st.e_sq;
+        }
+        dst += bytes;
+    }
+    if (l->cert && f->owner == x->plan->me) {
+        tw_cert_read(l->cert, run->first, run->n, &acc, &bound);
+        l->before_sq += acc * acc;
+    }
+}
+
+void tw_linear_encode(tw_exec *x, const tw_frame *f) {
+    uint8_t *dst = x->arena + f->hop1_at;
+    for (uint32_t i = f->run0; i < f->run0 + f->nrun; i++) {
+        encode_run(x, f, &x->plan->run[i], dst);
+        dst += x->plan->run[i].bytes;
+    }
+}
+
+/* All frames are encoded: what this rank has to say of each layer. */
+void tw_linear_note(tw_exec *x) {
+    uint32_t words = tw_note_words(x->plan->size), me = (uint32_t)x->plan->me;
+    float mine = (float)(1u << me % TW_NOTE_BITS);
+    for (uint32_t i = 0; i < x->nlayer; i++) {
+        const tw_exec_layer *l = &x->layer[i];
+        float *note = notes_of(x, i), *norm = note + 2 * words;
+        memset(note, 0, 2 * words * sizeof *note);
+        note[me / TW_NOTE_BITS] = l->flagged ? mine : 0.0f;
+        note[words + me / TW_NOTE_BITS] = l->absent ? mine : 0.0f;
+        norm[TW_NOTE_HELD] = tw_norm_up(l->e_sq);
+        norm[TW_NOTE_ROUNDED] =
+            tw_float_up((double)tw_norm_up(l->x_sq) + (double)norm[TW_NOTE_HELD] + (double)tw_norm_up(l->fold_sq));
+        norm[TW_NOTE_BEFORE] = tw_norm_up(l->before_sq);
+    }
+}
+
+/* ---- verdict ---- */
+
+/* The lowest rank whose bit is set, -1: none; *n: how many are set. */
+static int lowest_rank(const float *word, uint32_t words, int *n) {
+    int lowest = -1;
+    *n = 0;
+    for (uint32_t w = words; w-- > 0;) {
+        uint32_t bits = (uint32_t)word[w];
+        *n += __builtin_popcount(bits);
+        lowest = bits ? (int)(w * TW_NOTE_BITS) + __builtin_ctz(bits) : lowest;
+    }
+    return lowest;
+}
+
+static tw_status check_notes(const tw_exec *x, uint32_t layer) {
+    const float *note = notes_of(x, layer);
+    uint32_t bits = 2 * tw_note_words(x->plan->size);
+    bool good = true;
+    for (uint32_t i = 0; i < tw_notes_of(x->plan->size); i++) {
+        good = good && note[i] >= 0.0f && (i >= bits || note[i] < (float)(1u << TW_NOTE_BITS));
+        good = good && (i >= bits || (float)(uint32_t)note[i] == note[i]);
+    }
+    return good ? TW_OK
+                : tw_fail(TW_ERR_CORRUPT, "step %u: the native sum of layer '%s' has impossible notes", x->stamp.step,
+                          x->layer[layer].name);
+}
+
+/* From sum to result, in place. True: some value is not finite. */
+static bool scale_tile(const tw_exec *x, float *v, uint32_t m, float gain, double *gained_sq) {
+    float inverse = x->redop == TW_AVG ? 1.0f / (float)x->plan->size : 1.0f;
+    double sq = 0.0;
+    bool bad = false;
+    for (uint32_t i = 0; i < m; i++) {
+        float mean = v[i] * inverse;
+        v[i] = mean * gain;
+        sq += ((double)v[i] - (double)mean) * ((double)v[i] - (double)mean);
+        bad = bad || !isfinite(v[i]);
+        if (v[i] != v[i])
+            memcpy(&v[i], &(uint32_t){0x7fc00000u}, sizeof *v);
+    }
+    *gained_sq += bad ? 0.0 : sq;
+    return bad;
+}
+
+/* With feedback a tile that has NaN or Inf is NaN as a whole, which its first value says. */
+static void scale_run(tw_exec *x, const tw_frame *f, const tw_tiles *run, float *v) {
+    tw_exec_layer *l = &x->layer[run->layer];
+    for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
+        uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
+        uint32_t m = tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype) / sizeof *v;
+        l->values += n;
+        if (scale_tile(x, v, m, tw_randk_gain(&l->spec, n), &l->gained_sq)) {
+            uint32_t code = 1 + (uint32_t)f->owner;
+            l->overflow = l->overflow && l->overflow < code ? l->overflow : code;
+            if (l->spec.feedback != TW_FEEDBACK_NONE)
+                memcpy(v, &(uint32_t){0x7fc00000u}, sizeof *v);
+        }
+        v += m;
+    }
+}
+
+/* docs/design.md derives it: what is held is bounded by the norms' sum, and what was rounded or lost adds up, for all
+ * tiles of the op together. */
+static void certify(const tw_exec *x, tw_exec_layer *l, const float *norm) {
+    double any_order = 1.0 + x->plan->size * 0x1p-23, w = weight_of(x), ranks = x->plan->size + 4;
+    bool holds = l->spec.feedback != TW_FEEDBACK_NONE;
+    double lost = w * norm[TW_NOTE_HELD] * any_order + sqrt(l->gained_sq) * (1 + 0x1p-40);
+    double bound = norm[TW_NOTE_BEFORE] * any_order + (holds ? lost : 0.0);
+    l->joint = ranks * 0x1p-24 * w * norm[TW_NOTE_ROUNDED] * any_order + sqrt((double)l->values) * ranks * 0x1p-149 +
+               (holds ? 0.0 : lost);
+    l->bound_sq = bound * bound * (1 + 0x1p-40);
+    l->stale = l->code != 0;
+}
+
+/* Own tiles' part of the ledger goes on; each inherits the bound of all. */
+static void write_ledger(const tw_exec *x, const tw_tiles *run) {
+    const tw_exec_layer *l = &x->layer[run->layer];
+    float bound = tw_norm_up(l->bound_sq + (l->stale ? l->last_sq : 0.0));
+    for (uint64_t t = run->first; l->cert && t < run->first + run->n; t++) {
+        l->cert_new[t] = l->cert[t];
+        if (l->code != TW_CODE_ABSENT)
+            l->cert_new[t].bound = bound;
+    }
+}
+
+static void conclude(tw_exec *x, uint32_t layer) {
+    tw_exec_layer *l = &x->layer[layer];
+    uint32_t words = tw_note_words(x->plan->size);
+    const float *note = notes_of(x, layer);
+    int n, flagged = lowest_rank(note, words, &n);
+    lowest_rank(note + words, words, &n);
+    l->all_absent = n == x->plan->size;
+    l->code = l->all_absent ? TW_CODE_ABSENT : flagged >= 0 ? 1 + (uint32_t)flagged : l->overflow;
+    l->bound_sq = 0;
+    l->stale = l->all_absent;
+    if (!l->all_absent)
+        certify(x, l, note + 2 * words);
+    if (l->code && !l->all_absent)
+        tw_note_nonfinite(x, layer, l->code);
+}
+
+tw_status tw_linear_verdict(tw_exec *x) {
+    tw_status s = TW_OK;
+    for (uint32_t i = 0; i < x->nlayer && s >= 0; i++)
+        s = check_notes(x, i);
+    if (s < 0)
+        return s;
+    for (uint32_t i = 0; i < x->plan->nframe; i++) {
+        const tw_frame *f = &x->plan->frame[i];
+        uint8_t *v = x->arena + f->hop1_at;
+        for (uint32_t r = f->run0; r < f->run0 + f->nrun; v += x->plan->run[r++].bytes)
+            scale_run(x, f, &x->plan->run[r], (float *)(void *)v);
+    }
+    for (uint32_t i = 0; i < x->nlayer; i++)
+        conclude(x, i);
+    for (uint32_t i = 0; i < x->plan->nframe; i++) {
+        const tw_frame *f = &x->plan->frame[i];
+        for (uint32_t r = f->run0; f->owner == x->plan->me && r < f->run0 + f->nrun; r++)
+            write_ledger(x, &x->plan->run[r]);
+    }
+    return tw_say_nonfinite(x);
+}
