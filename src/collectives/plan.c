@@ -16,14 +16,13 @@ uint64_t tw_tiles_values(uint64_t count, uint32_t tile, uint64_t first, uint64_t
     return n ? (n - 1) * (uint64_t)tile + tw_tile_len(count, tile, first + n - 1) : 0;
 }
 
+/* The stretch that the tiles begin in, full ones, and what is left. */
 static uint64_t sparse_tiles_bytes(const tw_plan_layer *l, uint32_t tile, uint64_t first, uint64_t n) {
-    uint64_t stretch = tw_stretch_tiles(&l->spec, tile), sum = 0, end = first + n;
-    while (first < end) {
-        uint64_t stop = (first / stretch + 1) * stretch < end ? (first / stretch + 1) * stretch : end;
-        sum += tw_stretch_bytes(&l->spec, tw_tiles_values(l->count, tile, first, stop - first));
-        first = stop;
-    }
-    return sum;
+    uint64_t stretch = tw_stretch_tiles(&l->spec, tile), full = stretch * tile;
+    uint64_t head = (stretch - first % stretch) % stretch < n ? (stretch - first % stretch) % stretch : n;
+    uint64_t rest = tw_tiles_values(l->count, tile, first + head, n - head);
+    return tw_stretch_bytes(&l->spec, tw_tiles_values(l->count, tile, first, head)) +
+           rest / full * tw_stretch_bytes(&l->spec, full) + tw_stretch_bytes(&l->spec, rest % full);
 }
 
 uint64_t tw_tiles_bytes(const tw_plan_layer *l, uint32_t tile, uint64_t first, uint64_t n) {

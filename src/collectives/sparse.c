@@ -8,8 +8,9 @@
 /* Values that a selection sets aside: a sample, or those above a bound that leaves a little more than are kept. */
 static uint64_t sample_room(const tw_plan_layer *l, uint32_t tile) {
     uint64_t n = tw_tiles_values(l->count, tile, l->first, l->tiles), k = tw_sparse_wanted(&l->spec, n);
-    uint64_t room = k + k / 4 + (1u << 18);
-    return room < n ? room : n;
+    uint64_t room = k + k / 4 + (1u << 18),
+             most = n < 1u << 30 ? n : 1u << 30; /* if it is full, there is another way */
+    return room < most ? room : most;
 }
 
 static void make_part(tw_builder *b, uint32_t layer) {

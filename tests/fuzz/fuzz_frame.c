@@ -103,9 +103,9 @@ static uint8_t *make_spans(const tw_tiles *run, bool bits, uint8_t *dst, const u
     const tw_spec *s = &layers[run->layer].spec;
     tw_spec v = tw_spec_values(s);
     uint64_t stretch = tw_stretch_tiles(s, 256), end = run->first + run->n;
-    for (uint64_t tile = run->first, stop; tile < end; tile = stop) {
-        stop = (tile / stretch + 1) * stretch < end ? (tile / stretch + 1) * stretch : end;
-        uint32_t head[3] = {(uint32_t)tw_tiles_values(layers[run->layer].count, 256, tile, stop - tile), 0, 0};
+    for (uint64_t at = run->first, stop; at < end; at = stop) {
+        stop = (at / stretch + 1) * stretch < end ? (at / stretch + 1) * stretch : end;
+        uint32_t head[3] = {(uint32_t)tw_tiles_values(layers[run->layer].count, 256, at, stop - at), 0, 0};
         uint64_t index;
         for (uint32_t p = next_byte(data, size); p < head[0] && head[1] < 38; p += 1 + next_byte(data, size) % 32)
             picks.kept.pos[head[1]++] = p;

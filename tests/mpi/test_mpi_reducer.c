@@ -53,9 +53,13 @@ static void train(tw_comm *comm, const char *rules, tw_algo algo, int steps, int
 }
 
 static void run_mode(tw_progress mode, MPI_Comm noise) {
-    static const char *const rules[] = {"*=none", "*.bias=none;*=onebit+ef", "*=cast:type=bf16",
+    static const char *const rules[] = {"*=none",
+                                        "*.bias=none;*=onebit+ef",
+                                        "*=cast:type=bf16",
                                         "*=onebit:group=256,scale=rms+ef",
-                                        "*=none until 2 then onebit+ef until 4 then cast"};
+                                        "*=none until 2 then onebit+ef until 4 then cast",
+                                        "*.bias=none;*=topk:density=0.05+ef until 3 then "
+                                        "topk:density=0.2,select=group,values=(onebit:group=512)+ef"};
     tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
     tw_ctx *ctx = NULL;
     tw_comm *comm = NULL;

@@ -123,6 +123,8 @@ static void estimates(void) {
     equal("estimate", (uint64_t)tw_reducer_estimate(0, 4, &big, 1, "*=onebit:group=1024+ef", &c, &m), 0);
     check(m.state_bytes >= 8 * count && m.state_bytes <= 8 * count + 64 * tiles, "residuals of 2^33 values",
           m.state_bytes, 8 * count);
+    equal("sparse estimate", (uint64_t)tw_reducer_estimate(0, 4, &big, 1, "*=topk:density=0.0001+ef", &c, &m), 0);
+    check(m.frame_bytes < 8 * count, "room of sparse frames", m.frame_bytes, 8 * count);
     tw_spec s = TW_SPEC_INIT;
     tw_spec_parse("onebit:group=1024", &s);
     equal("bound of 2^40 values", tw_spec_bound(&s, UINT64_C(1) << 40, TW_F32),

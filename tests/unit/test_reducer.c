@@ -520,6 +520,9 @@ static void test_memory_estimate(void) {
     memory_of("two layers, four phases", large, 3, phases, TW_ALGO_SRA);
     memory_of("the same phase twice", large, 3, "*=cast until 2 then onebit until 4 then cast", TW_ALGO_SRA);
     memory_of("two layers, native", large, 3, NULL, TW_ALGO_NATIVE);
+    memory_of("two sparse layers", large, 3, "*=topk+ef", TW_ALGO_SRA);
+    memory_of("one sparse layer, without residual at first", large, 3,
+              "b=topk:density=0.3,select=threshold until 3 then topk:select=group+ef; *=onebit", TW_ALGO_SRA);
     memory_of("many small layers", small, 60, "*=onebit+ef", TW_ALGO_SRA);
     memory_of("many small layers, four phases", small, 60, phases, TW_ALGO_SRA);
     CU_ASSERT_EQUAL(tw_reducer_estimate(3, 3, layers, 2, NULL, NULL, &guess), TW_ERR_ARG);
