@@ -377,7 +377,7 @@ static void collect(tw_reducer *r, const tw_op *op) {
         l->wire += op->plan->part ? op->x.part_of[i].sent : 0;
         l->kept = l->kept || x->kept;
         l->summed = l->summed || plain;
-        l->sra = l->sra || !plain;
+        l->sra = l->sra || (!plain && l->posted); /* a piece without values wrote no residual */
         l->bound_sq_new += x->bound_sq;
         l->joint_new += x->joint;
         l->stale = l->stale || x->stale;

@@ -571,6 +571,28 @@ static void test_progress_thread(void) {
     CU_ASSERT_EQUAL(tw_ctx_destroy(ctx), TW_OK);
 }
 
+/* ---- pieces without values ---- */
+
+/* They touch nothing: above all, the copy of the residuals that no op has written does not become the valid one. */
+static void test_pieces_without_values(void) {
+    static float before[P * N], after[P * N];
+    world w;
+    CU_ASSERT_EQUAL(open_world(&w, NULL, "*=onebit+ef", NULL), TW_OK);
+    CU_ASSERT_EQUAL(step(&w, 0, NULL), TW_OK);
+    CU_ASSERT_EQUAL(step(&w, 1, NULL), TW_OK);
+    get_residuals(&w, before);
+    for (int r = 0; r < P; r++) {
+        tw_piece pieces[] = {TW_PIECE(0, 0, 0, w.in[r], w.out[r]), TW_PIECE(1, 0, 5, w.in[r] + N, w.out[r] + N)};
+        CU_ASSERT_EQUAL(tw_reducer_begin(w.red[r], 2, NULL), TW_OK);
+        CU_ASSERT_EQUAL(tw_reducer_post(w.red[r], pieces, 2, NULL), TW_OK);
+    }
+    for (int r = 0; r < P; r++)
+        CU_ASSERT_EQUAL(tw_reducer_end(w.red[r], NULL), TW_OK);
+    get_residuals(&w, after);
+    CU_ASSERT(!memcmp(before, after, sizeof before));
+    close_world(&w);
+}
+
 /* ---- some rank without layers ---- */
 
 static void *without_layers_main(void *arg) {
@@ -760,6 +782,7 @@ int main(void) {
         UNIT_TEST(test_every_allocation_fails),
         UNIT_TEST(test_progress_thread),
         UNIT_TEST(test_hot_path_allocates_nothing),
+        UNIT_TEST(test_pieces_without_values),
         UNIT_TEST(test_a_rank_without_layers),
         UNIT_TEST(test_counts_are_forgotten),
         UNIT_TEST(test_cuts_are_forgotten),
