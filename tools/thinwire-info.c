@@ -161,7 +161,8 @@ static void show_codecs(int json) {
                 {"quant:bits=2", "0 and +-max |x| / 2; scale=mse is better for normal numbers"},
                 {"ternary", "0 or a sign, and the mean of what is kept; meant for +ef"},
                 {"ternary:rounding=stochastic", "as TernGrad: right on average"},
-                {"randk", "1 % of the values, at positions that all ranks share; for +ef"}};
+                {"randk", "1 % of the values, at positions that all ranks share; for +ef"},
+                {"topk", "the largest 1 %, with their positions; at most so much; for +ef"}};
     const int n = (int)(sizeof rows / sizeof *rows);
     if (json)
         puts("\"codecs\": [");
