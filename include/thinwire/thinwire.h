@@ -138,7 +138,7 @@ typedef struct tw_spec {
 TW_API tw_status tw_spec_parse(const char *text, tw_spec *out);
 /* Canonical text (defaults left out); returns the length without the NUL as snprintf does, or a negative tw_status. */
 TW_API int tw_spec_format(const tw_spec *s, char *buf, size_t cap);
-/* Payload bytes of `count` elements of a layer of dtype `t`, exact for the codecs of this version (all fixed-rate). */
+/* Payload bytes of `count` elements of a layer of dtype `t`, exact for codecs of fixed rate; of topk the most that it can take. */
 TW_API uint64_t tw_spec_bound(const tw_spec *s, uint64_t count, tw_dtype t);
 
 /* ---- context: allocator, log, deadline, progress mode. NULL stands everywhere for a default one ---- */
