@@ -39,11 +39,11 @@ uint64_t tw_span_bytes(const tw_spec *s, uint32_t k, uint64_t index);
 /* The k largest magnitudes by radix: one pass over the data for each of 3 digits. */
 #define TW_RADIX_PASSES 3u
 typedef struct tw_radix {
-    uint32_t count[2048];
+    uint64_t count[2048];
     uint32_t prefix, pass; /* digits found so far, and how many */
     uint64_t want;         /* still to be taken at the present digit and below */
     uint64_t seen;         /* values counted in the first pass */
-    uint32_t same;         /* values at the last digit that was found */
+    uint64_t same;         /* values at the last digit that was found */
 } tw_radix;
 void tw_radix_begin(tw_radix *r, uint64_t k); /* k > 0 */
 /* x[first], x[first + stride], ... */

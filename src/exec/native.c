@@ -78,7 +78,9 @@ tw_status tw_exec_native(tw_exec *x, const tw_action *a, float **buf, uint64_t *
         return TW_OK;
     }
     if (a->frame == TW_PAYLOADS) {
+        tw_fpenv env = tw_fp_enter(); /* bounds of subnormal norms must not be flushed */
         tw_linear_note(x);
+        tw_fp_leave(env);
         *buf = (float *)(void *)(x->arena + x->plan->sum_at);
         *count = x->plan->sum_values;
         return TW_OK;

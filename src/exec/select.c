@@ -102,7 +102,7 @@ static void sample(search *s) {
 }
 
 /* The cut that keeps k of what was set aside; *same: values right at it. */
-static tw_cut cut_of_sample(const search *s, uint64_t k, uint32_t *same) {
+static tw_cut cut_of_sample(const search *s, uint64_t k, uint64_t *same) {
     tw_radix r;
     tw_radix_begin(&r, k);
     for (uint32_t pass = 0; pass < TW_RADIX_PASSES; pass++) {
@@ -151,7 +151,7 @@ static uint64_t set_aside(search *s, uint32_t floor) {
 }
 
 /* All values are looked at three times: the sample misled, or very many are large. */
-static tw_cut cut_of_all(search *s, uint64_t k, uint32_t floor, uint32_t *same) {
+static tw_cut cut_of_all(search *s, uint64_t k, uint32_t floor, uint64_t *same) {
     tw_exec *x = s->x;
     tw_radix r;
     tw_radix_begin(&r, k);
@@ -195,7 +195,7 @@ static void place_ties(search *s, uint64_t wanted, tw_cut_at *c) {
 }
 
 static uint32_t floor_of(search *s, uint64_t k) {
-    uint32_t same;
+    uint64_t same;
     if (stride_of(s) == 1)
         return 0;
     sample(s);
@@ -205,7 +205,8 @@ static uint32_t floor_of(search *s, uint64_t k) {
 
 static tw_cut_at exact_cut(search *s) {
     uint64_t k = tw_sparse_wanted(&s->x->layer[s->layer].spec, s->values);
-    uint32_t floor = floor_of(s, k), same;
+    uint32_t floor = floor_of(s, k);
+    uint64_t same;
     uint64_t seen = set_aside(s, floor);
     if (seen < k) {
         s->full = s->full || floor > 0;
@@ -221,7 +222,7 @@ static tw_cut_at exact_cut(search *s) {
 /* ---- threshold: all above the sample's quantile, ties too ---- */
 
 static tw_cut_at sampled_cut(search *s) {
-    uint32_t same;
+    uint64_t same;
     sample(s);
     tw_cut cut = cut_of_sample(s, tw_sparse_wanted(&s->x->layer[s->layer].spec, s->n), &same);
     return (tw_cut_at){.bits = cut.bits, .tile = cut.bits ? UINT64_MAX : 0};

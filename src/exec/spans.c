@@ -64,13 +64,14 @@ static void as_stored(const writer *w, float *decoded, uint32_t n) {
     (t == TW_F16 ? w->x->k->f16_to_f32 : w->x->k->bf16_to_f32)(decoded, half, n);
 }
 
-/* Flags the tiles of values that came out as NaN or Inf, and leaves those out. False: there are none. */
+/* Flags the tiles of values that came out as NaN or Inf, or so far off that the difference is, and leaves those out. False:
+ * there are none. */
 static bool drop_overflowed(writer *w, const float *decoded) {
     tw_kept *kept = &w->x->picks->kept;
     uint32_t tile = w->x->plan->tile, n = 0;
     bool any = false;
     for (uint32_t i = 0; i < kept->count; i++)
-        if (!isfinite(decoded[i])) {
+        if (!isfinite(kept->value[i] - decoded[i])) {
             tw_flag(w->x, w->run->layer, w->from + kept->pos[i] / tile);
             any = true;
         }
@@ -168,7 +169,7 @@ uint8_t *tw_spans_write(tw_exec *x, const tw_tiles *run, uint32_t hop, uint8_t *
             put_span(&w, tile + 1);
     }
     *bad = settle_slots(&w);
-    if (*bad)
+    if (*bad || s->code) /* receivers look for bits where a code is, whoever said so */
         put_flags(&w);
     x->part_of[run->layer].sent += (uint64_t)(w.dst - dst) * (hop == 1 ? 1 : (unsigned)x->plan->size - 1);
     return w.dst;

@@ -129,6 +129,7 @@ static tw_status build_shorter(tw_ctx *ctx, tw_plan_in in, tw_plan **out) {
         st = tw_plan_build(ctx, &in, &sra);
     if (st < 0) {
         tw_plan_free(*out);
+        *out = NULL;
         return st;
     }
     bool longer = tw_plan_crossing(*out) >= tw_plan_crossing(sra);

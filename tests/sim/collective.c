@@ -218,7 +218,7 @@ static tw_call call_of(world *w, const one_call *c, int r) {
 /* Another call than all others mean; its buffers are large enough for it. */
 static void make_odd(world *w, tw_call *k) {
     uint64_t kind = rng_below(w->r, 5);
-    if (k->kind == TW_KIND_BROADCAST && w->ranks > 1 && rng_chance(w->r, 50))
+    if (k->kind == TW_KIND_BROADCAST && w->ranks > 1 && rng_chance(w->r, 80))
         k->root = (k->root + (int)rng_range(w->r, 1, (unsigned)w->ranks - 1)) % w->ranks;
     else if (kind == 1)
         k->count--;
