@@ -53,7 +53,7 @@ static void prepare(void) {
         data_of[l].e = layers[l].spec.feedback == TW_FEEDBACK_EF ? residual[0][l] : NULL;
         data_of[l].e_new = data_of[l].e ? residual[1][l] : NULL;
     }
-    tw_plan_in in = {.me = 0,
+    tw_plan_in in = {.me = 1, /* owns tiles of layers of every kind */
                      .size = RANKS,
                      .layer = layers,
                      .nlayer = LAYERS,
