@@ -404,7 +404,7 @@ static void counting_release(void *arg, void *p) {
     free((char *)p - align);
 }
 
-static void test_every_allocation_fails(void) {
+static void fail_every_allocation(const char *rules) {
     tw_status s = TW_ERR_NOMEM;
     long failures = 0;
     for (fail_at = 1; s < 0 && fail_at < 5000; fail_at++) {
@@ -417,7 +417,7 @@ static void test_every_allocation_fails(void) {
         cfg.timeout_s = 0.5;
         s = tw_ctx_create(&cfg, &ctx);
         if (s >= 0) {
-            s = open_world(&w, ctx, "*.bias=none;*=onebit+ef", NULL);
+            s = open_world(&w, ctx, rules, NULL);
             if (s >= 0) {
                 s = step(&w, 1, NULL);
                 if (s < 0)
@@ -432,10 +432,16 @@ static void test_every_allocation_fails(void) {
         }
         CU_ASSERT_EQUAL(live, 0);
     }
-    printf("allocations made to fail: %ld\n", failures);
+    printf("allocations made to fail: %ld under %s\n", failures, rules);
     CU_ASSERT_EQUAL(s, TW_OK);
     CU_ASSERT(failures > 50);
     fail_at = 0;
+}
+
+static void test_every_allocation_fails(void) {
+    fail_every_allocation("*.bias=none;*=onebit+ef");
+    fail_every_allocation("*=topk:density=0.1+ef");
+    fail_every_allocation("*=randk:density=0.1+ef"); /* makes two plans and takes the better one */
 }
 
 /* Once a signature was used, a step allocates nothing. */
