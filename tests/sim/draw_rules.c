@@ -104,14 +104,7 @@ static void write_spec(char *text, size_t room, const tw_spec *s);
 
 static void write_topk(char *text, size_t room, const tw_spec *s) {
     static const char *const select[] = {"", "exact", "threshold", "group"};
-    tw_spec v = TW_SPEC_INIT;
-    v.codec = s->values.codec;
-    v.type = s->values.type;
-    v.scale = s->values.scale;
-    v.bits = s->values.bits;
-    v.rounding = s->values.rounding;
-    v.rotate = s->values.rotate;
-    v.group = s->values.group;
+    tw_spec v = model_values_of(s);
     snprintf(text, room, "topk:density=%u.%09u,select=%s", s->density / 1000000000u, s->density % 1000000000u,
              select[s->select]);
     if (s->select == TW_SELECT_GROUP)

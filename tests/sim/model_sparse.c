@@ -117,7 +117,7 @@ static uint64_t stretch(const sparse *p) {
     return n < (1u << 24) / tile ? n : (1u << 24) / tile;
 }
 
-static tw_spec values_of(const tw_spec *s) {
+tw_spec model_values_of(const tw_spec *s) {
     tw_spec v = TW_SPEC_INIT;
     v.codec = s->values.codec;
     v.type = s->values.type;
@@ -136,7 +136,7 @@ static void send_span(sparse *p, uint64_t from, uint64_t to) {
     uint32_t k = 0;
     bool bad = false;
     const layer *l = &p->t->layer[p->l];
-    tw_spec v = values_of(p->s);
+    tw_spec v = model_values_of(p->s);
     model_draw d = {l->name, from, 0, (uint32_t)p->t->step.number, (uint32_t)p->rank, p->hop, 0};
     for (uint64_t i = from; i < to; i++)
         if (p->keep[i] && !p->flag[tile_of(p, i)]) {

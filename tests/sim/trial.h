@@ -266,6 +266,7 @@ bool model_step_is_bad(const trial *t);
 void model_tile(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
 /* model_sparse.c: all tiles of the op. */
 void model_sparse(trial *t, const op_plan *op, uint32_t l);
+tw_spec model_values_of(const tw_spec *s); /* how a sparse layer's kept values are sent */
 /* linear_model.c */
 bool model_sums_payloads(const trial *t, const step_plan *s, const op_plan *op);
 void model_linear(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
