@@ -12,18 +12,8 @@ fi
 tmp=$(mktemp -d) || exit 99
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
-n=0
-bad=0
-result() { # result STATUS NAME
-    n=$((n + 1))
-    if [ "$1" = 0 ]; then
-        echo "ok $n - $2"
-    else
-        echo "not ok $n - $2"
-        sed 's/^/# /' "$tmp/log"
-        bad=$((bad + 1))
-    fi
-}
+# shellcheck source=tests/scripts/tap.sh
+. "$srcdir/tests/scripts/tap.sh"
 gives() { # gives STATUS SCRIPT ARGUMENT...
     want=$1 script=$2
     shift 2
