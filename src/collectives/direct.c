@@ -47,10 +47,18 @@ tw_walk tw_walk_all(const tw_direct *s) {
 
 /* ---- begin and end ---- */
 
+static void find_mine(tw_direct *s) {
+    const tw_plan_in *in = s->b->in;
+    bool sent = in->kind == TW_KIND_BROADCAST && in->size > 1;
+    s->mine[0] = sent ? 0 : s->first[in->me];
+    s->mine[1] = !sent ? s->first[in->me + 1] : in->me == in->root ? s->first[in->size] : 0;
+}
+
 bool tw_direct_begin(tw_direct *s, tw_builder *b) {
     *s = (tw_direct){.b = b, .first = tw_build_frames(b, choose_frame_bytes(b->in))};
     if (b->status < 0)
         return false;
+    find_mine(s);
     s->window = b->in->in_flight ? b->in->in_flight : 8;
     if (b->in->no_overlap) /* a stage is encoded whole before it is sent, so no slot may be used twice */
         s->window = most_frames(s) ? most_frames(s) : 1;
@@ -234,12 +242,11 @@ void tw_direct_hop1(tw_direct *s) {
         tw_build_after(b, s->act[f], s->arrived);
     hop1_sends(s);
     hop1_receives(s);
-    tw_direct_answers(s);
 }
 
 void tw_direct_make(tw_direct *s, tw_kernel k) {
     tw_builder *b = s->b;
-    for (uint32_t f = s->first[b->in->me]; f < s->first[b->in->me + 1] && b->status >= 0; f++) {
+    for (uint32_t f = s->mine[0]; f < s->mine[1] && b->status >= 0; f++) {
         s->act[f] = tw_direct_compute(s, k, f);
         tw_build_after(b, s->verdict, s->act[f]);
         if (b->in->no_overlap)

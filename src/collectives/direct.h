@@ -13,6 +13,7 @@
 typedef struct tw_direct {
     tw_builder *b;
     uint32_t *first;  /* frame range of each owner */
+    uint32_t mine[2]; /* range of those whose answer this rank makes: its own; at the root of a broadcast all */
     uint32_t window;  /* frames under way to or from one peer */
     uint32_t *act;    /* per frame: what its next transfer waits for, or what may not be overwritten before */
     uint32_t *order;  /* the transfers of a stage so far */
@@ -60,13 +61,14 @@ void tw_direct_place_hop1(tw_direct *s);
 void tw_direct_place_hop2(tw_direct *s, bool own_only);
 /* Sums that stay at home. */
 void tw_direct_place_home(tw_direct *s);
-/* sparse.c: a selection for each sparse layer that has one; what waits for those of its layers; the owner's answers. */
+/* sparse.c: a selection for each sparse layer that has one; what waits for those of its layers; answers to sparse frames of
+ * `mine`, which were only summed. */
 void tw_direct_select_all(tw_direct *s, uint32_t hop);
 void tw_direct_after_selects(tw_direct *s, uint32_t action, uint32_t frame);
 void tw_direct_answers(tw_direct *s);
 /* Each rank's part of each owner's frames goes to it; there kernel REDUCE sums. */
 void tw_direct_hop1(tw_direct *s);
-/* Own frames, made by kernel k from what this rank alone has. */
+/* The frames in `mine`, made by kernel k. */
 void tw_direct_make(tw_direct *s, tw_kernel k);
 /* Own frames, made, go to all; theirs come. */
 void tw_direct_hop2(tw_direct *s);

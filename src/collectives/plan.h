@@ -37,7 +37,8 @@ typedef struct tw_frame {
     uint32_t payload_room, answer_room; /* at most */
     uint32_t values;                    /* of sparse runs */
     bool sparse;                        /* all its runs are: they have no fixed length */
-    uint32_t home;                      /* reduce-scatter: bytes of the sums, which stay at home in the layer's dtype */
+    uint32_t home;                      /* reduce-scatter: bytes of the sums, which stay at home in the layer's dtype; of
+                                         * sparse runs they have a place in tw_plan_part */
     uint64_t home_at;                   /* arena */
     uint64_t hop1_at; /* arena: where this rank encodes it, or (owner) the first peer's arrival; linear: the payload */
     uint64_t hop2_at; /* arena: the owner's answer */
@@ -111,8 +112,8 @@ typedef struct tw_plan_piece {
 /* Of a sparse layer of an op. */
 typedef struct tw_plan_part {
     uint64_t base, all;    /* tiles of the op */
-    uint64_t first, tiles; /* that this rank owns; it selects of the others for hop 1, of these for hop 2 */
-    uint64_t home_at;      /* arena: their sums, where no residual takes them in */
+    uint64_t first, tiles; /* whose answer this rank makes; it selects of the others for hop 1, of these for hop 2 */
+    uint64_t home_at;      /* arena: their sums, where no residual takes them in or they stay at home */
     uint64_t flags_at;     /* word of the bits of the op's tiles, in tw_exec.flagged */
 } tw_plan_part;
 
@@ -145,7 +146,7 @@ typedef struct tw_plan {
     uint32_t *succ;
     tw_plan_part *part; /* [nlayer]; NULL: no layer is sparse */
     uint32_t nlayer;
-    uint32_t own_run;     /* the first of this rank's own frames */
+    uint32_t own_run;     /* the first of the frames that this rank answers */
     uint64_t sample_room; /* values that a selection looks at closely */
     uint64_t flag_words;
     uint64_t most_tiles; /* of a sparse layer */
@@ -157,6 +158,10 @@ typedef struct tw_plan {
 
 tw_status tw_plan_build(tw_ctx *ctx, const tw_plan_in *in, tw_plan **out);
 void tw_plan_free(tw_plan *p);
+/* A frame of this hop carries spans. What goes back of a reduce-scatter has a fixed length. */
+static inline bool tw_has_spans(const tw_plan *p, const tw_frame *f, uint32_t hop) {
+    return f->sparse && (hop == 1 || p->kind != TW_KIND_REDUCE_SCATTER);
+}
 uint64_t tw_plan_bytes(const tw_plan *p);    /* of memory, without the arena */
 uint64_t tw_plan_crossing(const tw_plan *p); /* bytes that all ranks send together: SRA and linear plans */
 
@@ -196,6 +201,8 @@ void tw_build_broadcast(tw_builder *b);
 void tw_build_native(tw_builder *b);
 /* sparse.c: what a plan with sparse layers has beside frames; `first`: as tw_build_frames returns it. */
 void tw_build_parts(tw_builder *b, const uint32_t *first);
+/* The tiles of a layer that this rank answers for: those that it owns; at the root of a broadcast all. */
+uint64_t tw_answered_tiles(const tw_plan_in *in, const tw_plan_layer *l, uint64_t *first);
 /* frames.c: the tiles of a layer that an owner has of the op, one range. */
 uint64_t tw_owned_tiles(const tw_plan_in *in, const tw_plan_layer *l, int owner, uint64_t *first);
 void tw_build_linear(tw_builder *b);

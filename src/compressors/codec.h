@@ -48,8 +48,6 @@ uint32_t tw_traits_tiled(const tw_spec *s);
 TW_CODEC_LIST(TW_DECLARE_CODEC)
 const tw_codec *tw_codec_get(uint32_t id); /* NULL if unknown */
 bool tw_codec_is_sparse(const tw_spec *s);
-/* TW_ERR_UNSUPPORTED for a codec that only an allreduce has so far. what: which collective asks. */
-tw_status tw_codec_check_tiled(const tw_spec *s, const char *what);
 
 /* ---- sparse layers in plans: sparse.c ---- */
 #define TW_SPAN_KEPT TW_MAX_TILE /* a span's kept values are one tile for their codec */

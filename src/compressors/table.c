@@ -31,13 +31,6 @@ bool tw_codec_is_sparse(const tw_spec *s) {
     return tw_codec_get(s->codec)->traits(s) & TW_TRAIT_SPARSE;
 }
 
-tw_status tw_codec_check_tiled(const tw_spec *s, const char *what) {
-    if (!tw_codec_is_sparse(s))
-        return TW_OK;
-    return tw_fail(TW_ERR_UNSUPPORTED, "%s: '%s' works in an allreduce, on arrays and on files, not in this collective",
-                   what, tw_codec_get(s->codec)->name);
-}
-
 uint64_t tw_spec_bound(const tw_spec *s, uint64_t count, tw_dtype t) {
     if (tw_spec_check(s) != TW_OK)
         return 0;

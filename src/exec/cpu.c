@@ -16,10 +16,7 @@ static tw_status run_kernel(tw_exec *x, const tw_action *a, uint32_t *len) {
         return TW_OK;
     case TW_K_REDUCE:
     case TW_K_PUBLISH:
-        if (f->sparse)
-            tw_exec_sum(x, f);
-        else
-            *len = tw_exec_reduce(x, f);
+        *len = f->sparse ? tw_exec_sum(x, f) : tw_exec_reduce(x, f);
         return TW_OK;
     case TW_K_SELECT:
         tw_exec_select(x, a->frame, a->hop);

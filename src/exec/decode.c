@@ -77,22 +77,34 @@ static void restore_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n
         tw_keep_slot(x, l, tile, n);
 }
 
-static void decode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const uint8_t *src, bool flagged) {
+/* t: of the payload. */
+static void decode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const uint8_t *src, tw_dtype t,
+                        bool flagged) {
     tw_exec_layer *l = &x->layer[layer];
     bool wanted;
     float *to = tw_tile_target(x, layer, tile, n, &wanted);
     tw_noise noise = tw_shared_noise(x, l, tile);
     if (to && !flagged) {
-        x->k->decode_stream[l->result.codec](&l->result, l->dtype, src, to, n, &noise);
+        x->k->decode_stream[l->result.codec](&l->result, t, src, to, n, &noise);
         return;
     }
     if (!wanted && !flagged)
         return;
-    x->k->decode_set[l->result.codec](&l->result, l->dtype, src, x->tile, n, &noise);
+    x->k->decode_set[l->result.codec](&l->result, t, src, x->tile, n, &noise);
     if (flagged)
         restore_slot(x, l, tile, n, x->tile);
     if (wanted)
         tw_tile_store(x, layer, tile, n, x->tile);
+}
+
+/* An own tile, from where its sum waits. Returns the bytes of it in the frame's home: sums of sparse layers have another. */
+static uint32_t decode_home(tw_exec *x, const tw_frame *f, uint32_t layer, uint64_t tile, const uint8_t *src, bool flagged) {
+    const tw_exec_layer *l = &x->layer[layer];
+    uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
+    if (f->sparse)
+        src = (const uint8_t *)tw_waiting(x, layer, tile, 2);
+    decode_tile(x, layer, tile, n, src, f->sparse ? TW_F32 : l->dtype, flagged);
+    return f->sparse ? 0 : tw_codec_get(l->result.codec)->bytes(&l->result, n, l->dtype);
 }
 
 /* Reduce-scatter: own tiles are written from where their sums wait; of others' tiles the answer says which became NaN. */
@@ -105,13 +117,11 @@ static void decode_block(tw_exec *x, const tw_frame *f) {
         if (t.code == TW_CODE_ABSENT)
             continue;
         for (uint32_t k = 0; k < run->n; k++) {
-            uint32_t n = tw_tile_len(l->count, x->plan->tile, run->first + k);
-            if (f->owner == x->plan->me) {
-                decode_tile(x, run->layer, run->first + k, n, src, t.code != 0);
-                src += tw_codec_get(l->result.codec)->bytes(&l->result, n, l->dtype);
-            } else if (l->e && (bits[k / 8] >> k % 8 & 1)) {
-                tw_keep_slot(x, l, run->first + k, n);
-            }
+            uint64_t tile = run->first + k;
+            if (f->owner == x->plan->me)
+                src += decode_home(x, f, run->layer, tile, src, t.code != 0);
+            else if (l->e && (bits[k / 8] >> k % 8 & 1))
+                tw_keep_slot(x, l, tile, tw_tile_len(l->count, x->plan->tile, tile));
         }
         bits += run->answer;
     }
@@ -138,7 +148,7 @@ void tw_exec_decode(tw_exec *x, const tw_frame *f) {
         }
         for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
             uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
-            decode_tile(x, run->layer, tile, n, src, code != 0);
+            decode_tile(x, run->layer, tile, n, src, l->dtype, code != 0);
             src += tw_codec_get(l->result.codec)->bytes(&l->result, n, l->dtype);
         }
     }
@@ -191,7 +201,7 @@ static tw_status accept_runs(const tw_exec *x, const tw_frame *f, uint32_t hop, 
                            x->layer[run->layer].name);
         want += is_absent(hop, word) ? 0 : hop == 1 ? run->bytes : run->answer;
     }
-    if (f->sparse)
+    if (tw_has_spans(x->plan, f, hop))
         return accept_spans(x, f, hop, frame + TW_HEADER_BYTES, trailers, each);
     return len == want ? TW_OK
                        : tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has %llu bytes instead of %llu", who, f->index,

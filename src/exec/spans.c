@@ -54,14 +54,12 @@ static bool select_tile(writer *w, uint64_t tile, const float *v, uint32_t n) {
 
 /* ---- a span ---- */
 
-/* What receivers will have of the kept values: at the owner rounded to the layer's dtype. */
-static void as_stored(const writer *w, float *decoded, uint32_t n) {
-    uint16_t *half = (uint16_t *)(void *)w->x->tile;
-    tw_dtype t = layer_of(w)->dtype;
-    if (w->hop == 1 || t == TW_F32)
+void tw_as_stored(tw_exec *x, tw_dtype t, float *v, uint32_t n) {
+    uint16_t *half = (uint16_t *)(void *)x->tile;
+    if (t == TW_F32)
         return;
-    (t == TW_F16 ? w->x->k->f32_to_f16 : w->x->k->f32_to_bf16)(half, decoded, n);
-    (t == TW_F16 ? w->x->k->f16_to_f32 : w->x->k->bf16_to_f32)(decoded, half, n);
+    (t == TW_F16 ? x->k->f32_to_f16 : x->k->f32_to_bf16)(half, v, n);
+    (t == TW_F16 ? x->k->f16_to_f32 : x->k->bf16_to_f32)(v, half, n);
 }
 
 /* Flags the tiles of values that came out as NaN or Inf, or so far off that the difference is, and leaves those out. False:
@@ -95,7 +93,8 @@ static void put_span(writer *w, uint64_t stop) {
     double e_sq;
     do { /* the frame has room for all that can be kept */
         (void)tw_span_put(x->k, &w->values, noise, p, covered, w->dst, UINT64_MAX, p->decoded, &bytes, &e_sq);
-        as_stored(w, p->decoded, p->kept.count);
+        if (w->hop == 2)
+            tw_as_stored(x, l->dtype, p->decoded, p->kept.count);
     } while (drop_overflowed(w, p->decoded));
     for (uint32_t i = 0; i < p->kept.count; i++) {
         p->decoded[i] = p->kept.value[i] - p->decoded[i];

@@ -19,6 +19,7 @@ struct tw_run_sum {
 const uint8_t *tw_arrival(const tw_exec *x, const tw_frame *f, int rank);
 tw_trailer1 tw_trailer1_of(const tw_exec *x, const tw_frame *f, int rank, uint32_t run);
 void tw_read_trailers(const tw_exec *x, const tw_frame *f, uint32_t run, tw_run_sum *s);
+bool tw_alone(const tw_exec *x); /* nobody sends a part */
 bool tw_has_run(const tw_exec *x, const tw_frame *f, int rank, uint32_t run);
 void tw_note_own(tw_exec *x, const float *g, uint32_t n, tw_run_sum *s); /* a tile of the owner's raw part */
 tw_trailer2 tw_certify(const tw_exec *x, const tw_tiles *run, const tw_run_sum *s);
@@ -41,18 +42,20 @@ static inline void tw_flag(tw_exec *x, uint32_t layer, uint64_t tile) {
 static inline uint32_t tw_len_of(const tw_exec *x, uint32_t layer, uint64_t tile) {
     return tw_tile_len(x->layer[layer].count, x->plan->tile, tile);
 }
-/* Where the tile's x waits, and in the end what is left of it: the new residual; without feedback the owner's sums have a
- * place in the arena, and what goes to an owner has none (NULL). */
+/* Where the tile's x waits, and in the end what is left of it: the new residual; without feedback, or where they stay at
+ * home, the owner's sums have a place in the arena, and what goes to an owner has none (NULL). */
 static inline float *tw_waiting(const tw_exec *x, uint32_t layer, uint64_t tile, uint32_t hop) {
     const tw_exec_layer *l = &x->layer[layer];
     const tw_plan_part *p = &x->plan->part[layer];
-    if (l->e)
+    if (l->e && (hop == 1 || x->plan->kind != TW_KIND_REDUCE_SCATTER))
         return l->e_new + tile * x->plan->tile;
     return hop == 1 ? NULL : (float *)(void *)(x->arena + p->home_at) + (tile - p->first) * x->plan->tile;
 }
 /* The tile's x for hop 1, made from input and residual in `to` (or the input itself); flags a tile with NaN or Inf, which
  * is zeros then. */
 const float *tw_form(tw_exec *x, uint32_t layer, uint64_t tile, float *to);
+/* n <= TW_MAX_TILE values as receivers will have them: rounded to the dtype. */
+void tw_as_stored(tw_exec *x, tw_dtype t, float *v, uint32_t n);
 /* The run as spans and, where tiles are flagged, their bits. Adds to s->x_sq and e_sq; *bad: some tile is. Returns the end. */
 uint8_t *tw_spans_write(tw_exec *x, const tw_tiles *run, uint32_t hop, uint8_t *dst, tw_run_sum *s, bool *bad);
 /* The run that arrived at *src: everything is looked at; *src is moved behind it. */
@@ -65,7 +68,7 @@ tw_status tw_exec_verdict(tw_exec *x);
 void tw_exec_decode(tw_exec *x, const tw_frame *f);
 /* Sparse layers and frames: select.c, spans.c, scatter.c. */
 void tw_exec_select(tw_exec *x, uint32_t layer, uint32_t hop);
-void tw_exec_sum(tw_exec *x, const tw_frame *f);
+uint32_t tw_exec_sum(tw_exec *x, const tw_frame *f); /* 0, or the bytes of a reduce-scatter's answer */
 uint32_t tw_exec_answer(tw_exec *x, const tw_frame *f);
 /* linear.c: the same three, where payloads are summed natively; note: right before the sum. */
 void tw_linear_encode(tw_exec *x, const tw_frame *f);

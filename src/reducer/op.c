@@ -175,9 +175,9 @@ static void count_layer_wire(tw_op *op) {
             continue;
         const tw_frame *f = &p->frame[a->frame];
         for (uint32_t r = f->run0; r < f->run0 + f->nrun; r++)
-            op->layer_wire[p->run[r].layer] += (f->sparse     ? 0
-                                                : a->hop == 1 ? p->run[r].bytes
-                                                              : p->run[r].answer) +
+            op->layer_wire[p->run[r].layer] += (tw_has_spans(p, f, a->hop) ? 0
+                                                : a->hop == 1              ? p->run[r].bytes
+                                                                           : p->run[r].answer) +
                                                (a->hop == 1 ? TW_TRAILER1_BYTES : TW_TRAILER2_BYTES);
     }
     for (uint32_t i = 0; p->linear && i < p->nrun; i++)

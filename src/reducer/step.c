@@ -230,14 +230,7 @@ tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *o
     return s;
 }
 
-static tw_status check_tiled(const tw_reducer *r, const char *what, uint32_t layer) {
-    char where[TW_SENTENCE / 2];
-    snprintf(where, sizeof where, "%s, layer '%.100s'", what, r->layer[layer].name);
-    return tw_codec_check_tiled(&r->view[layer].spec, where);
-}
-
-static tw_status check_pieces(const tw_reducer *r, const char *what, tw_kind kind, tw_use use, const tw_piece *pieces,
-                              uint32_t n) {
+static tw_status check_pieces(const tw_reducer *r, const char *what, tw_use use, const tw_piece *pieces, uint32_t n) {
     tw_status s = TW_OK;
     if (n && !pieces)
         return tw_fail(TW_ERR_ARG, "%s: %u pieces, but the array is NULL", what, n);
@@ -248,8 +241,6 @@ static tw_status check_pieces(const tw_reducer *r, const char *what, tw_kind kin
             return tw_fail(TW_ERR_ARG, "piece %u: layer %u of %u", i, pieces[i].layer, r->nlayer);
     for (uint32_t i = 0; i < n && s >= 0; i++)
         s = check_use(&r->layer[pieces[i].layer], use);
-    for (uint32_t i = 0; i < n && s >= 0 && kind != TW_KIND_ALLREDUCE; i++)
-        s = check_tiled(r, what, pieces[i].layer);
     return s;
 }
 
@@ -260,7 +251,7 @@ static tw_status post(tw_reducer *r, const char *what, tw_kind kind, const tw_pi
     tw_use use = kind == TW_KIND_ALLGATHER ? TW_USE_GATHERED : TW_USE_SUMMED;
     tw_status s = in_step(r, what, TW_MODE_POST);
     if (s >= 0)
-        s = check_pieces(r, what, kind, use, pieces, n);
+        s = check_pieces(r, what, use, pieces, n);
     if (s >= 0)
         s = tw_buffers_check_post(r, pieces, n, &apart);
     if (s >= 0 && out) {

@@ -266,7 +266,22 @@ bool model_step_is_bad(const trial *t);
 void model_tile(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
 /* model_sparse.c: all tiles of the op. */
 void model_sparse(trial *t, const op_plan *op, uint32_t l);
-tw_spec model_values_of(const tw_spec *s); /* how a sparse layer's kept values are sent */
+/* model_keep.c */
+typedef struct model_sparse_part { /* of a layer: what a rank selects from */
+    const tw_spec *s;
+    const char *name;
+    uint32_t block; /* as in model_draw */
+    uint64_t n;     /* values of the layer */
+    uint32_t tile, step, hop;
+    tw_dtype dtype;
+    int rank;
+    const uint8_t *zone;     /* of tiles: 0, not selected from; else equal where one rank owns them: spans end between */
+    uint8_t *flag;           /* of tiles: NaN or Inf; in and out */
+    const float *x;          /* [n] */
+    float *decoded;          /* [n] out: what receivers have, 0 outside */
+} model_sparse_part;
+bool model_compress(const model_sparse_part *p); /* false: out of memory */
+tw_spec model_values_of(const tw_spec *s);       /* how a sparse layer's kept values are sent */
 /* linear_model.c */
 bool model_sums_payloads(const trial *t, const step_plan *s, const op_plan *op);
 void model_linear(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
