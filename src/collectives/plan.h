@@ -37,9 +37,9 @@ typedef struct tw_frame {
     uint32_t payload_room, answer_room; /* at most */
     uint32_t values;                    /* of sparse runs */
     bool sparse;                        /* all its runs are: they have no fixed length */
-    uint32_t home;                      /* reduce-scatter: bytes of the sums, which stay at home in the layer's dtype; of
+    uint32_t home;    /* reduce-scatter: bytes of the sums, which stay at home in the layer's dtype; of
                                          * sparse runs they have a place in tw_plan_part */
-    uint64_t home_at;                   /* arena */
+    uint64_t home_at; /* arena */
     uint64_t hop1_at; /* arena: where this rank encodes it, or (owner) the first peer's arrival; linear: the payload */
     uint64_t hop2_at; /* arena: the owner's answer */
     uint32_t hop1_cap, hop2_cap;

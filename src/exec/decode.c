@@ -98,7 +98,8 @@ static void decode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, c
 }
 
 /* An own tile, from where its sum waits. Returns the bytes of it in the frame's home: sums of sparse layers have another. */
-static uint32_t decode_home(tw_exec *x, const tw_frame *f, uint32_t layer, uint64_t tile, const uint8_t *src, bool flagged) {
+static uint32_t decode_home(tw_exec *x, const tw_frame *f, uint32_t layer, uint64_t tile, const uint8_t *src,
+                            bool flagged) {
     const tw_exec_layer *l = &x->layer[layer];
     uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
     if (f->sparse)

@@ -20,14 +20,14 @@ tw_trailer1 tw_trailer1_of(const tw_exec *x, const tw_frame *f, int rank, uint32
     return t;
 }
 
-bool tw_alone(const tw_exec *x) {
+bool tw_sums_nothing(const tw_exec *x) {
     return x->plan->kind == TW_KIND_ALLGATHER || x->plan->kind == TW_KIND_BROADCAST;
 }
 
 void tw_read_trailers(const tw_exec *x, const tw_frame *f, uint32_t i, tw_run_sum *s) {
     const tw_exec_layer *l = &x->layer[x->plan->run[f->run0 + i].layer];
     s->any = !l->absent;
-    for (int r = 0; r < x->plan->size && !tw_alone(x); r++) {
+    for (int r = 0; r < x->plan->size && !tw_sums_nothing(x); r++) {
         if (r == x->plan->me)
             continue;
         tw_trailer1 t = tw_trailer1_of(x, f, r, i);
@@ -42,7 +42,7 @@ void tw_read_trailers(const tw_exec *x, const tw_frame *f, uint32_t i, tw_run_su
 /* Whether rank r has the layer of run i. */
 bool tw_has_run(const tw_exec *x, const tw_frame *f, int r, uint32_t i) {
     return r == x->plan->me ? !x->layer[x->plan->run[f->run0 + i].layer].absent
-                            : !tw_alone(x) && !(tw_trailer1_of(x, f, r, i).flags & TW_RUN_ABSENT);
+                            : !tw_sums_nothing(x) && !(tw_trailer1_of(x, f, r, i).flags & TW_RUN_ABSENT);
 }
 
 void tw_note_own(tw_exec *x, const float *g, uint32_t n, tw_run_sum *s) {
@@ -214,7 +214,7 @@ static bool reduce_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile
     tw_exec_layer *l = &x->layer[run->layer];
     uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
     tw_tile_stat st;
-    if (tw_alone(x)) {
+    if (tw_sums_nothing(x)) {
         const float *g = tw_tile_load(x, run->layer, tile, n, x->tile);
         tw_owner_encode(x, l, tile, n, g, x->input_scale, dst, &st);
     } else if (!reduce_at_once(x, f, i, tile, n, scale, dst, s, &st)) {

@@ -19,7 +19,7 @@ struct tw_run_sum {
 const uint8_t *tw_arrival(const tw_exec *x, const tw_frame *f, int rank);
 tw_trailer1 tw_trailer1_of(const tw_exec *x, const tw_frame *f, int rank, uint32_t run);
 void tw_read_trailers(const tw_exec *x, const tw_frame *f, uint32_t run, tw_run_sum *s);
-bool tw_alone(const tw_exec *x); /* nobody sends a part */
+bool tw_sums_nothing(const tw_exec *x); /* nobody sends a part */
 bool tw_has_run(const tw_exec *x, const tw_frame *f, int rank, uint32_t run);
 void tw_note_own(tw_exec *x, const float *g, uint32_t n, tw_run_sum *s); /* a tile of the owner's raw part */
 tw_trailer2 tw_certify(const tw_exec *x, const tw_tiles *run, const tw_run_sum *s);

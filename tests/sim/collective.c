@@ -80,7 +80,7 @@ static void draw_call(world *w, tw_call *k) {
         k->root = (int)rng_below(w->r, (unsigned)w->ranks);
 }
 
-static float draw_value(world *w, uint64_t kind) {
+static float draw_value(world *w, uint64_t kind, bool early) {
     float x = (float)(rng_unit(w->r) * 2 - 1);
     if (kind == 1)
         return ldexpf(x, (int)rng_below(w->r, 81) - 40);
@@ -92,13 +92,15 @@ static float draw_value(world *w, uint64_t kind) {
         return rng_chance(w->r, 1) ? x * 1e6f : x;
     if (kind == 5)
         return x * 3e38f;
+    if (kind == 7) /* what is large lies together */
+        return early ? x : x * 1e-3f;
     return kind == 6 ? 0.25f : x;
 }
 
 static void draw_values(world *w, one_call *c) {
     uint64_t n = c->in_values * (unsigned)w->ranks, kind = rng_below(w->r, 9);
     for (uint64_t i = 0; i < n; i++)
-        c->g[i] = model_to_dtype(draw_value(w, kind), c->k.dtype);
+        c->g[i] = model_to_dtype(draw_value(w, kind, i % c->in_values < c->in_values / 8), c->k.dtype);
     for (uint64_t i = rng_chance(w->r, 15) ? rng_range(w->r, 1, 3) : 0; n && i > 0; i--)
         c->g[rng_below(w->r, n)] = rng_chance(w->r, 50) ? NAN : copysignf(INFINITY, (float)rng_unit(w->r) - 0.5f);
 }
@@ -460,6 +462,7 @@ static bool try_call(world *w, bool last) {
     bool ok = lay_out(w, &c) && expected(w, &c);
     for (int r = 0; r < w->ranks && ok; r++)
         tw_sim_counters(w->sim, r, &frames, &before[r]);
+    tally_other((uint32_t)c.k.kind, &c.k.spec);
     if (ok)
         run_call(w, &c, last);
     ok = ok && check_statuses(w, &c) && check_outputs(w, &c) && check_replicas_of(w, &c);

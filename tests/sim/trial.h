@@ -275,10 +275,10 @@ typedef struct model_sparse_part { /* of a layer: what a rank selects from */
     uint32_t tile, step, hop;
     tw_dtype dtype;
     int rank;
-    const uint8_t *zone;     /* of tiles: 0, not selected from; else equal where one rank owns them: spans end between */
-    uint8_t *flag;           /* of tiles: NaN or Inf; in and out */
-    const float *x;          /* [n] */
-    float *decoded;          /* [n] out: what receivers have, 0 outside */
+    const uint8_t *zone; /* of tiles: 0, not selected from; else equal where one rank owns them: spans end between */
+    uint8_t *flag;       /* of tiles: NaN or Inf; in and out */
+    const float *x;      /* [n] */
+    float *decoded;      /* [n] out: what receivers have, 0 outside */
 } model_sparse_part;
 bool model_compress(const model_sparse_part *p); /* false: out of memory */
 tw_spec model_values_of(const tw_spec *s);       /* how a sparse layer's kept values are sent */
@@ -317,9 +317,15 @@ bool trial_deviates(const trial *t, int rank); /* in this step */
 bool collective_run(trial *t, uint64_t seed, int most_ranks);
 /* scatter.c: likewise, of a reducer's reduce-scatter and allgather */
 bool scatter_run(trial *t, uint64_t seed, int most_ranks);
+/* Every codec, with and without feedback, in all three, with 1, 2, 3, 5 and 8 ranks, in every dtype, on inputs that are known
+ * to be hard; *done counts. */
+bool scatter_sweep(trial *t, uint64_t *done);
 /* tally.c: the distribution of what was tried */
 void tally_trial(const trial *t);
 void tally_step(const trial *t);
+/* A call or a layer-step of another collective than allreduce: 1 to 3 as in tw_kind; of a reducer */
+enum { TALLY_POST_SCATTER = 4, TALLY_POST_GATHER, TALLY_KINDS };
+void tally_other(uint32_t kind, const tw_spec *s);
 void tally_plan(void);
 void tally_refusal(refusal_kind kind);
 void tally_print(void);
