@@ -263,7 +263,7 @@ typedef enum tw_nonfinite { TW_NONFINITE_PROPAGATE = 1, TW_NONFINITE_SKIP = 2, T
  * AUTO: NATIVE where all of an op is fp32 `none` and non-finite values propagate, or is fp32 `randk` and fewer bytes cross
  * (for all but small ops; an estimate of memory counts SRA), and the transport says that its sum is fast
  * (local and sim do; MPI's non-blocking sum was 1.6 to 3.3 times slower than its ring where it was measured); else SRA. */
-typedef enum tw_algo { TW_ALGO_AUTO = 1, TW_ALGO_NATIVE = 2, TW_ALGO_SRA = 3 } tw_algo;
+typedef enum tw_algo { TW_ALGO_AUTO = 1, TW_ALGO_NATIVE = 2, TW_ALGO_SRA = 3, TW_ALGO_GATHER = 4 } tw_algo;
 
 typedef struct tw_reducer_config {
     uint32_t size;

@@ -16,7 +16,8 @@ static void confirm_one(tw_direct *s, int rank) {
     p->frame = tw_build_grow(b, p->frame, &cap, f + 1, sizeof(tw_frame));
     if (b->status < 0)
         return;
-    p->frame[p->nframe++] = (tw_frame){.owner = rank, .hop1_at = p->arena_bytes, .hop1_cap = 64};
+    p->frame[p->nframe++] =
+        (tw_frame){.owner = rank, .hop1_at = p->arena_bytes, .arrive_at = p->arena_bytes, .hop1_cap = 64};
     p->arena_bytes += 64;
     uint32_t encode = root ? 0 : tw_direct_compute(s, TW_K_ENCODE, f);
     uint32_t move =

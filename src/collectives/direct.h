@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Direct exchange between ranks: the stages that sra.c, reduce_scatter.c, allgather.c and broadcast.c put together.
+ * Direct exchange between ranks: the stages that sra.c, gather.c, reduce_scatter.c, allgather.c and broadcast.c put
+ * together.
  *
  * Against incast, ranks are staggered (rank r begins with r+1) and what is under way is bounded by window edges: the
  * k-th transfer of a stage waits for the (k-window)-th. All ranks use the same order (frame, distance), so the earliest
@@ -54,6 +55,8 @@ void tw_stage_begin(tw_direct *s);
 /* The next transfer of a stage. peers: how many the stage has for this rank. */
 uint32_t tw_stage_transfer(tw_direct *s, tw_act act, uint32_t frame, uint32_t hop, int peer, uint32_t peers);
 
+/* Bytes of the frame with so much payload. */
+uint32_t tw_direct_cap(const tw_plan *p, const tw_frame *f, uint32_t payload, uint32_t hop);
 /* Arena: a ring of `window` slots for each peer's hop-1 frames (both directions), where there is a hop 1. */
 void tw_direct_place_hop1(tw_direct *s);
 /* Hop-2 frames, of all owners or only of this rank, have a place each, since outputs are written only after all of them

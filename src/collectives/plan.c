@@ -165,7 +165,9 @@ static uint64_t agreement_hash(const tw_plan_in *in, uint32_t frame_bytes) {
 static void build(tw_builder *b) {
     switch (b->in->kind) {
     case TW_KIND_ALLREDUCE:
-        if (b->in->algo != TW_ALGO_NATIVE)
+        if (b->in->algo == TW_ALGO_GATHER)
+            tw_build_gather(b);
+        else if (b->in->algo != TW_ALGO_NATIVE)
             tw_build_sra(b);
         else if (is_linear(b->in))
             tw_build_linear(b);

@@ -14,6 +14,7 @@ __extension__ typedef unsigned __int128 tw_u128; /* products of 64-bit positions
 #define TW_WIRE_VERSION   1u
 #define TW_HEADER_BYTES   32u
 #define TW_TRAILER1_BYTES 12u /* per run behind a hop-1 payload: flags, ||x||, ||e|| */
+#define TW_TRAILERG_BYTES 16u /* ... of a gather: also its owner's errors so far */
 #define TW_TRAILER2_BYTES 8u  /* per run behind a hop-2 payload: code, bound */
 
 #define TW_MOST_FRAMES (1u << 24) /* of one op; 1 TiB of payload in frames of 64 KiB */
@@ -37,14 +38,15 @@ typedef struct tw_frame {
     uint32_t payload_room, answer_room; /* at most */
     uint32_t values;                    /* of sparse runs */
     bool sparse;                        /* all its runs are: they have no fixed length */
-    uint32_t home;    /* reduce-scatter: bytes of the sums, which stay at home in the layer's dtype; of
+    uint32_t home;      /* reduce-scatter: bytes of the sums, which stay at home in the layer's dtype; of
                                          * sparse runs they have a place in tw_plan_part */
-    uint64_t home_at; /* arena */
-    uint64_t hop1_at; /* arena: where this rank encodes it, or (owner) the first peer's arrival; linear: the payload */
-    uint64_t hop2_at; /* arena: the owner's answer */
+    uint64_t home_at;   /* arena */
+    uint64_t hop1_at;   /* arena: where this rank encodes it; linear: the payload */
+    uint64_t arrive_at; /* the first peer's arrival, at the owner; of a gather at all ranks */
+    uint64_t hop2_at;   /* arena: the owner's answer */
     uint32_t hop1_cap, hop2_cap;
     uint32_t index;       /* among its owner's frames */
-    uint32_t hop1_stride; /* owner: distance between the peers' arrivals */
+    uint32_t hop1_stride; /* distance between the peers' arrivals */
 } tw_frame;
 
 typedef enum tw_act { TW_A_COMPUTE, TW_A_SEND, TW_A_RECV, TW_A_NATIVE } tw_act;
@@ -111,10 +113,12 @@ typedef struct tw_plan_piece {
 
 /* Of a sparse layer of an op. */
 typedef struct tw_plan_part {
-    uint64_t base, all;    /* tiles of the op */
-    uint64_t first, tiles; /* whose answer this rank makes; it selects of the others for hop 1, of these for hop 2 */
-    uint64_t home_at;      /* arena: their sums, where no residual takes them in or they stay at home */
-    uint64_t flags_at;     /* word of the bits of the op's tiles, in tw_exec.flagged */
+    uint64_t base, all; /* tiles of the op */
+    uint64_t first,
+        tiles;         /* whose answer this rank makes; it selects of the others for hop 1 (gather: of all), of these
+                            * for hop 2 */
+    uint64_t home_at;  /* arena: their sums, where no residual takes them in or they stay at home */
+    uint64_t flags_at; /* word of the bits of the op's tiles, in tw_exec.flagged */
 } tw_plan_part;
 
 typedef struct tw_plan_in {
@@ -126,7 +130,7 @@ typedef struct tw_plan_in {
     tw_kind kind;
     int root;     /* of a broadcast, else 0 */
     bool told;    /* reduce-scatter: all ranks hear what became of all tiles; residuals and verdicts need that */
-    tw_algo algo; /* NATIVE or SRA; an allreduce has the choice */
+    tw_algo algo; /* an allreduce has the choice, else SRA */
     tw_redop redop;
     uint32_t tile, frame_bytes, in_flight; /* frame_bytes, in_flight 0: chosen */
     uint64_t link_rate;                    /* bytes/s into a rank, the same on all; 0: not known */
@@ -138,7 +142,7 @@ typedef struct tw_plan {
     uint64_t hash; /* of everything that ranks must agree on */
     int me, size;
     tw_kind kind;
-    bool told, linear;
+    bool told, linear, gather;
     uint32_t tile, nrun, nframe, naction, nsucc, hops, roundings;
     tw_tiles *run;
     tw_frame *frame;
@@ -146,7 +150,7 @@ typedef struct tw_plan {
     uint32_t *succ;
     tw_plan_part *part; /* [nlayer]; NULL: no layer is sparse */
     uint32_t nlayer;
-    uint32_t own_run;     /* the first of the frames that this rank answers */
+    uint32_t own_run;     /* the first of the frames that this rank sums */
     uint64_t sample_room; /* values that a selection looks at closely */
     uint64_t flag_words;
     uint64_t most_tiles; /* of a sparse layer */
@@ -158,6 +162,10 @@ typedef struct tw_plan {
 
 tw_status tw_plan_build(tw_ctx *ctx, const tw_plan_in *in, tw_plan **out);
 void tw_plan_free(tw_plan *p);
+/* Bytes of a run's trailer. */
+static inline uint32_t tw_trailer_bytes(const tw_plan *p, uint32_t hop) {
+    return hop == 2 ? TW_TRAILER2_BYTES : p->gather ? TW_TRAILERG_BYTES : TW_TRAILER1_BYTES;
+}
 /* A frame of this hop carries spans. What goes back of a reduce-scatter has a fixed length. */
 static inline bool tw_has_spans(const tw_plan *p, const tw_frame *f, uint32_t hop) {
     return f->sparse && (hop == 1 || p->kind != TW_KIND_REDUCE_SCATTER);
@@ -195,6 +203,7 @@ void tw_build_after(tw_builder *b, uint32_t action, uint32_t earlier);
 void tw_build_in_stream(tw_builder *b, uint32_t *last, uint32_t action);
 void *tw_build_grow(tw_builder *b, void *old, uint32_t *cap, uint32_t need, size_t item);
 void tw_build_sra(tw_builder *b);
+void tw_build_gather(tw_builder *b);
 void tw_build_reduce_scatter(tw_builder *b);
 void tw_build_allgather(tw_builder *b);
 void tw_build_broadcast(tw_builder *b);

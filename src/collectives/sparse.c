@@ -26,7 +26,7 @@ static void make_part(tw_builder *b, uint32_t layer) {
     p->flag_words += tw_ceil_div(l->tiles, 32);
     p->most_tiles = l->tiles > p->most_tiles ? l->tiles : p->most_tiles;
     p->sample_room = room > p->sample_room ? room : p->sample_room;
-    if (l->spec.feedback == TW_FEEDBACK_NONE || b->in->kind == TW_KIND_REDUCE_SCATTER) {
+    if ((l->spec.feedback == TW_FEEDBACK_NONE && !p->gather) || b->in->kind == TW_KIND_REDUCE_SCATTER) {
         part->home_at = p->arena_bytes;
         p->arena_bytes += tw_round_up(tw_tiles_values(l->count, p->tile, part->first, part->tiles) * sizeof(float), 64);
     }
@@ -62,7 +62,7 @@ static bool selects_as_a_whole(const tw_plan *p, const tw_plan_in *in, uint32_t 
     const tw_plan_layer *l = &in->layer[layer];
     if (!tw_codec_is_sparse(&l->spec) || l->spec.select == TW_SELECT_GROUP)
         return false;
-    return hop == 1 ? p->part[layer].tiles < p->part[layer].all : p->part[layer].tiles > 0;
+    return hop == 1 ? p->gather || p->part[layer].tiles < p->part[layer].all : p->part[layer].tiles > 0;
 }
 
 void tw_direct_select_all(tw_direct *s, uint32_t hop) {

@@ -25,7 +25,7 @@ static tw_status run_kernel(tw_exec *x, const tw_action *a, uint32_t *len) {
         *len = tw_exec_answer(x, f);
         return TW_OK;
     case TW_K_VERDICT:
-        return x->plan->linear ? tw_linear_verdict(x) : tw_exec_verdict(x);
+        return x->plan->linear ? tw_linear_verdict(x) : x->plan->gather ? tw_gather_verdict(x) : tw_exec_verdict(x);
     case TW_K_DECODE:
         tw_exec_decode(x, f);
         return TW_OK;

@@ -64,7 +64,12 @@ void tw_keep_slot(const tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n)
     memcpy(l->e_new + at, l->e + at, (size_t)n * sizeof(float));
 }
 
-static bool any_nonfinite(const float *y, uint32_t n) {
+void tw_fill_nan(float *v, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        memcpy(&v[i], &(uint32_t){0x7fc00000u}, sizeof *v);
+}
+
+bool tw_any_nonfinite(const float *y, uint32_t n) {
     for (uint32_t i = 0; i < n; i++)
         if (!isfinite(y[i]))
             return true;
@@ -73,7 +78,7 @@ static bool any_nonfinite(const float *y, uint32_t n) {
 
 /* A tile that came back as NaN: what this rank encoded for it did not arrive, so its residual is as before the step. */
 static void restore_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *y) {
-    if (l->e && any_nonfinite(y, n))
+    if (l->e && tw_any_nonfinite(y, n))
         tw_keep_slot(x, l, tile, n);
 }
 
@@ -129,6 +134,10 @@ static void decode_block(tw_exec *x, const tw_frame *f) {
 }
 
 void tw_exec_decode(tw_exec *x, const tw_frame *f) {
+    if (x->plan->gather) {
+        tw_gather_decode(x, f);
+        return;
+    }
     if (x->plan->kind == TW_KIND_REDUCE_SCATTER) {
         decode_block(x, f);
         return;
@@ -162,11 +171,12 @@ static bool is_absent(uint32_t hop, uint32_t word) {
     return hop == 1 ? word & TW_RUN_ABSENT : word == TW_CODE_ABSENT;
 }
 static bool is_possible(const tw_exec *x, uint32_t hop, const uint8_t *trailer) {
-    tw_trailer1 one;
+    tw_trailer1 one = {0};
     tw_trailer2 two;
     if (hop == 1) {
-        memcpy(&one, trailer, sizeof one);
-        return !(one.flags & ~(TW_RUN_NONFINITE | TW_RUN_ABSENT)) && one.x_norm >= 0 && one.e_norm >= 0;
+        memcpy(&one, trailer, tw_trailer_bytes(x->plan, 1));
+        return !(one.flags & ~(TW_RUN_NONFINITE | TW_RUN_ABSENT)) && one.x_norm >= 0 && one.e_norm >= 0 &&
+               one.before >= 0;
     }
     memcpy(&two, trailer, sizeof two);
     return (two.code == TW_CODE_ABSENT || two.code <= (uint32_t)x->plan->size) && two.bound >= 0;
@@ -188,7 +198,7 @@ static tw_status accept_spans(const tw_exec *x, const tw_frame *f, uint32_t hop,
 
 static tw_status accept_runs(const tw_exec *x, const tw_frame *f, uint32_t hop, const uint8_t *frame, uint64_t len,
                              int who) {
-    uint32_t each = hop == 1 ? TW_TRAILER1_BYTES : TW_TRAILER2_BYTES;
+    uint32_t each = tw_trailer_bytes(x->plan, hop);
     uint64_t want = TW_HEADER_BYTES + (uint64_t)f->nrun * each;
     if (len < want)
         return tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has no room for its trailers", who, f->index);

@@ -17,9 +17,10 @@ typedef struct tw_stamp { /* what all frames of one op share */
 enum { TW_FRAME_POISON = 1 }; /* header flags */
 #define TW_MAGIC 0x57495754u  /* "TWIW" */
 
-typedef struct tw_trailer1 { /* per run, little endian, 12 bytes */
+typedef struct tw_trailer1 { /* per run, little endian, 12 bytes, or 16 */
     uint32_t flags;
     float x_norm, e_norm; /* rounded up */
+    float before;         /* of a gather: errors so far, from the owner */
 } tw_trailer1;
 enum { TW_RUN_NONFINITE = 1, TW_RUN_ABSENT = 2 };
 
@@ -82,6 +83,7 @@ typedef struct tw_exec_part { /* of a sparse layer */
 } tw_exec_part;
 typedef struct tw_picks tw_picks;
 typedef struct tw_run_sum tw_run_sum;
+typedef struct tw_reader tw_reader;
 
 typedef struct tw_exec_piece {
     uint32_t layer;
@@ -108,7 +110,9 @@ typedef struct tw_exec {
     float *sample;     /* [plan->sample_room] */
     uint32_t *aside;   /* of each tile of a selection: so many values of the sample are its or before it */
     uint32_t *flagged; /* bits of tiles: NaN or Inf, in what this rank sends of them or as their owner */
-    tw_run_sum *sums;  /* of own runs, between their sum and the answer [plan->nrun - plan->own_run] */
+    tw_run_sum
+        *sums; /* of own runs, between their sum and the answer, or of all of a gather [plan->nrun - plan->own_run] */
+    tw_reader *reader; /* gather of sparse layers: in each rank's spans [size] */
     tw_stamp stamp;
     uint32_t draw; /* of random numbers: the step, or without steps the op's number; the same on all ranks */
     float input_scale;

@@ -22,28 +22,9 @@ static double weight_of(const tw_exec *x) {
 
 /* ---- encode ---- */
 
-static bool folds(const tw_exec *x, const tw_frame *f, const tw_exec_layer *l) {
-    return l->e && x->redop == TW_AVG && f->owner == x->plan->me;
-}
-
-static void encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool fold, uint8_t *dst,
-                        tw_tile_stat *st) {
-    tw_exec_layer *l = &x->layer[layer];
-    uint64_t at = tile * x->plan->tile;
-    float *e = x->tile + TW_MAX_TILE, *e_new = x->tile + 2 * TW_MAX_TILE;
-    if (!fold) {
-        tw_encode_part(x, layer, tile, n, l->e ? l->e + at : NULL, l->e ? l->e_new + at : NULL, dst, st);
-    } else {
-        x->k->set_scaled(e, l->e + at, (float)x->plan->size, n);
-        tw_encode_part(x, layer, tile, n, e, e_new, dst, st);
-        x->k->set_scaled(l->e_new + at, e_new, 1.0f / (float)x->plan->size, n);
-    }
-    tw_settle_slot(x, l, tile, n, st);
-}
-
 static void encode_run(tw_exec *x, const tw_frame *f, const tw_tiles *run, uint8_t *dst) {
     tw_exec_layer *l = &x->layer[run->layer];
-    bool fold = folds(x, f, l);
+    bool fold = tw_is_folded(x, run->layer, f->owner);
     double ranks_sq = fold ? (double)x->plan->size * x->plan->size : 1.0, acc, bound;
     for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
         uint32_t n = tw_tile_len(l->count, x->plan->tile, tile), bytes;
@@ -54,7 +35,7 @@ static void encode_run(tw_exec *x, const tw_frame *f, const tw_tiles *run, uint8
             memset(dst, 0, bytes);
         } else {
             l->fold_sq += fold ? ranks_sq * x->k->sum_sq(l->e + tile * x->plan->tile, n) : 0.0;
-            encode_tile(x, run->layer, tile, n, fold, dst, &st);
+            tw_encode_tile(x, run->layer, tile, n, fold, dst, &st);
             l->flagged = l->flagged || st.nonfinite;
             l->x_sq += st.x_sq;
             l->e_sq += st.e_sq;

@@ -115,11 +115,6 @@ static void clear_flagged(tw_exec *x, const tw_tiles *run, tw_run_sum *s) {
 
 /* ---- reduce-scatter: sums stay at home ---- */
 
-static void fill_nan(float *v, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++)
-        memcpy(&v[i], &(uint32_t){0x7fc00000u}, sizeof *v);
-}
-
 /* From x to what will be stored, in place; the difference is the new residual. False: a stored value overflowed. */
 static bool round_tile(tw_exec *x, uint32_t layer, uint64_t tile, float *v, uint32_t n, tw_run_sum *s) {
     const tw_exec_layer *l = &x->layer[layer];
@@ -153,7 +148,7 @@ static uint8_t *keep_home(tw_exec *x, const tw_tiles *run, uint8_t *dst, tw_run_
         float *v = tw_waiting(x, run->layer, tile, 2);
         if (!tw_flagged(x, run->layer, tile) && round_tile(x, run->layer, tile, v, n, s))
             continue;
-        fill_nan(v, n);
+        tw_fill_nan(v, n);
         s->code = s->code ? s->code : 1 + (uint32_t)x->plan->me;
         dst[k / 8] |= (uint8_t)(1u << k % 8);
     }
@@ -228,7 +223,7 @@ uint32_t tw_exec_answer(tw_exec *x, const tw_frame *f) {
 /* ---- outputs ---- */
 
 static void poison(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n) {
-    fill_nan(x->tile, n);
+    tw_fill_nan(x->tile, n);
     tw_tile_store(x, layer, tile, n, x->tile);
     if (x->layer[layer].e)
         tw_keep_slot(x, &x->layer[layer], tile, n);

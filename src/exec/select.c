@@ -32,10 +32,11 @@ static uint64_t walk_tile(const search *s, const walk *w) {
 static void find_tiles(search *s) {
     const tw_plan_part *p = &s->x->plan->part[s->layer];
     uint64_t end = p->base + p->all, own_end = p->first + p->tiles;
+    bool two = s->hop == 1 && p->tiles && !s->x->plan->gather; /* own tiles in between */
     s->first[0] = s->hop == 2 ? p->first : p->base;
-    s->tiles[0] = s->hop == 2 ? p->tiles : p->tiles ? p->first - p->base : p->all;
+    s->tiles[0] = s->hop == 2 ? p->tiles : two ? p->first - p->base : p->all;
     s->first[1] = own_end;
-    s->tiles[1] = s->hop == 2 || !p->tiles ? 0 : end - own_end;
+    s->tiles[1] = two ? end - own_end : 0;
     for (int i = 0; i < 2; i++)
         s->values += tw_tiles_values(s->x->layer[s->layer].count, s->x->plan->tile, s->first[i], s->tiles[i]);
 }
@@ -46,8 +47,17 @@ static const float *as_given(tw_exec *x, uint32_t layer, uint64_t tile, const fl
     return same && x->k->sum_sq(g, tw_len_of(x, layer, tile)) >= 0 ? g : NULL;
 }
 
-const float *tw_form(tw_exec *x, uint32_t layer, uint64_t tile, float *to) {
+/* As it takes part in x; NULL: none. */
+static const float *residual_of(tw_exec *x, uint32_t layer, uint64_t tile) {
     const tw_exec_layer *l = &x->layer[layer];
+    float factor = tw_fold_factor(x, layer, tile), *folded = x->tile + 3 * TW_MAX_TILE;
+    if (!l->e || factor == 1.0f)
+        return l->e ? l->e + tile * x->plan->tile : NULL;
+    x->k->set_scaled(folded, l->e + tile * x->plan->tile, factor, tw_len_of(x, layer, tile));
+    return folded;
+}
+
+const float *tw_form(tw_exec *x, uint32_t layer, uint64_t tile, float *to) {
     tw_spec plain = TW_SPEC_INIT;
     tw_tile_stat stat;
     tw_enc a = {.scale = x->input_scale, .n = tw_len_of(x, layer, tile), .dtype = TW_F32, .dst = to};
@@ -55,7 +65,7 @@ const float *tw_form(tw_exec *x, uint32_t layer, uint64_t tile, float *to) {
     const float *given = as_given(x, layer, tile, a.g);
     if (given)
         return given;
-    a.e = l->e ? l->e + tile * x->plan->tile : NULL;
+    a.e = residual_of(x, layer, tile);
     x->k->encode[TW_CODEC_NONE][a.e ? TW_V_DRAIN : TW_V_PLAIN](&plain, &a, &stat); /* x itself */
     if (stat.nonfinite || tw_flagged(x, layer, tile)) {                            /* zeros are never kept */
         memset(to, 0, a.n * sizeof *to);
@@ -90,7 +100,7 @@ static void sample_tile(search *s, uint64_t tile, uint32_t stride) {
         float y = v[i];
         if (s->hop == 1) {
             y = y * x->input_scale;
-            y = l->e ? y + l->e[at + i] : y;
+            y = l->e ? y + l->e[at + i] * tw_fold_factor(x, s->layer, tile) : y;
         }
         x->sample[s->n++] = y - y == 0 ? y : 0.0f; /* NaN and Inf */
     }

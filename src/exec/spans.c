@@ -142,8 +142,12 @@ static bool settle_slots(writer *w) {
     for (uint64_t tile = w->run->first; tile < w->run->first + w->run->n; tile++) {
         uint32_t n = tw_len_of(w->x, w->run->layer, tile);
         any = any || tw_flagged(w->x, w->run->layer, tile);
-        if (l->e && l->drain)
-            memset(l->e_new + tile * w->x->plan->tile, 0, n * sizeof(float));
+        float *left = l->e ? l->e_new + tile * w->x->plan->tile : NULL,
+              factor = tw_fold_factor(w->x, w->run->layer, tile);
+        if (left && l->drain)
+            memset(left, 0, n * sizeof *left);
+        else if (left && factor != 1.0f)
+            w->x->k->set_scaled(left, left, 1.0f / factor, n);
     }
     return any;
 }
@@ -170,6 +174,7 @@ uint8_t *tw_spans_write(tw_exec *x, const tw_tiles *run, uint32_t hop, uint8_t *
     *bad = settle_slots(&w);
     if (*bad || s->code) /* receivers look for bits where a code is, whoever said so */
         put_flags(&w);
-    x->part_of[run->layer].sent += (uint64_t)(w.dst - dst) * (hop == 1 ? 1 : (unsigned)x->plan->size - 1);
+    x->part_of[run->layer].sent +=
+        (uint64_t)(w.dst - dst) * (hop == 1 && !x->plan->gather ? 1 : (unsigned)x->plan->size - 1);
     return w.dst;
 }

@@ -15,6 +15,12 @@ struct tw_run_sum {
     uint32_t code;
     bool any; /* some rank has the layer */
 };
+/* Where one rank's spans of a run are read. */
+struct tw_reader {
+    tw_kept kept;
+    uint32_t next;      /* entry */
+    uint64_t from, end; /* tiles that the span covers */
+};
 /* reduce.c */
 const uint8_t *tw_arrival(const tw_exec *x, const tw_frame *f, int rank);
 tw_trailer1 tw_trailer1_of(const tw_exec *x, const tw_frame *f, int rank, uint32_t run);
@@ -29,6 +35,13 @@ uint32_t tw_seal_answer(tw_exec *x, const tw_frame *f,
 uint8_t *tw_trailers2_aside(const tw_exec *x, const tw_frame *f);
 /* decode.c */
 void tw_keep_slot(const tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n);
+
+/* Sum of one tile over the ranks, in rank order; a gather's own part is decoded like the others. Advances their cursors. */
+void tw_sum_tile(tw_exec *x, const tw_frame *f, uint32_t run, uint64_t tile, uint32_t n, float *sum, tw_run_sum *s);
+/* n <= TW_MAX_TILE values as receivers will have them: rounded to the dtype. */
+void tw_as_stored(tw_exec *x, tw_dtype t, float *v, uint32_t n);
+void tw_fill_nan(float *v, uint32_t n);
+bool tw_any_nonfinite(const float *y, uint32_t n);
 
 /* ---- sparse layers ---- */
 static inline bool tw_flagged(const tw_exec *x, uint32_t layer, uint64_t tile) {
@@ -51,11 +64,15 @@ static inline float *tw_waiting(const tw_exec *x, uint32_t layer, uint64_t tile,
         return l->e_new + tile * x->plan->tile;
     return hop == 1 ? NULL : (float *)(void *)(x->arena + p->home_at) + (tile - p->first) * x->plan->tile;
 }
+/* What an own slot is multiplied by where it takes part as a worker's. */
+static inline float tw_fold_factor(const tw_exec *x, uint32_t layer, uint64_t tile) {
+    const tw_plan_part *p = &x->plan->part[layer];
+    bool own = tile >= p->first && tile < p->first + p->tiles;
+    return x->plan->gather && own && x->redop == TW_AVG ? (float)x->plan->size : 1.0f;
+}
 /* The tile's x for hop 1, made from input and residual in `to` (or the input itself); flags a tile with NaN or Inf, which
  * is zeros then. */
 const float *tw_form(tw_exec *x, uint32_t layer, uint64_t tile, float *to);
-/* n <= TW_MAX_TILE values as receivers will have them: rounded to the dtype. */
-void tw_as_stored(tw_exec *x, tw_dtype t, float *v, uint32_t n);
 /* The run as spans and, where tiles are flagged, their bits. Adds to s->x_sq and e_sq; *bad: some tile is. Returns the end. */
 uint8_t *tw_spans_write(tw_exec *x, const tw_tiles *run, uint32_t hop, uint8_t *dst, tw_run_sum *s, bool *bad);
 /* The run that arrived at *src: everything is looked at; *src is moved behind it. */
@@ -70,6 +87,10 @@ void tw_exec_decode(tw_exec *x, const tw_frame *f);
 void tw_exec_select(tw_exec *x, uint32_t layer, uint32_t hop);
 uint32_t tw_exec_sum(tw_exec *x, const tw_frame *f); /* 0, or the bytes of a reduce-scatter's answer */
 uint32_t tw_exec_answer(tw_exec *x, const tw_frame *f);
+/* gather.c */
+bool tw_is_folded(const tw_exec *x, uint32_t layer, int owner); /* the owner's residual counts as a worker's */
+tw_status tw_gather_verdict(tw_exec *x);
+void tw_gather_decode(tw_exec *x, const tw_frame *f);
 /* linear.c: the same three, where payloads are summed natively; note: right before the sum. */
 void tw_linear_encode(tw_exec *x, const tw_frame *f);
 void tw_linear_note(tw_exec *x);
@@ -82,6 +103,8 @@ tw_status tw_exec_postscale(tw_exec *x, uint32_t piece);
 /* One tile of this rank's input, encoded with these residuals (NULL without). */
 void tw_encode_part(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const float *e, float *e_new, uint8_t *dst,
                     tw_tile_stat *st);
+/* Whole, with residuals. fold: the slot is an owner's, and takes part as a worker's. */
+void tw_encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool fold, uint8_t *dst, tw_tile_stat *st);
 void tw_settle_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const tw_tile_stat *st); /* ... after it */
 /* The layer is not here: its residual stays and counts; returns its square. */
 double tw_keep_residual(const tw_exec *x, tw_exec_layer *l, uint64_t at, uint32_t n);

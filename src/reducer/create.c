@@ -31,7 +31,7 @@ static tw_status check_config(const tw_reducer_config *given, tw_reducer_config 
     out->tile = out->tile ? out->tile : TW_MAX_TILE;
     if (out->redop != TW_SUM && out->redop != TW_AVG)
         return tw_fail(TW_ERR_ARG, "redop %d: TW_SUM or TW_AVG", (int)out->redop);
-    if (out->nonfinite > TW_NONFINITE_ERROR || out->algo > TW_ALGO_SRA)
+    if (out->nonfinite > TW_NONFINITE_ERROR || out->algo > TW_ALGO_GATHER)
         return tw_fail(TW_ERR_ARG, "nonfinite %d, algo %d: unknown value", (int)out->nonfinite, (int)out->algo);
     if (out->tile < TW_MIN_TILE || out->tile > TW_MAX_TILE || (out->tile & (out->tile - 1)))
         return tw_fail(TW_ERR_ARG, "tile of %u values: a power of two, %u to %u", out->tile, TW_MIN_TILE, TW_MAX_TILE);

@@ -103,6 +103,8 @@ static tw_status choose_algo(const tw_op_args *a, place at, tw_algo *out, bool *
     bool wanted = a->algo == TW_ALGO_NATIVE || (a->algo == TW_ALGO_AUTO && at.fast);
     *out = at.size > 1 && can && wanted && a->kind == TW_KIND_ALLREDUCE ? TW_ALGO_NATIVE : TW_ALGO_SRA;
     *either = *out == TW_ALGO_NATIVE && payloads && a->algo == TW_ALGO_AUTO;
+    if (a->algo == TW_ALGO_GATHER && at.size > 1 && a->kind == TW_KIND_ALLREDUCE)
+        *out = TW_ALGO_GATHER;
     if (a->algo != TW_ALGO_NATIVE || can || at.size == 1)
         return TW_OK;
     if (!at.has_native)
@@ -178,7 +180,7 @@ static void count_layer_wire(tw_op *op) {
             op->layer_wire[p->run[r].layer] += (tw_has_spans(p, f, a->hop) ? 0
                                                 : a->hop == 1              ? p->run[r].bytes
                                                                            : p->run[r].answer) +
-                                               (a->hop == 1 ? TW_TRAILER1_BYTES : TW_TRAILER2_BYTES);
+                                               tw_trailer_bytes(p, a->hop);
     }
     for (uint32_t i = 0; p->linear && i < p->nrun; i++)
         op->layer_wire[p->run[i].layer] += p->run[i].bytes;
@@ -192,21 +194,39 @@ static uint64_t own_runs(const tw_plan *p) {
     return p->nrun - p->own_run + 1ull;
 }
 
+static bool has_sums(const tw_plan *p) {
+    return p->part || p->gather;
+}
+
 static tw_status allocate_sparse(tw_exec *x, tw_ctx *ctx) {
     const tw_plan *p = x->plan;
+    bool ok = true;
+    if (has_sums(p)) {
+        x->sums = tw_alloc(ctx, own_runs(p) * sizeof *x->sums);
+        ok = x->sums != NULL;
+    }
+    if (!p->part)
+        return ok ? TW_OK : TW_ERR_NOMEM;
+    if (p->gather) {
+        x->reader = tw_alloc(ctx, (unsigned)p->size * sizeof *x->reader);
+        ok = ok && x->reader;
+    }
     x->part_of = tw_alloc(ctx, (p->nlayer + 1) * sizeof *x->part_of);
     x->picks = tw_alloc(ctx, sizeof *x->picks);
     x->sample = tw_alloc_raw(ctx, p->sample_room * sizeof *x->sample);
     x->aside = tw_alloc(ctx, p->most_tiles * sizeof *x->aside);
     x->flagged = tw_alloc(ctx, p->flag_words * sizeof *x->flagged);
-    x->sums = tw_alloc(ctx, own_runs(p) * sizeof *x->sums);
-    return x->part_of && x->picks && x->sample && x->aside && x->flagged && x->sums ? TW_OK : TW_ERR_NOMEM;
+    return ok && x->part_of && x->picks && x->sample && x->aside && x->flagged ? TW_OK : TW_ERR_NOMEM;
 }
 
 static uint64_t sparse_bytes(const tw_exec *x, const tw_plan *p) {
-    return tw_held((p->nlayer + 1) * sizeof *x->part_of) + tw_held(sizeof *x->picks) +
+    uint64_t sums = has_sums(p) ? tw_held(own_runs(p) * sizeof *x->sums) : 0;
+    if (!p->part)
+        return sums;
+    sums += p->gather ? tw_held((unsigned)p->size * sizeof *x->reader) : 0;
+    return sums + tw_held((p->nlayer + 1) * sizeof *x->part_of) + tw_held(sizeof *x->picks) +
            tw_held(p->sample_room * sizeof *x->sample) + tw_held(p->flag_words * sizeof *x->flagged) +
-           tw_held(p->most_tiles * sizeof *x->aside) + tw_held(own_runs(p) * sizeof *x->sums);
+           tw_held(p->most_tiles * sizeof *x->aside);
 }
 
 static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint32_t given) {
@@ -225,7 +245,7 @@ static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint3
     /* Sparse frames have room for much more than they are likely to carry. */
     if (op->plan->arena_bytes)
         x->arena = (op->plan->part ? tw_alloc_raw : tw_alloc)(ctx, op->plan->arena_bytes);
-    tw_status st = op->plan->part ? allocate_sparse(x, ctx) : TW_OK;
+    tw_status st = allocate_sparse(x, ctx);
     uint32_t *piece0 = tw_alloc(ctx, (s->nlayer + 2) * sizeof *piece0);
     x->piece0 = piece0;
     op->order = tw_alloc(ctx, (given + 1) * sizeof *op->order);
@@ -294,6 +314,7 @@ static void free_op(tw_op *op) {
     tw_free(ctx, op->x.aside);
     tw_free(ctx, op->x.flagged);
     tw_free(ctx, op->x.sums);
+    tw_free(ctx, op->x.reader);
     tw_free(ctx, op->x.tile);
     tw_free(ctx, (void *)(uintptr_t)op->x.piece0);
     tw_free(ctx, op->order);
@@ -489,7 +510,7 @@ uint64_t tw_op_bytes(const tw_op *op) {
              tw_held(size * sizeof *x->part) + tw_held(4 * TW_MAX_TILE * sizeof(float)) +
              tw_held((layers + 2) * sizeof *x->piece0) + tw_held((given + 1) * sizeof *op->order) +
              tw_held((layers + 1) * sizeof *op->layer_of) + tw_held((layers + 1) * sizeof *op->layer_wire);
-    bytes += p->part ? sparse_bytes(x, p) : 0;
+    bytes += sparse_bytes(x, p);
     for (uint32_t i = 0; x->scratch && i < x->npiece; i++)
         bytes += x->scratch[i] ? tw_held(x->piece[i].count * sizeof(float)) : 0;
     return bytes;

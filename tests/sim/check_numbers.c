@@ -187,7 +187,7 @@ static bool check_plan(trial *t, int r) {
         payloads += y.wire_bytes;
         sparse = sparse || t->step.spec[l].codec == TW_CODEC_TOPK;
     }
-    c.algo = TW_ALGO_SRA;
+    c.algo = t->step.op[0].gather ? TW_ALGO_GATHER : TW_ALGO_SRA;
     if (tw_plan_compute(r, t->ranks, given, t->nlayer, rules, &c, &info) != TW_OK)
         return trial_fail(t, "no plan: %s", tw_last_error());
     uint64_t sent = t->result[r].report.wire_bytes;

@@ -8,7 +8,7 @@
 #define COUNT_OF(a) (sizeof(a) / sizeof((a)[0]))
 
 static uint64_t ranks[MOST_RANKS + 1], kinds[KIND_COUNT], faults[FAULT_COUNT], odds[ODD_COUNT], values[VALUES_COUNT];
-static uint64_t dtypes[4], codecs[8][3], redops[3], policies[4], algos[4], ops[MOST_OPS + 1], steps[MOST_STEPS + 1];
+static uint64_t dtypes[4], codecs[8][3], redops[3], policies[4], algos[5], ops[MOST_OPS + 1], steps[MOST_STEPS + 1];
 static uint64_t sizes[7], tiles[6], wide_tiles, verdicts[4], failures[16], pieces[8], refusals[REFUSAL_COUNT];
 static uint64_t others[TALLY_KINDS][8];
 static uint64_t posted, pushed, layers, no_overlap, phases, scaled, nan_steps, absent_somewhere, absent_everywhere,
@@ -178,7 +178,7 @@ void tally_print(void) {
     LINE("steps", steps, "0", "1", "2", "3", "4");
     LINE("redop", redops, "", "sum", "avg");
     LINE("nonfinite", policies, "", "propagate", "skip", "error");
-    LINE("algo", algos, "", "auto", "native", "sra");
+    LINE("algo", algos, "", "auto", "native", "sra", "gather");
     LINE("dtypes", dtypes, "", "fp32", "fp16", "bf16");
     LINE("values", values, "plain", "mixed", "sparse", "tiny", "outlier", "large", "huge", "same");
     LINE("layer-steps", flat, "none", "none+ef", "cast", "cast+ef", "onebit", "onebit+ef", "quant", "quant+ef",

@@ -131,6 +131,7 @@ typedef struct op_plan {
     uint32_t npiece;
     bool native; /* plain values are summed by the transport */
     bool linear; /* payloads are */
+    bool gather; /* all ranks sum what all sent */
     bool absent[MOST_LAYERS][MOST_RANKS];
     uint64_t first_tile[MOST_LAYERS], tiles[MOST_LAYERS];
 } op_plan;
@@ -282,6 +283,8 @@ typedef struct model_sparse_part { /* of a layer: what a rank selects from */
 } model_sparse_part;
 bool model_compress(const model_sparse_part *p); /* false: out of memory */
 tw_spec model_values_of(const tw_spec *s);       /* how a sparse layer's kept values are sent */
+/* gather_model.c: likewise */
+void model_gather(trial *t, const op_plan *op, uint32_t l);
 /* linear_model.c */
 bool model_sums_payloads(const trial *t, const step_plan *s, const op_plan *op);
 void model_linear(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
