@@ -558,7 +558,8 @@ static void finish(run *u) {
     row->time_median = bc_median_sorted(u->times, u->timed);
     row->time_p99 = bc_percentile_sorted(u->times, u->timed, 99);
     row->wire_computed = u->native > 0;
-    row->algo = u->cfg->kind != BA_ALLREDUCE ? "frames" : u->native <= 0 ? "sra" : u->wire > 0 ? "mixed" : "native";
+    const char *framed = u->cfg->reducer.algo == TW_ALGO_GATHER && u->w->ranks > 1 ? "gather" : "sra";
+    row->algo = u->cfg->kind != BA_ALLREDUCE ? "frames" : u->native <= 0 ? framed : u->wire > 0 ? "mixed" : "native";
     row->wire_bytes = (u->wire + share * u->native) / n;
     row->ratio = row->wire_bytes > 0 ? share * (double)row->bytes / row->wire_bytes : (double)NAN;
     ba_sums *m = &row->mean;

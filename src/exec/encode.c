@@ -66,12 +66,14 @@ void tw_encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool 
     tw_exec_layer *l = &x->layer[layer];
     uint64_t at = tile * x->plan->tile;
     float *e = x->tile + TW_MAX_TILE, *e_new = x->tile + 2 * TW_MAX_TILE;
+    const tw_spec plain = TW_SPEC_INIT;
     if (!fold) {
         tw_encode_part(x, layer, tile, n, l->e ? l->e + at : NULL, l->e ? l->e_new + at : NULL, dst, st);
     } else {
         x->k->set_scaled(e, l->e + at, (float)x->plan->size, n);
         tw_encode_part(x, layer, tile, n, e, e_new, dst, st);
-        x->k->set_scaled(l->e_new + at, e_new, 1.0f / (float)x->plan->size, n);
+        x->k->set_scaled(e_new, e_new, 1.0f / (float)x->plan->size, n);
+        x->k->decode_stream[TW_CODEC_NONE](&plain, TW_F32, e_new, l->e_new + at, n, NULL);
     }
     tw_settle_slot(x, l, tile, n, st);
 }

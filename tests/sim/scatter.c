@@ -445,7 +445,7 @@ static uint8_t *post_one(scene *s, int r, int op) {
 static void post_wrong(scene *s, int r, uint32_t k) {
     one_layer *l = &s->l[k];
     tw_piece p = TW_PIECE(k, 0, l->count, NULL, NULL);
-    if (!s->used[l->gathered])
+    if (!s->used[l->gathered] || l->count == 0) /* without values there was no piece of it */
         return;
     tw_status st = l->gathered ? tw_reducer_post_reduce_scatter(s->red[r], &p, 1, NULL)
                                : tw_reducer_post_allgather(s->red[r], &p, 1, NULL);

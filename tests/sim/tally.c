@@ -12,8 +12,8 @@ static uint64_t dtypes[4], codecs[8][3], redops[3], policies[4], algos[5], ops[M
 static uint64_t sizes[7], tiles[6], wide_tiles, verdicts[4], failures[16], pieces[8], refusals[REFUSAL_COUNT];
 static uint64_t others[TALLY_KINDS][8];
 static uint64_t posted, pushed, layers, no_overlap, phases, scaled, nan_steps, absent_somewhere, absent_everywhere,
-    in_place, unwanted, parts, odd_bytes, discards, incomplete, native_ops, linear_ops, all_steps, layer_steps,
-    ops_sharing, flushes, plans;
+    in_place, unwanted, parts, odd_bytes, discards, incomplete, native_ops, linear_ops, gather_ops, all_steps,
+    layer_steps, ops_sharing, flushes, plans;
 
 static bool is_prime(uint64_t n) {
     for (uint64_t k = 2; k * k <= n; k++)
@@ -69,6 +69,7 @@ static void tally_ops(const trial *t) {
         const op_plan *op = &t->step.op[i];
         native_ops += op->native;
         linear_ops += op->linear;
+        gather_ops += op->gather;
         tally_parts(t, op);
         for (uint32_t k = 0; k < op->npiece; k++)
             cut[op->piece[k].layer]++;
@@ -193,10 +194,10 @@ void tally_print(void) {
            (unsigned long long)pushed, (unsigned long long)posted, (unsigned long long)no_overlap,
            (unsigned long long)layers, (unsigned long long)phases);
     printf("  steps: %llu; %llu discarded, %llu with a layer in part, %llu with NaN or Inf, %llu scaled; %llu native "
-           "ops, %llu of payloads\n",
+           "ops, %llu of payloads, %llu gathered\n",
            (unsigned long long)all_steps, (unsigned long long)discards, (unsigned long long)incomplete,
            (unsigned long long)nan_steps, (unsigned long long)scaled, (unsigned long long)native_ops,
-           (unsigned long long)linear_ops);
+           (unsigned long long)linear_ops, (unsigned long long)gather_ops);
     printf("  layer-steps: %llu; absent on some ranks %llu, on all %llu; in several ops %llu\n",
            (unsigned long long)layer_steps, (unsigned long long)absent_somewhere, (unsigned long long)absent_everywhere,
            (unsigned long long)ops_sharing);
