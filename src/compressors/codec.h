@@ -69,6 +69,11 @@ uint64_t tw_sparse_expected(const tw_spec *s, uint64_t n);
 /* About what a stretch of n values takes. */
 uint64_t tw_stretch_bytes(const tw_spec *s, uint64_t n);
 
+/* ---- low-rank codecs: lowrank.c ----
+ * Values that factors of `count` values take, seen as rows of `cols`: rank * (rows + cols); 0 where that saves nothing (a
+ * vector, a short row, cols = 0 or no divisor of count): then the values go as fp32 as they are. */
+uint64_t tw_lowrank_values(uint32_t rank, uint64_t count, uint64_t cols);
+
 /* Where a tile's random numbers come from, for specs that draw any: Philox4x32 with this key and counter {block of the
  * tile, tile low, tile high, 0}. The key stands for seed, step, layer, rank and hop; shared ones leave out the last two. */
 typedef struct tw_noise {
