@@ -113,13 +113,6 @@ static bool all_finite(const float *v, uint64_t n) {
     return !bad;
 }
 
-uint64_t tw_lowrank_values(uint32_t rank, uint64_t count, uint64_t cols) {
-    if (cols == 0 || count % cols || rank >= cols || rank >= count / cols)
-        return 0;
-    uint64_t values = rank * (count / cols + cols);
-    return values < count ? values : 0;
-}
-
 bool tw_lowrank_orthogonalise(const tw_lowrank_loops *l, float *right, uint64_t cols, uint32_t rank) {
     bool finite = all_finite(right, rank * cols);
     if (!finite)

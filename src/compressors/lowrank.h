@@ -15,7 +15,7 @@
 
 /* Some rows of the layer. x = g * scale + e * weight, rounded after each step. */
 typedef struct tw_rows {
-    const void *g;  /* n * cols values of dtype, the first of them the first row's; any alignment of their own size */
+    const void *g;  /* n * cols values of dtype, the first of them the first row's; any alignment */
     const float *e; /* residual of the same values; NULL: none */
     float *e_new;   /* left only: x - L R', divided by the weight; NULL: not wanted. Overlaps neither g nor e */
     float scale;
@@ -37,8 +37,7 @@ typedef struct tw_lowrank_loops {
      * values, and in double when its sum leaves the range; then row to row in double. nonfinite = 1 when any x, left or lost
      * is NaN or Inf; the row then adds nothing to the sums. */
     void (*left)(const tw_rows *a, const float *right, float *left, tw_tile_stat *stat);
-    /* out = L R' in the order of `lost`; n rows of cols values of a->dtype at `out`, any alignment of their own size. NaN is
-     * canonical. Of a only n, cols, rank and dtype are looked at. */
+    /* out = L R' in the order of `lost`; n rows of cols values of a->dtype at `out`, any alignment. NaN is canonical. Of a only n, cols, rank and dtype are looked at. */
     void (*out)(const tw_rows *a, const float *left, const float *right, void *out);
     /* Sum of a[i] * b[i]: per 1024 values in fp32, 32 lanes x 32, halved; these in double, in order. */
     double (*dot)(const float *a, const float *b, uint64_t n);

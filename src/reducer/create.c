@@ -103,6 +103,9 @@ static bool wants_slots(const tw_layer_state *l) {
 static tw_status check_groups(const tw_reducer *r, const tw_layer_state *l) {
     for (uint32_t i = 0; i < l->nphase; i++) {
         const tw_spec *s = &l->phase[i].spec;
+        if (tw_codec_is_lowrank(s))
+            return tw_fail(TW_ERR_UNSUPPORTED, "layer '%s': '%s' works on arrays and on files, not yet in a reducer",
+                           l->name, tw_codec_get(s->codec)->name);
         bool used = !tw_codec_is_sparse(s) || s->select == TW_SELECT_GROUP;
         if (used && s->group > r->cfg.tile)
             return tw_fail(TW_ERR_ARG, "layer '%s': groups of %u do not fit tiles of %u", l->name, s->group,
