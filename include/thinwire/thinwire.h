@@ -85,7 +85,7 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
  *        group=N                           (4096). Allreduces, arrays and files (codec.h); not the other collectives
  *   powersgd:rank=R,columns=C,              two factors of R (1..128; 4) columns each, of rows of C values (0: as the layer, array
  *            iterations=N,warm_start=0|1,   or file says); N rounds (1..16; 1) from the last step's factor (1) or a random one,
- *            seed=N                         any u32 (0). Arrays and files (codec.h)
+ *            seed=N                         any u32 (0). Allreduces, arrays and files (codec.h); not the other collectives
  *   +none | +ef                            error feedback (EF14): what was dropped is sent later */
 typedef enum tw_codec_id {
     TW_CODEC_NONE = 1,
@@ -252,10 +252,14 @@ typedef struct tw_layer {
     uint64_t pinned;  /* 0: which rank owns which tile follows from the name; else 1 + the rank that owns the first shard */
     uint64_t shard;   /* pinned: values of a shard, a multiple of the tile; the next shard is the next rank's, the last rank
                        * in turn has what is left. 0: that rank owns the whole layer */
+    uint64_t columns; /* of a matrix: values of a row, which divide count; rows lie one after another. 0: a vector. Codecs of
+                       * low rank go by it, others do not look. Of a convolution's weights [out][in][h][w]: in*h*w */
 } tw_layer;
-#define TW_LAYER(name, count) {sizeof(tw_layer), TW_F32, name, count, 0, 0}
-#define TW_LAYER_DTYPE(name, count, dtype) {sizeof(tw_layer), dtype, name, count, 0, 0}
-#define TW_LAYER_SHARDS(name, count, dtype, shard) {sizeof(tw_layer), dtype, name, count, 1, shard}
+#define TW_LAYER(name, count) {sizeof(tw_layer), TW_F32, name, count, 0, 0, 0}
+#define TW_LAYER_DTYPE(name, count, dtype) {sizeof(tw_layer), dtype, name, count, 0, 0, 0}
+#define TW_LAYER_SHARDS(name, count, dtype, shard) {sizeof(tw_layer), dtype, name, count, 1, shard, 0}
+#define TW_LAYER_MATRIX(name, rows, columns, dtype) \
+    {sizeof(tw_layer), dtype, name, (uint64_t)(rows) * (columns), 0, 0, columns}
 
 /* What to do with a tile (4096 values) that has NaN or Inf, on any rank, or whose sum overflows:
  * PROPAGATE  every rank receives NaN there; the tile's residuals stay as they were; the step returns TW_OK

@@ -33,8 +33,8 @@ bool tw_codec_is_sparse(const tw_spec *s) {
 tw_status tw_codec_check_tiled(const tw_spec *s, const char *what) {
     if (tw_codec_get(s->codec)->traits(s) & TW_TRAIT_TILED)
         return TW_OK;
-    return tw_fail(TW_ERR_UNSUPPORTED, "%s: '%s' works %son arrays and on files, not in this collective", what,
-                   tw_codec_get(s->codec)->name, tw_codec_is_sparse(s) ? "in an allreduce, " : "");
+    return tw_fail(TW_ERR_UNSUPPORTED, "%s: '%s' works in an allreduce, on arrays and on files, not in this collective",
+                   what, tw_codec_get(s->codec)->name);
 }
 
 uint64_t tw_spec_bound(const tw_spec *s, uint64_t count, tw_dtype t) {

@@ -2,7 +2,6 @@
  *
  * VERDICT and DECODE: what happens once all answers of an op are here. Nothing of the user's is written before. */
 #include "exec/stages.h"
-#include <math.h>
 
 static tw_trailer2 trailer2(const tw_exec *x, const tw_frame *f, uint32_t run) {
     tw_trailer2 t;
@@ -64,33 +63,32 @@ void tw_keep_slot(const tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n)
     memcpy(l->e_new + at, l->e + at, (size_t)n * sizeof(float));
 }
 
-static bool any_nonfinite(const float *y, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++)
-        if (!isfinite(y[i]))
-            return true;
-    return false;
-}
-
 /* A tile that came back as NaN: what this rank encoded for it did not arrive, so its residual is as before the step. */
-static void restore_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *y) {
-    if (l->e && any_nonfinite(y, n))
+static bool restore_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *y) {
+    bool bad = l->e && !tw_all_finite(y, n);
+    if (bad)
         tw_keep_slot(x, l, tile, n);
+    return bad;
 }
 
-static void decode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const uint8_t *src, bool flagged) {
+/* rounds: into the slot goes what the dtype loses. */
+static void decode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const uint8_t *src, bool flagged,
+                        bool rounds) {
     tw_exec_layer *l = &x->layer[layer];
-    bool wanted;
+    bool wanted, bad = false;
     float *to = tw_tile_target(x, layer, tile, n, &wanted);
     tw_noise noise = tw_shared_noise(x, l, tile);
     if (to && !flagged) {
         x->k->decode_stream[l->result.codec](&l->result, l->dtype, src, to, n, &noise);
         return;
     }
-    if (!wanted && !flagged)
+    if (!wanted && !flagged && !rounds)
         return;
-    x->k->decode_set[l->result.codec](&l->result, l->dtype, src, x->tile, n, &noise);
+    x->k->decode_set[l->result.codec](&l->result, tw_sent_as(x, l), src, x->tile, n, &noise);
     if (flagged)
-        restore_slot(x, l, tile, n, x->tile);
+        bad = restore_slot(x, l, tile, n, x->tile);
+    if (rounds && !bad)
+        tw_keep_rounding(x, l, tile * x->plan->tile, n, x->tile);
     if (wanted)
         tw_tile_store(x, layer, tile, n, x->tile);
 }
@@ -107,7 +105,7 @@ static void decode_block(tw_exec *x, const tw_frame *f) {
         for (uint32_t k = 0; k < run->n; k++) {
             uint32_t n = tw_tile_len(l->count, x->plan->tile, run->first + k);
             if (f->owner == x->plan->me) {
-                decode_tile(x, run->layer, run->first + k, n, src, t.code != 0);
+                decode_tile(x, run->layer, run->first + k, n, src, t.code != 0, false);
                 src += tw_codec_get(l->result.codec)->bytes(&l->result, n, l->dtype);
             } else if (l->e && (bits[k / 8] >> k % 8 & 1)) {
                 tw_keep_slot(x, l, run->first + k, n);
@@ -128,6 +126,7 @@ void tw_exec_decode(tw_exec *x, const tw_frame *f) {
         const tw_tiles *run = &x->plan->run[f->run0 + i];
         const tw_exec_layer *l = &x->layer[run->layer];
         uint32_t code = linear ? l->code : trailer2(x, f, i).code;
+        bool rounds = linear && f->owner == x->plan->me && tw_keeps_rounding(l);
         if (code == TW_CODE_ABSENT) {
             src += linear ? run->bytes : 0;
             continue;
@@ -138,8 +137,8 @@ void tw_exec_decode(tw_exec *x, const tw_frame *f) {
         }
         for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
             uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
-            decode_tile(x, run->layer, tile, n, src, code != 0);
-            src += tw_codec_get(l->result.codec)->bytes(&l->result, n, l->dtype);
+            decode_tile(x, run->layer, tile, n, src, code != 0, rounds);
+            src += tw_codec_get(l->result.codec)->bytes(&l->result, n, tw_sent_as(x, l));
         }
     }
 }

@@ -67,6 +67,15 @@ void tw_exec_decode(tw_exec *x, const tw_frame *f);
 void tw_exec_select(tw_exec *x, uint32_t layer, uint32_t hop);
 void tw_exec_sum(tw_exec *x, const tw_frame *f);
 uint32_t tw_exec_answer(tw_exec *x, const tw_frame *f);
+/* lowrank.c: the kernels of matrices, by action; flag: before sum i is started; settle: the result of the last one. */
+void tw_lowrank_begin(tw_exec *x, const tw_action *a);
+void tw_lowrank_right(tw_exec *x, const tw_action *a);
+void tw_lowrank_ortho(tw_exec *x, const tw_action *a);
+void tw_lowrank_left(tw_exec *x, const tw_action *a);
+void tw_lowrank_flag(tw_exec *x, uint32_t i);
+void tw_lowrank_settle(tw_exec *x, const tw_plan_matrix *m);
+void tw_lowrank_keep(const tw_exec *x, const tw_plan_matrix *m); /* ... the left factor for the next step */
+void tw_lowrank_decode(tw_exec *x, const tw_plan_unit *u);
 /* linear.c: the same three, where payloads are summed natively; note: right before the sum. */
 void tw_linear_encode(tw_exec *x, const tw_frame *f);
 void tw_linear_note(tw_exec *x);
@@ -80,6 +89,15 @@ tw_status tw_exec_postscale(tw_exec *x, uint32_t piece);
 void tw_encode_part(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const float *e, float *e_new, uint8_t *dst,
                     tw_tile_stat *st);
 void tw_settle_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const tw_tile_stat *st); /* ... after it */
+/* What the dtype's rounding loses of y in own tiles, where no owner held it: their slots take it in. */
+bool tw_keeps_rounding(const tw_exec_layer *l);
+void tw_keep_rounding(const tw_exec *x, const tw_exec_layer *l, uint64_t at, uint64_t n, const float *y);
+bool tw_all_finite(const float *y, uint64_t n);
+float tw_stored_limit(tw_dtype t); /* magnitudes below it stay finite */
+/* As what the values of an exact codec travel. */
+static inline tw_dtype tw_sent_as(const tw_exec *x, const tw_exec_layer *l) {
+    return x->plan->linear ? TW_F32 : l->dtype;
+}
 /* The layer is not here: its residual stays and counts; returns its square. */
 double tw_keep_residual(const tw_exec *x, tw_exec_layer *l, uint64_t at, uint32_t n);
 /* code: as in tw_trailer2. */

@@ -45,8 +45,7 @@ static tw_status check(const tw_call *k) {
     if (s >= 0)
         s = tw_spec_check(&k->spec);
     if (s >= 0)
-        s = k->kind == TW_KIND_ALLREDUCE && !tw_codec_is_lowrank(&k->spec) ? TW_OK
-                                                                           : tw_codec_check_tiled(&k->spec, name);
+        s = k->kind == TW_KIND_ALLREDUCE ? TW_OK : tw_codec_check_tiled(&k->spec, name);
     if (s >= 0 && k->spec.feedback != TW_FEEDBACK_NONE)
         s = tw_fail(TW_ERR_ARG, "%s keeps no residual: error feedback needs a reducer", name);
     return s;

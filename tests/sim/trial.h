@@ -302,6 +302,8 @@ bool trial_deviates(const trial *t, int rank); /* in this step */
 bool collective_run(trial *t, uint64_t seed, int most_ranks);
 /* scatter.c: likewise, of a reducer's reduce-scatter and allgather */
 bool scatter_run(trial *t, uint64_t seed, int most_ranks);
+/* lowrank.c: likewise, of layers that go as factors */
+bool lowrank_run(trial *t, uint64_t seed, int most_ranks);
 /* tally.c: the distribution of what was tried */
 void tally_trial(const trial *t);
 void tally_step(const trial *t);
