@@ -189,7 +189,7 @@ static void scale_run(tw_exec *x, const tw_frame *f, const tw_tiles *run, float 
 
 /* What halves lose of the result: half a unit in the last place, or half of the smallest number. */
 static double stored_loss(const tw_exec_layer *l) {
-    double least = sqrt((double)l->values), norm = sqrt(l->out_sq) * (1 + 0x1p-15);
+    double least = sqrt((double)l->values), norm = sqrt(l->out_sq) * (1 + 0x1p-10);
     return l->dtype == TW_F16    ? norm * 0x1p-11 + least * 0x1p-25
            : l->dtype == TW_BF16 ? norm * 0x1p-8 + least * 0x1p-134
                                  : 0.0;
