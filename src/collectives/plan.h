@@ -54,7 +54,7 @@ typedef enum tw_kernel {
     TW_K_ENCODE,   /* frame: prepare, encode and residual of a foreign owner's tiles */
     TW_K_REDUCE,   /* frame: sum the ranks in rank order, owner residual, encode the answer */
     TW_K_VERDICT,  /* all frames are here: look for NaN, add up the certificate; nothing is written before it */
-    TW_K_DECODE,   /* frame: write the output */
+    TW_K_DECODE,   /* frame, or behind them a unit of rows: write the output */
     TW_K_PRESCALE, /* piece: output = input * scale, before a native sum */
     TW_K_POSTSCALE,
     TW_K_AGREED,  /* after the first native sum of an op, of TW_AGREEMENT: do all ranks mean the same op? */
@@ -62,16 +62,20 @@ typedef enum tw_kernel {
     TW_K_PUBLISH, /* frame: encode what this rank alone has, for all */
     TW_K_SELECT,  /* sparse layer: which values are kept, of what it sends (hop 1) or of its own part's sums (hop 2) */
     TW_K_ANSWER,  /* sparse frame, which REDUCE only sums: encode the answer */
+    TW_K_START,   /* matrix: the left factor that a round begins with */
+    TW_K_RIGHT,   /* unit of rows: what it adds to the right factor; units of a matrix in order */
+    TW_K_ORTHO,   /* matrix: its right factor, summed, becomes orthonormal */
+    TW_K_LEFT,    /* unit of rows: its left factor and, in the last round, what is lost */
     TW_K_COUNT
 } tw_kernel;
 
 /* "Piece" of a native action that sums a digest of the op, at the arena's begin, before any user memory is touched. */
 #define TW_AGREEMENT    UINT32_MAX
-#define TW_PAYLOADS     (UINT32_MAX - 1)       /* likewise, of a linear plan: all payloads, and the notes */
+#define TW_PAYLOADS     (UINT32_MAX - 1)       /* likewise, of a linear plan: its sum number `hop` */
 #define TW_AGREE_DIGITS 16u                    /* of 4 bits */
 #define TW_AGREE_VALUES (2u * TW_AGREE_DIGITS) /* fp32: the digits, their squares */
 
-/* Notes of a linear plan, for each layer of the op, behind the payloads: one bit a rank for NaN or Inf, then for absence,
+/* Notes of a linear plan, for each layer of the op, behind what is summed last: one bit a rank for NaN or Inf, then for absence,
  * 24 bits to a value, whose sum is exact; and norms, rounded up: what is held, all that was rounded, earlier errors. */
 #define TW_NOTE_BITS 24u
 enum { TW_NOTE_HELD, TW_NOTE_ROUNDED, TW_NOTE_BEFORE, TW_NOTE_NORMS };
@@ -104,6 +108,7 @@ typedef struct tw_plan_layer {
     uint32_t pinned; /* 0: owned by name; else 1 + the rank that owns the first shard */
     uint32_t block;  /* blocks share a name, but not their random numbers */
     uint64_t shard;  /* pinned: tiles of a shard, one for each rank from there on; 0: that rank owns all */
+    uint64_t cols;   /* of a matrix, whose rows lie one after another; 0: none */
 } tw_plan_layer;
 
 typedef struct tw_plan_piece {
@@ -120,6 +125,24 @@ typedef struct tw_plan_part {
     uint64_t home_at;  /* arena: their sums, where no residual takes them in or they stay at home */
     uint64_t flags_at; /* word of the bits of the op's tiles, in tw_exec.flagged */
 } tw_plan_part;
+
+/* A layer that goes as two factors (lowrank.c). */
+typedef struct tw_plan_matrix {
+    uint32_t layer, rank;
+    int32_t owner;        /* of its first tile */
+    uint32_t first_round; /* it takes part from there to the last one */
+    uint32_t unit, nunit; /* its rows */
+    uint64_t rows, cols;
+    uint64_t right_at, left_at; /* arena: rank vectors of cols values; rows x rank */
+    uint64_t own_first, own_n;  /* values that this rank owns */
+} tw_plan_matrix;
+typedef struct tw_plan_unit { /* consecutive rows */
+    uint32_t matrix;
+    uint64_t first, n;
+} tw_plan_unit;
+typedef struct tw_plan_sum { /* of fp32 values, in the arena */
+    uint64_t at, values;
+} tw_plan_sum;
 
 typedef struct tw_plan_in {
     int me, size;
@@ -157,7 +180,12 @@ typedef struct tw_plan {
     uint64_t arena_bytes;
     uint64_t payload_bytes, wire_bytes, sends; /* of this rank, all layers present; of sparse ones about */
     uint64_t native_bytes;
-    uint64_t sum_at, sum_values, notes_at; /* linear: arena offset; fp32 values; the first note among them */
+    tw_plan_sum *sum;  /* [nsum] linear: native sums of payloads, in order */
+    uint64_t notes_at; /* linear: arena */
+    tw_plan_matrix *matrix;
+    tw_plan_unit *unit;
+    uint32_t nsum, nmatrix, nunit;
+    uint64_t unit_values; /* of the largest unit */
 } tw_plan;
 
 tw_status tw_plan_build(tw_ctx *ctx, const tw_plan_in *in, tw_plan **out);
@@ -215,6 +243,15 @@ uint64_t tw_answered_tiles(const tw_plan_in *in, const tw_plan_layer *l, uint64_
 /* frames.c: the tiles of a layer that an owner has of the op, one range. */
 uint64_t tw_owned_tiles(const tw_plan_in *in, const tw_plan_layer *l, int owner, uint64_t *first);
 void tw_build_linear(tw_builder *b);
+/* linear.c: the frames of layers whose payloads add, by themselves; where the payloads lie, from `at` on: returns the end. */
+void tw_build_units(tw_builder *b);
+uint64_t tw_build_payloads(tw_builder *b, uint64_t at);
+void tw_build_sums(tw_builder *b, uint32_t n); /* room for them */
+void tw_build_lowrank(tw_builder *b);
+static inline bool
+tw_is_matrix(const tw_plan_layer *l) { /* those that factors would not make shorter are `none` here */
+    return tw_codec_is_lowrank(&l->spec);
+}
 /* native.c: the digest's sum and its check, for which the first sum of an op waits. */
 uint32_t tw_build_agreement(tw_builder *b);
 /* frames.c: cuts each owner's tiles into frames of about frame_bytes; returns first frame index per owner [size+1]. */

@@ -69,35 +69,39 @@ void tw_fill_nan(float *v, uint32_t n) {
         memcpy(&v[i], &(uint32_t){0x7fc00000u}, sizeof *v);
 }
 
-bool tw_any_nonfinite(const float *y, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++)
+bool tw_any_nonfinite(const float *y, uint64_t n) {
+    for (uint64_t i = 0; i < n; i++)
         if (!isfinite(y[i]))
             return true;
     return false;
 }
 
 /* A tile that came back as NaN: what this rank encoded for it did not arrive, so its residual is as before the step. */
-static void restore_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *y) {
-    if (l->e && tw_any_nonfinite(y, n))
+static bool restore_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *y) {
+    bool bad = l->e && tw_any_nonfinite(y, n);
+    if (bad)
         tw_keep_slot(x, l, tile, n);
+    return bad;
 }
 
-/* t: of the payload. */
+/* t: of the payload. rounds: into the slot goes what the dtype loses. */
 static void decode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const uint8_t *src, tw_dtype t,
-                        bool flagged) {
+                        bool flagged, bool rounds) {
     tw_exec_layer *l = &x->layer[layer];
-    bool wanted;
+    bool wanted, bad = false;
     float *to = tw_tile_target(x, layer, tile, n, &wanted);
     tw_noise noise = tw_shared_noise(x, l, tile);
     if (to && !flagged) {
         x->k->decode_stream[l->result.codec](&l->result, t, src, to, n, &noise);
         return;
     }
-    if (!wanted && !flagged)
+    if (!wanted && !flagged && !rounds)
         return;
     x->k->decode_set[l->result.codec](&l->result, t, src, x->tile, n, &noise);
     if (flagged)
-        restore_slot(x, l, tile, n, x->tile);
+        bad = restore_slot(x, l, tile, n, x->tile);
+    if (rounds && !bad)
+        tw_keep_rounding(x, l, tile * x->plan->tile, n, x->tile);
     if (wanted)
         tw_tile_store(x, layer, tile, n, x->tile);
 }
@@ -109,7 +113,7 @@ static uint32_t decode_home(tw_exec *x, const tw_frame *f, uint32_t layer, uint6
     uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
     if (f->sparse)
         src = (const uint8_t *)tw_waiting(x, layer, tile, 2);
-    decode_tile(x, layer, tile, n, src, f->sparse ? TW_F32 : l->dtype, flagged);
+    decode_tile(x, layer, tile, n, src, f->sparse ? TW_F32 : l->dtype, flagged, false);
     return f->sparse ? 0 : tw_codec_get(l->result.codec)->bytes(&l->result, n, l->dtype);
 }
 
@@ -148,6 +152,8 @@ void tw_exec_decode(tw_exec *x, const tw_frame *f) {
         const tw_tiles *run = &x->plan->run[f->run0 + i];
         const tw_exec_layer *l = &x->layer[run->layer];
         uint32_t code = linear ? l->code : trailer2(x, f, i).code;
+        tw_dtype sent_as = tw_sent_as(x, l);
+        bool rounds = linear && f->owner == x->plan->me && tw_keeps_rounding(l);
         if (code == TW_CODE_ABSENT) {
             src += linear ? run->bytes : 0;
             continue;
@@ -158,8 +164,8 @@ void tw_exec_decode(tw_exec *x, const tw_frame *f) {
         }
         for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
             uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
-            decode_tile(x, run->layer, tile, n, src, l->dtype, code != 0);
-            src += tw_codec_get(l->result.codec)->bytes(&l->result, n, l->dtype);
+            decode_tile(x, run->layer, tile, n, src, sent_as, code != 0, rounds);
+            src += tw_codec_get(l->result.codec)->bytes(&l->result, n, sent_as);
         }
     }
 }

@@ -46,7 +46,7 @@ void tw_encode_part(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const
                 .out = e_new,
                 .scale = x->input_scale,
                 .n = n,
-                .dtype = l->dtype,
+                .dtype = tw_sent_as(x, l),
                 .dst = dst};
     tw_variant v = !e ? TW_V_PLAIN : l->drain ? TW_V_DRAIN : TW_V_EF;
     a.noise = tw_tile_noise(x, l, tile, 1);

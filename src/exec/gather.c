@@ -206,27 +206,17 @@ static bool is_bad(tw_exec *x, const tw_frame *f, uint32_t layer, uint64_t tile,
     return tw_any_nonfinite(stored, n);
 }
 
-/* The owner keeps what rounding to a half dtype takes from v. */
-static void hold_rounding(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const float *v) {
-    float *stored = x->tile + 2 * TW_MAX_TILE, *off = x->tile + 3 * TW_MAX_TILE;
-    memcpy(stored, v, n * sizeof *v);
-    memcpy(off, v, n * sizeof *v);
-    tw_as_stored(x, x->layer[layer].dtype, stored, n);
-    x->k->add_scaled(off, stored, -1.0f, n);
-    x->k->add_scaled(x->layer[layer].e_new + tile * x->plan->tile, off, 1.0f, n);
-}
-
 static void decode_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile) {
     uint32_t layer = x->plan->run[f->run0 + i].layer;
     const tw_exec_layer *l = &x->layer[layer];
     uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
-    bool wanted, held = f->owner == x->plan->me && l->e && l->spec.feedback != TW_FEEDBACK_NONE && l->dtype != TW_F32;
+    bool wanted, held = f->owner == x->plan->me && tw_keeps_rounding(l);
     float *target = tw_tile_target(x, layer, tile, n, &wanted), *v = target ? target : x->tile + TW_MAX_TILE;
     sum_tile(x, f, i, tile, n, v);
     if (sum_of(x, f, i)->code && is_bad(x, f, layer, tile, n, v))
         poison(x, f, layer, tile, n, v);
     else if (held)
-        hold_rounding(x, layer, tile, n, v);
+        tw_keep_rounding(x, l, tile * x->plan->tile, n, v);
     if (wanted && !target)
         tw_tile_store(x, layer, tile, n, v);
 }

@@ -41,7 +41,7 @@ void tw_sum_tile(tw_exec *x, const tw_frame *f, uint32_t run, uint64_t tile, uin
 /* n <= TW_MAX_TILE values as receivers will have them: rounded to the dtype. */
 void tw_as_stored(tw_exec *x, tw_dtype t, float *v, uint32_t n);
 void tw_fill_nan(float *v, uint32_t n);
-bool tw_any_nonfinite(const float *y, uint32_t n);
+bool tw_any_nonfinite(const float *y, uint64_t n);
 
 /* ---- sparse layers ---- */
 static inline bool tw_flagged(const tw_exec *x, uint32_t layer, uint64_t tile) {
@@ -91,6 +91,15 @@ uint32_t tw_exec_answer(tw_exec *x, const tw_frame *f);
 bool tw_is_folded(const tw_exec *x, uint32_t layer, int owner); /* the owner's residual counts as a worker's */
 tw_status tw_gather_verdict(tw_exec *x);
 void tw_gather_decode(tw_exec *x, const tw_frame *f);
+/* lowrank.c: the kernels of matrices, by action; flag: before sum i is started; settle: the result of the last one. */
+void tw_lowrank_begin(tw_exec *x, const tw_action *a);
+void tw_lowrank_right(tw_exec *x, const tw_action *a);
+void tw_lowrank_ortho(tw_exec *x, const tw_action *a);
+void tw_lowrank_left(tw_exec *x, const tw_action *a);
+void tw_lowrank_flag(tw_exec *x, uint32_t i);
+void tw_lowrank_settle(tw_exec *x, const tw_plan_matrix *m);
+void tw_lowrank_keep(const tw_exec *x, const tw_plan_matrix *m); /* ... the left factor for the next step */
+void tw_lowrank_decode(tw_exec *x, const tw_plan_unit *u);
 /* linear.c: the same three, where payloads are summed natively; note: right before the sum. */
 void tw_linear_encode(tw_exec *x, const tw_frame *f);
 void tw_linear_note(tw_exec *x);
@@ -106,6 +115,14 @@ void tw_encode_part(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const
 /* Whole, with residuals. fold: the slot is an owner's, and takes part as a worker's. */
 void tw_encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool fold, uint8_t *dst, tw_tile_stat *st);
 void tw_settle_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const tw_tile_stat *st); /* ... after it */
+/* What the dtype's rounding loses of y in own tiles, where no owner held it: their slots take it in. */
+bool tw_keeps_rounding(const tw_exec_layer *l);
+void tw_keep_rounding(const tw_exec *x, const tw_exec_layer *l, uint64_t at, uint64_t n, const float *y);
+float tw_stored_limit(tw_dtype t); /* magnitudes below it stay finite */
+/* As what the values of an exact codec travel. */
+static inline tw_dtype tw_sent_as(const tw_exec *x, const tw_exec_layer *l) {
+    return x->plan->linear ? TW_F32 : l->dtype;
+}
 /* The layer is not here: its residual stays and counts; returns its square. */
 double tw_keep_residual(const tw_exec *x, tw_exec_layer *l, uint64_t at, uint32_t n);
 /* code: as in tw_trailer2. */

@@ -136,7 +136,7 @@ class Spec:
         if self.topk:
             v = self.topk.values
             more = [self.topk.density, self.topk.select, v.codec, v.type, v.scale, *v.more[:3], v.group]
-        return struct.pack("<19I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, *self.more, *more, 1)
+        return struct.pack("<23I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, *self.more, *more, 0, 0, 0, 0, 1)
 
     def half(self, dtype):
         return self.type if self.codec == 2 else dtype

@@ -171,14 +171,14 @@ static bool check_same(trial *t, int r) {
 
 /* One op over all layers, all there: the plan's bytes are what is sent. */
 static bool check_plan(trial *t, int r) {
-    char rules[MOST_LAYERS * 160] = "";
+    char rules[MOST_LAYERS * 320] = "";
     tw_layer given[MOST_LAYERS] = {{0}};
     tw_reducer_config c = t->rc;
     tw_plan_info info = TW_PLAN_INFO_INIT;
     uint64_t payloads = 0;
     bool sparse = false;
     for (uint32_t l = 0; l < t->nlayer; l++) {
-        char text[128];
+        char text[256];
         tw_layer_report y = TW_LAYER_REPORT_INIT;
         tw_spec_format(&t->step.spec[l], text, sizeof text);
         strcat(strcat(strcat(strcat(rules, t->layer[l].name), "="), text), ";");

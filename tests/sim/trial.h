@@ -323,6 +323,8 @@ bool scatter_run(trial *t, uint64_t seed, int most_ranks);
 /* Every codec, with and without feedback, in all three, with 1, 2, 3, 5 and 8 ranks, in every dtype, on inputs that are known
  * to be hard; *done counts. */
 bool scatter_sweep(trial *t, uint64_t *done);
+/* lowrank.c: likewise, of layers that go as factors */
+bool lowrank_run(trial *t, uint64_t seed, int most_ranks);
 /* tally.c: the distribution of what was tried */
 void tally_trial(const trial *t);
 void tally_step(const trial *t);
