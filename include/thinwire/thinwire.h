@@ -271,6 +271,8 @@ typedef enum tw_nonfinite { TW_NONFINITE_PROPAGATE = 1, TW_NONFINITE_SKIP = 2, T
  * same pieces on all ranks, which a small sum checks first. Of ops whose layers are all fp32 under `randk`: the payloads are
  * summed, with outputs written late, NaN policies, residuals and certificate as by SRA.
  * SRA: split, reduce at the owner, allgather; two roundings for any number of ranks.
+ * GATHER: all send to all and sum what all sent; one rounding, (P-1) payloads from each rank instead of 2 (P-1)/P, and no
+ * faster with two ranks, where these are equal; so it is taken only where it is asked for.
  * AUTO: NATIVE where all of an op is fp32 `none` and non-finite values propagate, or is fp32 `randk` and fewer bytes cross
  * (for all but small ops; an estimate of memory counts SRA), and the transport says that its sum is fast
  * (local and sim do; MPI's non-blocking sum was 1.6 to 3.3 times slower than its ring where it was measured); else SRA. */

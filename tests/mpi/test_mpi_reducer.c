@@ -74,6 +74,8 @@ static void run_mode(tw_progress mode, MPI_Comm noise) {
         train(comm, rules[i], TW_ALGO_AUTO, 6, (int)i & 1, noise);
     train(comm, "*=randk:density=0.1+ef", TW_ALGO_NATIVE, 6, 1, noise); /* payloads are summed */
     train(comm, "*=randk:density=0.3,scale=unbiased", TW_ALGO_NATIVE, 3, 0, noise);
+    train(comm, "*.bias=none; *=onebit+ef", TW_ALGO_GATHER, 6, 1, noise);
+    train(comm, "*=topk:density=0.05+ef", TW_ALGO_GATHER, 6, 0, noise);
     MPI_OK(tw_comm_destroy(comm));
     MPI_OK(tw_ctx_destroy(ctx));
 }
