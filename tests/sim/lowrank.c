@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LAYERS = 4, STEPS = 6, MOST_VALUES = 5000 };
+enum { LAYERS = 4, STEPS = 6, MOST_VALUES = 5000, OVERFLOWS = 8 };
+#define TOO_LARGE 6e4f /* all values of a layer: a half holds one rank's, not the sum of two */
 
 typedef struct one_layer {
     char name[16];
@@ -95,6 +96,8 @@ static void draw_layer(scene *s, uint32_t k, bool switching) {
     } else if (kind == 8 && l->dtype == TW_F32) {
         tw_spec_parse("randk:density=0.3+ef", &l->spec[0]);
     }
+    if (l->phases == 1 && l->dtype == TW_F16 && s->rc.redop == TW_SUM && rng_chance(s->r, 40))
+        l->values = OVERFLOWS;
     if (l->phases > 1 && !l->spec[0].size)
         l->spec[0] = draw_other(s);
 }
@@ -120,6 +123,8 @@ static const tw_spec *spec_now(const scene *s, const one_layer *l) {
 static float draw_value(scene *s, const one_layer *l, const float *u, const float *v, uint32_t i) {
     float x = (float)(rng_unit(s->r) + rng_unit(s->r) + rng_unit(s->r) - 1.5);
     switch (l->values) {
+    case OVERFLOWS:
+        return TOO_LARGE;
     case 0: /* of rank 2 */
         return u[i / l->cols] * v[i % l->cols] + u[70 + i / l->cols] * v[90 + i % l->cols];
     case 1:
@@ -147,7 +152,7 @@ static void draw_step(scene *s) {
         for (int r = 0; r < s->ranks; r++) {
             for (uint32_t i = 0; i < 140; i++)
                 u[i] = (float)(rng_unit(s->r) - 0.5);
-            bool zero = rng_chance(s->r, 4);
+            bool zero = rng_chance(s->r, 4) && l->values != OVERFLOWS;
             for (uint32_t i = 0; i < l->count; i++)
                 l->g[(size_t)r * l->count + i] = zero ? 0.0f : model_to_dtype(draw_value(s, l, u, v, i), l->dtype);
         }
@@ -277,13 +282,17 @@ static bool is_factored(const scene *s, const one_layer *l) {
 static void foresee(scene *s) {
     for (uint32_t k = 0; k < s->n; k++) {
         one_layer *l = &s->l[k];
+        float sum = 0;
         l->bad = false;
         l->away = true;
+        for (int r = 0; r < s->ranks; r++)
+            sum += s->absent[k][r] ? 0.0f : TOO_LARGE * s->scale;
         for (int r = 0; r < s->ranks; r++)
             for (uint32_t i = 0; i < l->count && !s->absent[k][r]; i++) {
                 l->away = false;
                 l->bad = l->bad || !isfinite(l->g[(size_t)r * l->count + i]);
             }
+        l->bad = l->bad || (l->values == OVERFLOWS && sum > 65520);
     }
 }
 
@@ -334,6 +343,27 @@ static bool check_kept(scene *s, uint32_t k, int r) {
     return true;
 }
 
+/* May be summed where it lies: zeros where nobody has it, and no word of NaN. */
+static bool is_plain(const scene *s, uint32_t k) {
+    return spec_now(s, &s->l[k])->codec == TW_CODEC_NONE && !s->red[0]->layer[k].used;
+}
+
+/* Without feedback nothing is held any more once it was sent. */
+static bool check_drained(scene *s, uint32_t k) {
+    one_layer *l = &s->l[k];
+    float held[MOST_VALUES];
+    for (int r = 0; r < s->ranks && !feeds_back(s, l); r++) {
+        if (s->absent[k][r])
+            continue;
+        if (tw_reducer_residual(s->red[r], k, held) < 0)
+            return trial_fail(s->t, "residual: %s", tw_last_error());
+        for (uint32_t i = 0; i < l->count; i++)
+            if (held[i] != 0)
+                return trial_fail(s->t, "layer '%s', rank %d: still holds %g", l->name, r, (double)held[i]);
+    }
+    return true;
+}
+
 static bool check_outputs(scene *s, uint32_t k, bool written) {
     one_layer *l = &s->l[k];
     size_t size = tw_dtype_size(l->dtype);
@@ -343,9 +373,7 @@ static bool check_outputs(scene *s, uint32_t k, bool written) {
         bool touched = false;
         for (size_t i = 0; i < (size_t)l->count * 4; i++)
             touched = touched || mem[i] != 0xa5;
-        bool plain =
-            spec_now(s, l)->codec == TW_CODEC_NONE && !s->red[r]->layer[k].used; /* zeros where nobody has it */
-        if (touched && (!written || !s->wanted[k][r] || (l->away && !plain)))
+        if (touched && (!written || !s->wanted[k][r] || (l->away && !is_plain(s, k))))
             return trial_fail(s->t, "layer '%s', rank %d: its output was written", l->name, r);
         for (size_t i = size * l->count; i < (size_t)l->count * 4; i++)
             if (mem[i] != 0xa5)
@@ -482,6 +510,8 @@ static bool check_layer(scene *s, uint32_t k, bool committed) {
     for (int r = 0; r < s->ranks && same; r++)
         if (!check_kept(s, k, r))
             return false;
+    if (committed && !l->away && !l->bad && !check_drained(s, k))
+        return false;
     if (!committed || l->away || l->lossy) /* sums of what is known no more are no use */
         return true;
     if (l->bad && !whole) { /* tiles: others' trials */
@@ -493,6 +523,24 @@ static bool check_layer(scene *s, uint32_t k, bool committed) {
     if (!l->bad)
         add_up(s, k);
     return check_sums(s, k);
+}
+
+/* The report names the first layer with NaN or Inf, and a rank that has some. */
+static bool check_blame(scene *s) {
+    const tw_report *p = &s->report[0];
+    uint32_t k = 0;
+    bool has = false;
+    while (k < s->n && (!s->l[k].bad || is_plain(s, k)))
+        k++;
+    bool plain = p->bad_layer >= 0 && s->l[p->bad_layer].bad && is_plain(s, (uint32_t)p->bad_layer);
+    if (k == s->n || s->ranks == 1 || plain)
+        return true;
+    const one_layer *l = &s->l[k];
+    for (uint32_t i = 0; i < l->count && p->bad_rank >= 0 && p->bad_rank < s->ranks; i++)
+        has = has || !isfinite(l->g[(size_t)p->bad_rank * l->count + i]);
+    if (p->bad_layer == (int32_t)k && ((has && !s->absent[k][p->bad_rank]) || l->values == OVERFLOWS))
+        return true;
+    return trial_fail(s->t, "NaN or Inf in layer %u; the report says layer %d, rank %d", k, p->bad_layer, p->bad_rank);
 }
 
 static void reset(scene *s) {
@@ -530,6 +578,8 @@ static bool try_step(scene *s) {
     if (s->faulty && failed)
         return false;
     bool committed = !discard && !(any && strict);
+    if (!discard && !check_blame(s))
+        return false;
     for (uint32_t k = 0; k < s->n; k++)
         if (!check_outputs(s, k, !(any && strict) || !s->l[k].bad) || !check_layer(s, k, committed))
             return false;
