@@ -189,6 +189,20 @@ static void made_up_bytes_are_harmless(void) {
     CU_ASSERT_EQUAL(tw_spec_bound(&s, UINT64_MAX / 64 + 1, TW_F32), UINT64_MAX);
 }
 
+/* What files hold: no later change may alter it. */
+static void bytes_stay(void) {
+    enum { ROWS = 61, COLS = 67, N = ROWS * COLS };
+    unit_rng r = {20240229};
+    uint64_t len;
+    tw_spec s = spec_of("powersgd:rank=3,iterations=2,seed=5", COLS);
+    for (int i = 0; i < N; i++)
+        in[i] = unit_float(&r) * ldexpf(1, i % 9 - 4);
+    CU_ASSERT_EQUAL(tw_encode(&s, NULL, in, N, TW_F32, payload, sizeof payload, &len, NULL), TW_OK);
+    uint64_t hash = tw_hash64(payload, len, 0);
+    printf("hash of the payload: 0x%016llx\n", (unsigned long long)hash);
+    CU_ASSERT_EQUAL(hash, UINT64_C(0xb8332a8e233854f2));
+}
+
 static void names_and_seeds_begin_elsewhere(void) {
     unit_rng r = unit_seeded("seeds");
     tw_array_args args = TW_ARRAY_ARGS_INIT;
@@ -225,6 +239,7 @@ int main(void) {
                                       UNIT_TEST(halves_and_odd_addresses),
                                       UNIT_TEST(what_is_not_finite_is_nan_everywhere),
                                       UNIT_TEST(made_up_bytes_are_harmless),
+                                      UNIT_TEST(bytes_stay),
                                       UNIT_TEST(names_and_seeds_begin_elsewhere),
                                       UNIT_TEST(collectives_refuse_it_by_name)};
     return unit_main("matrix", tests, UNIT_COUNT(tests));
