@@ -10,7 +10,8 @@ typedef struct writer {
     const tw_tiles *run;
     uint32_t hop;
     tw_spec values;
-    uint64_t from; /* tile where the span begins */
+    uint64_t from;   /* tile where the span begins */
+    uint64_t budget; /* what may still be kept of the run: its frame has no room for more */
     uint8_t *dst;
     tw_run_sum *s;
 } writer;
@@ -35,7 +36,17 @@ static tw_cut cut_of_tile(const writer *w, uint64_t tile) {
     return (tw_cut){c->bits, tile < c->tile ? TW_SELECT_ALL : tile == c->tile ? c->ties : 0};
 }
 
-/* Appends what is kept of a tile. False: no room for all of it, and nothing was done. */
+/* So much is kept of the op's tiles at most. */
+static uint64_t budget_of(const writer *w) {
+    const tw_exec_layer *l = layer_of(w);
+    const tw_plan_part *p = &w->x->plan->part[w->run->layer];
+    if (l->spec.select != TW_SELECT_EXACT)
+        return UINT64_MAX;
+    return tw_sparse_wanted(&l->spec, tw_tiles_values(l->count, w->x->plan->tile, p->base, p->all));
+}
+
+/* Appends what is kept of a tile. False: no room for all of it, and nothing was done. Without feedback the input is looked at
+ * again here; if it has changed since the selection, which it must not, no more is kept all the same. */
 static bool select_tile(writer *w, uint64_t tile, const float *v, uint32_t n) {
     const tw_spec *s = &layer_of(w)->spec;
     tw_kept *kept = &w->x->picks->kept;
@@ -44,11 +55,15 @@ static bool select_tile(writer *w, uint64_t tile, const float *v, uint32_t n) {
     for (uint32_t at = 0; at < n; at += group) {
         uint32_t m = n - at < group ? n - at : group;
         tw_cut cut = s->select == TW_SELECT_GROUP ? group_cut(w, v + at, m) : cut_of_tile(w, tile);
+        uint32_t here = kept->count;
         if (w->x->k->select(v + at, m, base + at, &cut, kept) < m) {
             kept->count = before;
             return false;
         }
+        uint64_t most = s->select == TW_SELECT_GROUP ? tw_sparse_wanted(s, m) : w->budget;
+        kept->count = kept->count - here > most ? here + (uint32_t)most : kept->count;
     }
+    w->budget -= s->select == TW_SELECT_EXACT ? kept->count - before : 0;
     return true;
 }
 
@@ -165,6 +180,7 @@ uint8_t *tw_spans_write(tw_exec *x, const tw_tiles *run, uint32_t hop, uint8_t *
     writer w = {.x = x, .run = run, .hop = hop, .from = run->first, .dst = dst, .s = s};
     uint64_t stretch = tw_stretch_tiles(&layer_of(&w)->spec, x->plan->tile), end = run->first + run->n;
     w.values = tw_spec_values(&layer_of(&w)->spec);
+    w.budget = budget_of(&w);
     x->picks->kept.count = 0;
     for (uint64_t tile = run->first; tile < end; tile++) {
         put_tile(&w, tile);

@@ -2,8 +2,8 @@
  *
  * topk in an allreduce of layers that are long enough to be sampled, against a model that sorts; the room of frames; and
  * the other collectives. Short layers, all codecs of values, NaN and faults: tests/sim. */
-#include "collectives/plan.h"
 #include "compressors/sparse.h"
+#include "reducer/op.h"
 #include "unit.h"
 #include <math.h>
 #include <pthread.h>
@@ -314,10 +314,57 @@ static void other_collectives_select_too(void) {
         CU_ASSERT_EQUAL(tw_comm_destroy(comm[i]), TW_OK);
 }
 
+/* ---- input that changes while it must not ---- */
+
+static void run_kernels(tw_op *op, tw_kernel k) {
+    uint32_t len;
+    for (uint32_t i = 0; i < op->plan->naction; i++) {
+        const tw_action *a = &op->plan->action[i];
+        if (a->act != TW_A_COMPUTE || a->kernel != k || (k == TW_K_SELECT && a->hop != 1))
+            continue;
+        CU_ASSERT_EQUAL(tw_exec_run(&op->x, a, &len), TW_OK);
+        CU_ASSERT(k != TW_K_ENCODE || len <= op->plan->frame[a->frame].hop1_cap);
+    }
+}
+
+/* The selection sees next to nothing but zeros, and so keeps all that is not; what is encoded has none. */
+static void no_more_is_kept_than_was_selected(void) {
+    static const char *const specs[] = {"topk:density=0.001", "topk:density=0.001,select=group",
+                                        "topk:density=0.01,select=threshold"};
+    for (size_t k = 0; k < UNIT_COUNT(specs); k++) {
+        tw_comm *comm[RANKS];
+        tw_op *cache = NULL, *op = NULL;
+        tw_op_layer layer = {.name = "layer", .count = COUNT, .dtype = TW_F32};
+        tw_piece piece = TW_PIECE(0, 0, COUNT, in[0][0], out[0]);
+        CU_ASSERT_EQUAL_FATAL(tw_comm_create_local(NULL, RANKS, comm), TW_OK);
+        CU_ASSERT_EQUAL(tw_spec_parse(specs[k], &layer.spec), TW_OK);
+        tw_op_args a = {.comm = comm[0], .layer = &layer, .nlayer = 1, .piece = &piece, .npiece = 1};
+        a.algo = TW_ALGO_SRA;
+        a.redop = TW_SUM;
+        a.nonfinite = TW_NONFINITE_PROPAGATE;
+        a.tile = TILE;
+        a.input_scale = 1.0f;
+        for (uint32_t i = 0; i < COUNT; i++)
+            in[0][0][i] = i % 50000 == 7 ? 1.0f : 0.0f;
+        CU_ASSERT_EQUAL_FATAL(tw_op_prepare(&a, &cache, TW_OPS_KEPT, &op), TW_OK);
+        run_kernels(op, TW_K_SELECT);
+        for (uint32_t i = 0; i < COUNT; i++)
+            in[0][0][i] = 2.0f;
+        run_kernels(op, TW_K_ENCODE);
+        tw_op_free_all(&cache);
+        for (int r = 0; r < RANKS; r++)
+            CU_ASSERT_EQUAL(tw_comm_destroy(comm[r]), TW_OK);
+    }
+}
+
 int main(void) {
     static const unit_test tests[] = {
-        UNIT_TEST(long_layers_are_as_sorted), UNIT_TEST(thresholds_come_from_the_sample), UNIT_TEST(spans_fit),
-        UNIT_TEST(expected_bytes_are_near),   UNIT_TEST(other_collectives_select_too),
+        UNIT_TEST(long_layers_are_as_sorted),
+        UNIT_TEST(thresholds_come_from_the_sample),
+        UNIT_TEST(spans_fit),
+        UNIT_TEST(expected_bytes_are_near),
+        UNIT_TEST(other_collectives_select_too),
+        UNIT_TEST(no_more_is_kept_than_was_selected),
     };
     return unit_main("sparse_reduce", tests, UNIT_COUNT(tests));
 }
