@@ -71,7 +71,9 @@ static const bc_opt options[] = {
      "compare the certificate with the true error after every Nth iteration (default 1);\n"
      "0: no comparison with exact sums at all"},
     {O_CODEC, 0, "codec", "SPEC",
-     "may be given several times (default: none, cast:type=bf16,\nonebit+ef; broadcast: onebit)"},
+     "may be given several times (default: none, cast:type=bf16,\nonebit+ef; broadcast: onebit). For powersgd a layer "
+     "is "
+     "as square a\nmatrix as it can be"},
     {O_DATA, 0, "data", "SHAPE",
      "gauss (default: sum of four uniforms), student (tail of Student's t with 3 degrees),\n"
      "sparse (1 value in 64, the rest 0), outlier (1 value in 4096 is 1024 times larger)"},

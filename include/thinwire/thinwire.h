@@ -265,11 +265,14 @@ typedef struct tw_layer {
  * PROPAGATE  every rank receives NaN there; the tile's residuals stay as they were; the step returns TW_OK
  * SKIP       every rank keeps its outputs of that op untouched and all residuals of the step; the step returns TW_OK with
  *            verdict TW_VERDICT_SKIPPED
- * ERROR      as SKIP, but the step returns TW_ERR_NONFINITE on every rank, naming layer and rank */
+ * ERROR      as SKIP, but the step returns TW_ERR_NONFINITE on every rank, naming layer and rank
+ * A matrix that goes as factors (powersgd) is one such tile as a whole. */
 typedef enum tw_nonfinite { TW_NONFINITE_PROPAGATE = 1, TW_NONFINITE_SKIP = 2, TW_NONFINITE_ERROR = 3 } tw_nonfinite;
 /* NATIVE: the transport's own sum. Of fp32 layers under `none`: writes user memory while in flight, says nothing of NaN; the
  * same pieces on all ranks, which a small sum checks first. Of ops whose layers are all fp32 under `randk`: the payloads are
  * summed, with outputs written late, NaN policies, residuals and certificate as by SRA.
+ * Layers under powersgd go by such sums whatever is asked for: those of an op share each sum, and may have `none` and fp32
+ * randk layers beside them, no others (push sees to that). An op must hold the whole of such a matrix.
  * SRA: split, reduce at the owner, allgather; two roundings for any number of ranks.
  * GATHER: all send to all and sum what all sent; one rounding, (P-1) payloads from each rank instead of 2 (P-1)/P, and no
  * faster with two ranks, where these are equal; so it is taken only where it is asked for.
@@ -306,7 +309,7 @@ TW_API tw_status tw_reducer_destroy(tw_reducer *r); /* TW_ERR_ARG inside a step 
 
 typedef struct tw_memory {
     uint32_t size, reserved;
-    uint64_t state_bytes; /* residuals (two copies, for late commit), the ledger, what describes the layers and rules */
+    uint64_t state_bytes; /* residuals and left factors (two copies, for late commit), the ledger, what describes the layers and rules */
     uint64_t frame_bytes; /* frames and plans of the ops, which are kept for their next use */
 } tw_memory;
 #define TW_MEMORY_INIT {sizeof(tw_memory), 0, 0, 0}
@@ -389,7 +392,7 @@ TW_API tw_status tw_reducer_end(tw_reducer *r, tw_report *out); /* waits for all
 /* Ends the step and forgets it (an AMP overflow, say): residuals as before `begin`. Outputs may have been written. All
  * ranks must do the same; the next step's headers are checked for it. Waits for the ops under way. */
 TW_API tw_status tw_reducer_discard(tw_reducer *r);
-TW_API tw_status tw_reducer_reset(tw_reducer *r); /* residuals and certificate to zero, between steps; on all ranks */
+TW_API tw_status tw_reducer_reset(tw_reducer *r); /* residuals, factors and certificate to zero, between steps; on all ranks */
 TW_API tw_status tw_reducer_layer_report(const tw_reducer *r, uint32_t layer, tw_layer_report *out);
 /* Copies this rank's residual of a layer, fp32[count]: for element i this rank holds mass weight(i) x dst[i], where weight
  * is 1 in tiles that this rank owns and 1/P elsewhere (AVG), or 1 (SUM). Zeros if the layer has no error feedback. */

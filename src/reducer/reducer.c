@@ -30,9 +30,9 @@ static void say_totals(const tw_reducer *r) {
 static const char asks[] = "tw_reducer_create: comparing layers";
 
 typedef struct named {
-    uint64_t count;
+    uint64_t count, cols;
     uint32_t dtype;
-    char name[116];
+    char name[108];
 } named;
 
 /* All ranks know that lists differ: find the first difference and say what stands there. */
@@ -55,6 +55,7 @@ static tw_status name_difference(tw_reducer *r, const tw_manifest *all, uint32_t
     }
     if (s >= 0 && at < r->nlayer) {
         self.count = r->layer[at].count;
+        self.cols = r->layer[at].cols;
         self.dtype = (uint32_t)r->layer[at].dtype;
         strncpy(self.name, r->layer[at].name, sizeof self.name - 1);
     }
@@ -65,14 +66,17 @@ static tw_status name_difference(tw_reducer *r, const tw_manifest *all, uint32_t
             s = tw_fail(TW_ERR_MISMATCH, "rank %d has %u layers and rank %d has %u; the first %u are the same", k,
                         all[k].nlayer, c->rank, r->nlayer, least);
     for (int k = 0; s >= 0 && k < c->size; k++)
-        if (who[k].count != self.count || who[k].dtype != self.dtype || strcmp(who[k].name, self.name) != 0 ||
-            all[k].nlayer != r->nlayer) {
+        if (who[k].count != self.count || who[k].cols != self.cols || who[k].dtype != self.dtype ||
+            strcmp(who[k].name, self.name) != 0 || all[k].nlayer != r->nlayer) {
             who[k].name[sizeof who[k].name - 1] = 0;
-            s = tw_fail(
-                TW_ERR_MISMATCH,
-                "layer %u is '%s' (%llu %s) on rank %d and '%s' (%llu %s) on rank %d; they have %u and %u layers", at,
-                who[k].name, (unsigned long long)who[k].count, tw_dtype_name((tw_dtype)who[k].dtype), k, self.name,
-                (unsigned long long)self.count, tw_dtype_name((tw_dtype)self.dtype), c->rank, all[k].nlayer, r->nlayer);
+            s = tw_fail(TW_ERR_MISMATCH,
+                        "layer %u is '%s' (%llu %s, columns %llu) on rank %d and '%s' (%llu %s, columns %llu) on rank "
+                        "%d; they have "
+                        "%u and %u layers",
+                        at, who[k].name, (unsigned long long)who[k].count, tw_dtype_name((tw_dtype)who[k].dtype),
+                        (unsigned long long)who[k].cols, k, self.name, (unsigned long long)self.count,
+                        tw_dtype_name((tw_dtype)self.dtype), (unsigned long long)self.cols, c->rank, all[k].nlayer,
+                        r->nlayer);
         }
     if (s >= 0) /* this rank's list equals rank k's for all k that were compared, but not all of theirs are equal */
         s = tw_fail(TW_ERR_MISMATCH, "other ranks disagree on layer %u ('%s' on this rank, %d)", at, self.name,
@@ -146,10 +150,14 @@ static tw_status compare_in_memory(tw_reducer *const r[], const tw_manifest *m, 
         uint32_t least = m[k].nlayer < m[me].nlayer ? m[k].nlayer : m[me].nlayer;
         for (uint32_t i = 0; i < least; i++)
             if (tw_reducer_layer_hash(&r[k]->layer[i]) != tw_reducer_layer_hash(&r[me]->layer[i]))
-                return tw_fail(TW_ERR_MISMATCH, "layer %u is '%s' (%llu %s) on rank %d and '%s' (%llu %s) on rank %d",
-                               i, r[k]->layer[i].name, (unsigned long long)r[k]->layer[i].count,
-                               tw_dtype_name(r[k]->layer[i].dtype), k, r[me]->layer[i].name,
-                               (unsigned long long)r[me]->layer[i].count, tw_dtype_name(r[me]->layer[i].dtype), me);
+                return tw_fail(
+                    TW_ERR_MISMATCH,
+                    "layer %u is '%s' (%llu %s, columns %llu) on rank %d and '%s' (%llu %s, columns %llu) on "
+                    "rank %d",
+                    i, r[k]->layer[i].name, (unsigned long long)r[k]->layer[i].count,
+                    tw_dtype_name(r[k]->layer[i].dtype), (unsigned long long)r[k]->layer[i].cols, k,
+                    r[me]->layer[i].name, (unsigned long long)r[me]->layer[i].count,
+                    tw_dtype_name(r[me]->layer[i].dtype), (unsigned long long)r[me]->layer[i].cols, me);
         if (m[k].nlayer != m[me].nlayer)
             return tw_fail(TW_ERR_MISMATCH, "rank %d has %u layers, rank %d has %u", k, m[k].nlayer, me, m[me].nlayer);
     }
