@@ -34,7 +34,8 @@ typedef struct tw_kernels {
     void (*add_scaled)(float *y, const float *g, float scale, uint32_t n); /* y += g*scale, rounded twice */
     double (*sum_sq)(const float *x, uint32_t n);                          /* as in codec.h; NaN if not finite */
     const tw_index_loops *index;
-    tw_select_fn select;
+    tw_look_fn look;
+    tw_count_fn count;
     tw_radix_fn radix;
 } tw_kernels;
 

@@ -50,9 +50,6 @@ static inline float *tw_waiting(const tw_exec *x, uint32_t layer, uint64_t tile,
         return l->e_new + tile * x->plan->tile;
     return hop == 1 ? NULL : (float *)(void *)(x->arena + p->home_at) + (tile - p->first) * x->plan->tile;
 }
-/* The tile's x for hop 1, made from input and residual in `to` (or the input itself); flags a tile with NaN or Inf, which
- * is zeros then. */
-const float *tw_form(tw_exec *x, uint32_t layer, uint64_t tile, float *to);
 /* The run as spans and, where tiles are flagged, their bits. Adds to s->x_sq and e_sq; *bad: some tile is. Returns the end. */
 uint8_t *tw_spans_write(tw_exec *x, const tw_tiles *run, uint32_t hop, uint8_t *dst, tw_run_sum *s, bool *bad);
 /* The run that arrived at *src: everything is looked at; *src is moved behind it. */
