@@ -110,11 +110,11 @@ typedef struct tw_plan_piece {
 
 /* Of a sparse layer of an op. */
 typedef struct tw_plan_part {
-    uint64_t base, all;    /* tiles of the op */
-    uint64_t first, tiles; /* that this rank owns; it selects of the others for hop 1, of these for hop 2 */
-    uint64_t home_at;      /* arena: their sums, where no residual takes them in */
-    uint64_t flags_at;     /* word of the bits of the op's tiles, in tw_exec.flagged */
-    uint64_t tiles_at;     /* ... and of what is told of each, in tw_exec.kept_of */
+    uint64_t base, all;            /* tiles of the op */
+    uint64_t first, tiles;         /* that this rank owns; it selects of the others for hop 1, of these for hop 2 */
+    uint64_t home_at;              /* arena: their sums, where no residual takes them in */
+    uint64_t flags_at;             /* word of the bits of the op's tiles, in tw_exec.flagged */
+    uint64_t tiles_at;             /* ... and of what is told of each, in tw_exec.kept_of */
     uint64_t keeps[2], kept_at[2]; /* exact: so many are kept at each hop; their place in tw_exec.kept */
 } tw_plan_part;
 
@@ -147,10 +147,10 @@ typedef struct tw_plan {
     uint32_t *succ;
     tw_plan_part *part; /* [nlayer]; NULL: no layer is sparse */
     uint32_t nlayer;
-    uint32_t own_run;     /* the first of this rank's own frames */
-    uint64_t aside_room;  /* values that a selection looks at closely */
-    uint64_t kept_room;   /* that selections keep */
-    uint64_t part_tiles;  /* of sparse layers */
+    uint32_t own_run;    /* the first of this rank's own frames */
+    uint64_t aside_room; /* values that a selection looks at closely */
+    uint64_t kept_room;  /* that selections keep */
+    uint64_t part_tiles; /* of sparse layers */
     uint64_t flag_words;
     uint64_t arena_bytes;
     uint64_t payload_bytes, wire_bytes, sends; /* of this rank, all layers present; of sparse ones about */

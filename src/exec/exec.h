@@ -111,8 +111,8 @@ typedef struct tw_exec {
     float *kept;           /* [plan->kept_room]: what is kept of layers whose k largest are */
     uint16_t *kept_place;  /* [plan->kept_room] */
     tw_kept_of *kept_of;   /* [plan->part_tiles] */
-    uint32_t *flagged; /* bits of tiles: NaN or Inf, in what this rank sends of them or as their owner */
-    tw_run_sum *sums;  /* of own runs, between their sum and the answer [plan->nrun - plan->own_run] */
+    uint32_t *flagged;     /* bits of tiles: NaN or Inf, in what this rank sends of them or as their owner */
+    tw_run_sum *sums;      /* of own runs, between their sum and the answer [plan->nrun - plan->own_run] */
     tw_stamp stamp;
     uint32_t draw; /* of random numbers: the step, or without steps the op's number; the same on all ranks */
     float input_scale;

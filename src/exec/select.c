@@ -76,7 +76,7 @@ static void sample(search *s) {
 
 /* ---- exact ---- */
 
-/* The sample's share and four times what it is likely to be off by. */
+/* The sample's share and three times what it is likely to be off by. */
 static uint32_t floor_of(search *s) {
     if (s->values < 1024)
         return 0;
@@ -85,7 +85,7 @@ static uint32_t floor_of(search *s) {
     uint64_t share = tw_ceil_div(s->want * s->n, s->values), off = 1;
     while (off * off < share)
         off++;
-    tw_cut cut = tw_cut_of(s->x->k->count, s->x->aside, s->n, share + 4 * off + 4);
+    tw_cut cut = tw_cut_of(s->x->k->count, s->x->aside, s->n, share + 3 * off + 4);
     return cut.bits ? cut.bits - 1 : 0;
 }
 

@@ -60,6 +60,23 @@ static bool cut_above(work *w, uint64_t k, uint32_t floor) {
     return true;
 }
 
+/* The same in one look, where the payload's room holds what is above `floor`. False, too, if it does not. */
+static bool cut_listed(work *w, uint64_t k, uint32_t floor) {
+    float *list = (float *)(void *)w->dst;
+    uint64_t room = (uint64_t)(w->end - w->dst) / sizeof *list, n = 0;
+    for (uint64_t at = 0; at < w->a->count; at += TW_MAX_TILE) {
+        tw_look l = {.g = tw_array_tile(w->a, at, w->wide), .scale = 1.0f, .n = tile_at(w->a, at), .floor = floor};
+        double rest;
+        if (room - n < TW_MAX_TILE + TW_LOOK_SLACK)
+            return false;
+        n += w->a->k->look(&l, w->p.taken.place, list + n, &rest);
+    }
+    if (n < k)
+        return false;
+    w->cut = tw_cut_of(w->a->k->count, list, n, k);
+    return true;
+}
+
 static uint32_t sample_stride(const tw_array *a) {
     return (uint32_t)(a->count >> 17) | 1; /* of independent values: 10 % +- 1 %, 1 % +- 3 % */
 }
@@ -71,6 +88,9 @@ static void exact_cut(work *w, uint64_t k) {
     uint64_t of = tw_ceil_div(w->a->count, stride), share = tw_ceil_div(k, stride);
     if (stride > 1)
         floor = sampled_cut(w, share + share / 8 + 64 < of ? share + share / 8 + 64 : of, stride).bits;
+    floor = floor < INFINITE ? floor : INFINITE - 1;
+    if (cut_listed(w, k, floor))
+        return;
     w->cut = (tw_cut){0, 0};
     if (!cut_above(w, k, floor) && floor)
         cut_above(w, k, 0);
