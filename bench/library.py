@@ -21,6 +21,7 @@ except ImportError as e:
 
 F32 = 1
 AVG = 2
+SRA, GATHER = 3, 4
 
 
 class Stat(ctypes.Structure):
@@ -30,6 +31,17 @@ class Stat(ctypes.Structure):
 
 class ArrayArgs(ctypes.Structure):
     _fields_ = [("size", ctypes.c_uint32), ("step", ctypes.c_uint32), ("name", ctypes.c_char_p), ("first", ctypes.c_uint64)]
+
+
+class Layer(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_uint32), ("dtype", ctypes.c_int), ("name", ctypes.c_char_p), ("count", ctypes.c_uint64),
+                ("pinned", ctypes.c_uint64), ("shard", ctypes.c_uint64)]
+
+
+class ReducerConfig(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_uint32), ("redop", ctypes.c_int), ("nonfinite", ctypes.c_int), ("algo", ctypes.c_int),
+                ("bucket_bytes", ctypes.c_uint64), ("frame_bytes", ctypes.c_uint32), ("in_flight", ctypes.c_uint32),
+                ("no_overlap", ctypes.c_uint32), ("tile", ctypes.c_uint32)]
 
 
 def pointer(array):

@@ -120,7 +120,7 @@ static void hand_over(const rank *from, rank *to, uint32_t frame) {
     const uint8_t *sent = from->x.arena + from->x.plan->frame[frame].hop1_at;
     uint32_t len;
     memcpy(&len, sent + 24, sizeof len);
-    memcpy(to->x.arena + to->x.plan->frame[frame].hop1_at, sent, len);
+    memcpy(to->x.arena + to->x.plan->frame[frame].arrive_at, sent, len);
 }
 
 /* Slots of frames are used again: each is added up before the next one is made. */

@@ -62,6 +62,7 @@ valgrind@have valgrind@memory errors
 gcc-aarch64-linux-gnu libc6-dev-arm64-cross@have aarch64-linux-gnu-gcc@cross compilation
 qemu-user@have qemu-aarch64 || uname -m | grep -qx aarch64@tests of the aarch64 build
 xz-utils@have xz@make distcheck
+python3-numpy python3-matplotlib@python_with numpy,matplotlib@tests of the scripts of bench
 iproute2@have_system ip && have_system tc@the network lab"
 
 have_libfuzzer() {
@@ -72,6 +73,18 @@ have_libfuzzer() {
     status=$?
     rm -f "$program"
     return $status
+}
+
+# A Python that has these modules: the first on the PATH, or the one that Debian's packages are for.
+python_with() { # python_with MODULE[,MODULE...]
+    local python
+    for python in python3 /usr/bin/python3; do
+        if have "$python" && "$python" -c "import $1" 2>/dev/null; then
+            command -v "$python"
+            return
+        fi
+    done
+    return 1
 }
 
 have_openblas() {

@@ -76,7 +76,7 @@ static const bc_opt options[] = {
      "gauss (default: sum of four uniforms), student (tail of Student's t with 3 degrees),\n"
      "sparse (1 value in 64, the rest 0), outlier (1 value in 4096 is 1024 times larger)"},
     {O_SEED, 0, "seed", "N", "of the data (default 1)"},
-    {O_ALGO, 0, "algo", "ALGO", "auto (default), native or sra; allreduce"},
+    {O_ALGO, 0, "algo", "ALGO", "auto (default), native, sra or gather; allreduce"},
     {O_TRANSPORT, 0, "transport", "NAME", "mpi (default under mpirun), local (ranks are threads; default else) or sim"},
     {O_RANKS, 0, "ranks", "N", "ranks of local and sim (default 4)"},
     {O_RATE, 0, "rate", "BITS",
@@ -107,7 +107,7 @@ static const bc_opt options[] = {
 
 static const char *const dtypes[] = {"fp32", "fp16", "bf16", NULL}, *const ops[] = {"sum", "avg", NULL},
                          *const shapes[] = {"gauss", "student", "sparse", "outlier", NULL},
-                         *const algos[] = {"auto", "native", "sra", NULL},
+                         *const algos[] = {"auto", "native", "sra", "gather", NULL},
                          *const transports[] = {"mpi", "local", "sim", NULL},
                          *const baselines[] = {"mpi", "none", NULL}, *const progresses[] = {"poll", "thread", NULL};
 

@@ -13,6 +13,7 @@ static const char *algo_asked(const ba_config *c) {
     return c->kind != BA_ALLREDUCE             ? "frames"
            : c->reducer.algo == TW_ALGO_NATIVE ? "native"
            : c->reducer.algo == TW_ALGO_SRA    ? "sra"
+           : c->reducer.algo == TW_ALGO_GATHER ? "gather"
                                                : "auto";
 }
 

@@ -73,6 +73,14 @@ static void part_of(const run *u, uint32_t layer, int rank, uint64_t *begin, uin
 
 /* ---- set-up ---- */
 
+/* A layer is a matrix, as nearly square as its values allow: codecs of low rank go by rows. */
+static uint64_t columns_of(uint64_t count) {
+    uint64_t rows = (uint64_t)sqrt((double)count);
+    while (rows > 1 && count % rows)
+        rows--;
+    return rows > 1 ? count / rows : 0;
+}
+
 static bool make_layers(run *u) {
     uint32_t n = u->cfg->layers;
     uint64_t tile = u->cfg->reducer.tile ? u->cfg->reducer.tile : 4096, p = (uint64_t)u->w->ranks;
@@ -85,6 +93,7 @@ static bool make_layers(run *u) {
         snprintf(u->names + 24 * (size_t)i, 24, "bench.%u", i);
         uint64_t count = u->count / n + (i < u->count % n);
         u->layers[i] = (tw_layer)TW_LAYER_DTYPE(u->names + 24 * (size_t)i, count, u->cfg->dtype);
+        u->layers[i].columns = columns_of(count);
         if (u->what->sharded)
             u->layers[i].pinned = 1, u->layers[i].shard = ((count ? count - 1 : 0) / (p * tile) + 1) * tile;
     }
@@ -558,7 +567,8 @@ static void finish(run *u) {
     row->time_median = bc_median_sorted(u->times, u->timed);
     row->time_p99 = bc_percentile_sorted(u->times, u->timed, 99);
     row->wire_computed = u->native > 0;
-    row->algo = u->cfg->kind != BA_ALLREDUCE ? "frames" : u->native <= 0 ? "sra" : u->wire > 0 ? "mixed" : "native";
+    const char *framed = u->cfg->reducer.algo == TW_ALGO_GATHER && u->w->ranks > 1 ? "gather" : "sra";
+    row->algo = u->cfg->kind != BA_ALLREDUCE ? "frames" : u->native <= 0 ? framed : u->wire > 0 ? "mixed" : "native";
     row->wire_bytes = (u->wire + share * u->native) / n;
     row->ratio = row->wire_bytes > 0 ? share * (double)row->bytes / row->wire_bytes : (double)NAN;
     ba_sums *m = &row->mean;

@@ -162,7 +162,8 @@ static void show_codecs(int json) {
                 {"ternary", "0 or a sign, and the mean of what is kept; meant for +ef"},
                 {"ternary:rounding=stochastic", "as TernGrad: right on average"},
                 {"randk", "1 % of the values, at positions that all ranks share; for +ef"},
-                {"topk", "the largest 1 %, with their positions; at most so much; for +ef"}};
+                {"topk", "the largest 1 %, with their positions; at most so much; for +ef"},
+                {"powersgd:columns=64", "two factors of rank 4, of rows of 64 values; matrices only"}};
     const int n = (int)(sizeof rows / sizeof *rows);
     if (json)
         puts("\"codecs\": [");

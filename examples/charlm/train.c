@@ -158,8 +158,11 @@ static double evaluate(worker *w, double *time_s) {
 /* ---- the run ---- */
 
 static void layers_of(const model *m, tw_layer *layers) {
-    for (int l = 0; l < LAYERS; l++)
-        layers[l] = (tw_layer)TW_LAYER(layer_name[l], m->count[l]);
+    for (int l = 0; l < LAYERS; l++) {
+        size_t rows = model_rows(m, l);
+        layers[l] = rows > 1 ? (tw_layer)TW_LAYER_MATRIX(layer_name[l], rows, m->count[l] / rows, TW_F32)
+                             : (tw_layer)TW_LAYER(layer_name[l], m->count[l]);
+    }
 }
 
 static int matches_layer(const char *pattern) {

@@ -83,6 +83,9 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
  *   topk:density=D,values=SPEC,             the share D of largest magnitude (0.01) and where they stand; the values through
  *        select=exact|threshold|group,     a codec of fixed rate (none); of the whole array, about, or of each group of N
  *        group=N                           (4096). Allreduces, arrays and files (codec.h); not the other collectives
+ *   powersgd:rank=R,columns=C,              two factors of R (1..128; 4) columns each, of rows of C values (0: as the layer, array
+ *            iterations=N,warm_start=0|1,   or file says); N rounds (1..16; 1) from the last step's factor (1) or a random one,
+ *            seed=N                         any u32 (0). Allreduces, arrays and files (codec.h); not the other collectives
  *   +none | +ef                            error feedback (EF14): what was dropped is sent later */
 typedef enum tw_codec_id {
     TW_CODEC_NONE = 1,
@@ -91,7 +94,8 @@ typedef enum tw_codec_id {
     TW_CODEC_QUANT = 4,
     TW_CODEC_TERNARY = 5,
     TW_CODEC_TOPK = 6,
-    TW_CODEC_RANDK = 7
+    TW_CODEC_RANDK = 7,
+    TW_CODEC_POWERSGD = 8
 } tw_codec_id;
 /* Of a cast: TW_F16, TW_BF16 or one of these, which no layer has. */
 typedef enum tw_cast_type { TW_CAST_FP8E4M3 = 4, TW_CAST_FP8E5M2 = 5 } tw_cast_type;
@@ -127,12 +131,15 @@ typedef struct tw_spec {
     uint16_t rounding; /* tw_rounding_id, where a codec has a choice; else 0 */
     uint16_t rotate;   /* tw_rotate_id, where a codec has a choice; else 0 */
     uint16_t select;   /* topk: tw_select_id; else 0 */
-    uint32_t seed;     /* of stochastic rounding, of rotations and of randk's positions; else 0 */
+    uint32_t seed;     /* of stochastic rounding, rotations, randk's positions, powersgd's first factor; else 0 */
     uint32_t density;  /* topk, randk: values kept of 10^9; else 0 */
     tw_values values;  /* topk: how they are sent; else all 0 */
+    uint16_t rank, iterations; /* powersgd; else 0 */
+    uint32_t warm_start;       /* powersgd: 0 or 1; else 0 */
+    uint32_t columns;          /* powersgd: values of a row, 0: as the layer, array or file says; else 0 */
 } tw_spec;
 #define TW_SPEC_INIT                                                                                                   \
-    {sizeof(tw_spec), TW_CODEC_NONE, TW_FEEDBACK_NONE, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0, 0, 0, 0}}
+    {sizeof(tw_spec), TW_CODEC_NONE, TW_FEEDBACK_NONE, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0, 0, 0, 0}, 0, 0, 0, 0}
 
 /* Parses text into *out. An unknown word is TW_ERR_ARG and the sentence names the nearest valid one. Thread-safe. */
 TW_API tw_status tw_spec_parse(const char *text, tw_spec *out);
@@ -245,10 +252,14 @@ typedef struct tw_layer {
     uint64_t pinned;  /* 0: which rank owns which tile follows from the name; else 1 + the rank that owns the first shard */
     uint64_t shard;   /* pinned: values of a shard, a multiple of the tile; the next shard is the next rank's, the last rank
                        * in turn has what is left. 0: that rank owns the whole layer */
+    uint64_t columns; /* of a matrix: values of a row, which divide count; rows lie one after another. 0: a vector. Codecs of
+                       * low rank go by it, others do not look. Of a convolution's weights [out][in][h][w]: in*h*w */
 } tw_layer;
-#define TW_LAYER(name, count) {sizeof(tw_layer), TW_F32, name, count, 0, 0}
-#define TW_LAYER_DTYPE(name, count, dtype) {sizeof(tw_layer), dtype, name, count, 0, 0}
-#define TW_LAYER_SHARDS(name, count, dtype, shard) {sizeof(tw_layer), dtype, name, count, 1, shard}
+#define TW_LAYER(name, count) {sizeof(tw_layer), TW_F32, name, count, 0, 0, 0}
+#define TW_LAYER_DTYPE(name, count, dtype) {sizeof(tw_layer), dtype, name, count, 0, 0, 0}
+#define TW_LAYER_SHARDS(name, count, dtype, shard) {sizeof(tw_layer), dtype, name, count, 1, shard, 0}
+#define TW_LAYER_MATRIX(name, rows, columns, dtype) \
+    {sizeof(tw_layer), dtype, name, (uint64_t)(rows) * (columns), 0, 0, columns}
 
 /* What to do with a tile (4096 values) that has NaN or Inf, on any rank, or whose sum overflows:
  * PROPAGATE  every rank receives NaN there; the tile's residuals stay as they were; the step returns TW_OK
@@ -260,10 +271,12 @@ typedef enum tw_nonfinite { TW_NONFINITE_PROPAGATE = 1, TW_NONFINITE_SKIP = 2, T
  * same pieces on all ranks, which a small sum checks first. Of ops whose layers are all fp32 under `randk`: the payloads are
  * summed, with outputs written late, NaN policies, residuals and certificate as by SRA.
  * SRA: split, reduce at the owner, allgather; two roundings for any number of ranks.
+ * GATHER: all send to all and sum what all sent; one rounding, (P-1) payloads from each rank instead of 2 (P-1)/P, and no
+ * faster with two ranks, where these are equal; so it is taken only where it is asked for.
  * AUTO: NATIVE where all of an op is fp32 `none` and non-finite values propagate, or is fp32 `randk` and fewer bytes cross
  * (for all but small ops; an estimate of memory counts SRA), and the transport says that its sum is fast
  * (local and sim do; MPI's non-blocking sum was 1.6 to 3.3 times slower than its ring where it was measured); else SRA. */
-typedef enum tw_algo { TW_ALGO_AUTO = 1, TW_ALGO_NATIVE = 2, TW_ALGO_SRA = 3 } tw_algo;
+typedef enum tw_algo { TW_ALGO_AUTO = 1, TW_ALGO_NATIVE = 2, TW_ALGO_SRA = 3, TW_ALGO_GATHER = 4 } tw_algo;
 
 typedef struct tw_reducer_config {
     uint32_t size;

@@ -11,6 +11,7 @@ void tw_build_allgather(tw_builder *b) {
         b->p->roundings = tw_direct_roundings(b->in, 1);
         tw_direct_place_hop2(&s, false);
         tw_direct_make(&s, TW_K_PUBLISH);
+        tw_direct_answers(&s);
         tw_direct_hop2(&s);
     }
     tw_direct_finish(&s, false);

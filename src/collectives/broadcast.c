@@ -16,7 +16,8 @@ static void confirm_one(tw_direct *s, int rank) {
     p->frame = tw_build_grow(b, p->frame, &cap, f + 1, sizeof(tw_frame));
     if (b->status < 0)
         return;
-    p->frame[p->nframe++] = (tw_frame){.owner = rank, .hop1_at = p->arena_bytes, .hop1_cap = 64};
+    p->frame[p->nframe++] =
+        (tw_frame){.owner = rank, .hop1_at = p->arena_bytes, .arrive_at = p->arena_bytes, .hop1_cap = 64};
     p->arena_bytes += 64;
     uint32_t encode = root ? 0 : tw_direct_compute(s, TW_K_ENCODE, f);
     uint32_t move =
@@ -32,7 +33,7 @@ static void confirm(tw_direct *s) {
             confirm_one(s, r);
 }
 
-/* Root: encode, then to the relay. */
+/* Root: what was made goes to the relays. */
 static void root_sends(tw_direct *s) {
     tw_builder *b = s->b;
     tw_stage_begin(s);
@@ -40,9 +41,8 @@ static void root_sends(tw_direct *s) {
         int relay = tw_peer_at(s, w.k);
         if (w.i >= tw_frame_count(s, relay))
             continue;
-        uint32_t f = s->first[relay] + w.i, made = tw_direct_compute(s, TW_K_PUBLISH, f);
-        tw_build_after(b, s->verdict, made);
-        tw_build_after(b, tw_stage_transfer(s, TW_A_SEND, f, 2, relay, (uint32_t)b->in->size - 1), made);
+        uint32_t f = s->first[relay] + w.i;
+        tw_build_after(b, tw_stage_transfer(s, TW_A_SEND, f, 2, relay, (uint32_t)b->in->size - 1), s->act[f]);
     }
 }
 
@@ -82,9 +82,9 @@ void tw_build_broadcast(tw_builder *b) {
         tw_direct_place_hop2(&s, false);
         if (b->in->size > 1)
             confirm(&s);
-        if (b->in->size == 1)
-            tw_direct_make(&s, TW_K_PUBLISH);
-        else if (b->in->me == b->in->root) {
+        tw_direct_make(&s, TW_K_PUBLISH);
+        tw_direct_answers(&s);
+        if (b->in->me == b->in->root) {
             root_sends(&s);
         } else {
             receives(&s);

@@ -29,8 +29,9 @@ static uint32_t choose_frame_bytes(const tw_plan_in *in) {
     return slow && values * (double)in->link_rate > many * (double)bytes ? 24576 : 57344;
 }
 
+/* To or from one peer in a stage: those of one owner; of a gather all. */
 static uint32_t most_frames(const tw_direct *s) {
-    uint32_t most = 0;
+    uint32_t most = s->b->p->gather ? s->b->p->nframe : 0;
     for (int o = 0; o < s->b->in->size; o++)
         most = tw_frame_count(s, o) > most ? tw_frame_count(s, o) : most;
     return most;
@@ -47,10 +48,18 @@ tw_walk tw_walk_all(const tw_direct *s) {
 
 /* ---- begin and end ---- */
 
+static void find_mine(tw_direct *s) {
+    const tw_plan_in *in = s->b->in;
+    bool sent = in->kind == TW_KIND_BROADCAST && in->size > 1;
+    s->mine[0] = sent ? 0 : s->first[in->me];
+    s->mine[1] = !sent ? s->first[in->me + 1] : in->me == in->root ? s->first[in->size] : 0;
+}
+
 bool tw_direct_begin(tw_direct *s, tw_builder *b) {
     *s = (tw_direct){.b = b, .first = tw_build_frames(b, choose_frame_bytes(b->in))};
     if (b->status < 0)
         return false;
+    find_mine(s);
     s->window = b->in->in_flight ? b->in->in_flight : 8;
     if (b->in->no_overlap) /* a stage is encoded whole before it is sent, so no slot may be used twice */
         s->window = most_frames(s) ? most_frames(s) : 1;
@@ -95,8 +104,8 @@ uint32_t tw_direct_roundings(const tw_plan_in *in, uint32_t encodes) {
 
 /* ---- arena ---- */
 
-static uint32_t cap_of(const tw_frame *f, uint32_t payload, uint32_t trailer) {
-    return (uint32_t)tw_round_up(TW_HEADER_BYTES + payload + f->nrun * trailer, 64);
+uint32_t tw_direct_cap(const tw_plan *p, const tw_frame *f, uint32_t payload, uint32_t hop) {
+    return (uint32_t)tw_round_up(TW_HEADER_BYTES + payload + f->nrun * tw_trailer_bytes(p, hop), 64);
 }
 
 void tw_direct_place_hop1(tw_direct *s) {
@@ -104,7 +113,7 @@ void tw_direct_place_hop1(tw_direct *s) {
     uint32_t cap1 = 0, peers = (uint32_t)p->size - 1;
     for (uint32_t f = 0; f < p->nframe; f++) {
         tw_frame *x = &p->frame[f];
-        x->hop1_cap = cap_of(x, x->payload_room, TW_TRAILER1_BYTES);
+        x->hop1_cap = tw_direct_cap(p, x, x->payload_room, 1);
         cap1 = x->hop1_cap > cap1 ? x->hop1_cap : cap1;
     }
     for (int o = 0; o < p->size && peers; o++) {
@@ -113,6 +122,7 @@ void tw_direct_place_hop1(tw_direct *s) {
         for (uint32_t i = 0; i < n; i++) {
             tw_frame *x = &p->frame[s->first[o] + i];
             x->hop1_at = p->arena_bytes + (uint64_t)(i % slots) * cap1 * (mine ? peers : 1);
+            x->arrive_at = x->hop1_at;
             x->hop1_stride = mine ? cap1 : 0;
         }
         p->arena_bytes += (uint64_t)slots * cap1 * (mine ? peers : 1);
@@ -125,7 +135,7 @@ void tw_direct_place_hop2(tw_direct *s, bool own_only) {
         tw_frame *x = &p->frame[f];
         if (own_only && x->owner != p->me)
             continue;
-        x->hop2_cap = cap_of(x, x->answer_room, TW_TRAILER2_BYTES);
+        x->hop2_cap = tw_direct_cap(p, x, x->answer_room, 2);
         x->hop2_at = p->arena_bytes;
         p->arena_bytes += x->hop2_cap;
     }
@@ -150,9 +160,10 @@ void tw_stage_begin(tw_direct *s) {
     memset(s->last, 0, (size_t)s->b->in->size * sizeof *s->last);
 }
 
-static void count_bytes(tw_plan *p, const tw_frame *f, uint32_t payload, uint32_t trailer) {
+static void count_bytes(tw_plan *p, const tw_frame *f, uint32_t hop) {
+    uint32_t payload = hop == 1 ? f->payload : f->answer;
     p->payload_bytes += payload;
-    p->wire_bytes += TW_HEADER_BYTES + payload + f->nrun * trailer;
+    p->wire_bytes += TW_HEADER_BYTES + payload + f->nrun * tw_trailer_bytes(p, hop);
 }
 
 /* The n-th transfer of a stage waits for the one that is `window` frames to each peer before it. */
@@ -175,11 +186,11 @@ uint32_t tw_stage_transfer(tw_direct *s, tw_act act, uint32_t frame, uint32_t ho
                    .at = hop == 1 ? f->hop1_at : f->hop2_at,
                    .cap = hop == 1 ? f->hop1_cap : f->hop2_cap};
     if (hop == 1 && act == TW_A_RECV)
-        a.at += (uint64_t)place * f->hop1_stride;
+        a.at = f->arrive_at + (uint64_t)place * f->hop1_stride;
     uint32_t action = tw_build_action(b, a);
     bound_in_flight(s, peer, action, peers);
     if (act == TW_A_SEND)
-        count_bytes(b->p, f, hop == 1 ? f->payload : f->answer, hop == 1 ? TW_TRAILER1_BYTES : TW_TRAILER2_BYTES);
+        count_bytes(b->p, f, hop);
     return action;
 }
 
@@ -234,12 +245,11 @@ void tw_direct_hop1(tw_direct *s) {
         tw_build_after(b, s->act[f], s->arrived);
     hop1_sends(s);
     hop1_receives(s);
-    tw_direct_answers(s);
 }
 
 void tw_direct_make(tw_direct *s, tw_kernel k) {
     tw_builder *b = s->b;
-    for (uint32_t f = s->first[b->in->me]; f < s->first[b->in->me + 1] && b->status >= 0; f++) {
+    for (uint32_t f = s->mine[0]; f < s->mine[1] && b->status >= 0; f++) {
         s->act[f] = tw_direct_compute(s, k, f);
         tw_build_after(b, s->verdict, s->act[f]);
         if (b->in->no_overlap)

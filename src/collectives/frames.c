@@ -47,6 +47,13 @@ uint64_t tw_owned_tiles(const tw_plan_in *in, const tw_plan_layer *l, int owner,
     return hi > lo ? hi - lo : 0;
 }
 
+uint64_t tw_answered_tiles(const tw_plan_in *in, const tw_plan_layer *l, uint64_t *first) {
+    if (in->kind != TW_KIND_BROADCAST)
+        return tw_owned_tiles(in, l, in->me, first);
+    *first = l->first;
+    return in->me == in->root ? l->tiles : 0;
+}
+
 static void open_frame(cutter *c) {
     tw_plan *p = c->b->p;
     p->frame = tw_build_grow(c->b, p->frame, &c->cap_frame, p->nframe + 1, sizeof(tw_frame));
@@ -77,13 +84,15 @@ static uint32_t sparse_room(const cutter *c, const tw_plan_layer *l, uint64_t fi
     return (uint32_t)tw_spans_most(&l->spec, values, kept, ends) + tw_tile_bits(n);
 }
 
+/* Answers hold values of the owner's tiles; in a broadcast they come from the root, who selects from all. */
 static void give_sparse_room(cutter *c, const tw_plan_layer *l, uint64_t first, uint64_t n, tw_frame *f) {
     uint32_t tile = c->b->in->tile;
-    uint64_t own, mine = tw_owned_tiles(c->b->in, l, c->owner, &own);
-    f->payload_room +=
-        sparse_room(c, l, first, n, tw_sparse_wanted(&l->spec, tw_tiles_values(l->count, tile, l->first, l->tiles)));
-    f->answer_room +=
-        sparse_room(c, l, first, n, tw_sparse_wanted(&l->spec, tw_tiles_values(l->count, tile, own, mine)));
+    bool relayed = c->b->in->kind == TW_KIND_BROADCAST;
+    uint64_t own, mine = tw_owned_tiles(c->b->in, l, c->owner, &own),
+                  all = tw_sparse_wanted(&l->spec, tw_tiles_values(l->count, tile, l->first, l->tiles));
+    uint64_t kept = relayed ? all : tw_sparse_wanted(&l->spec, tw_tiles_values(l->count, tile, own, mine));
+    f->payload_room += sparse_room(c, l, first, n, all);
+    f->answer_room += sparse_room(c, l, first, n, kept);
     f->values += (uint32_t)(n * tile);
 }
 
@@ -101,13 +110,13 @@ static void add_run(cutter *c, uint32_t layer, uint64_t first, uint64_t n, uint6
     f->nrun++;
     f->payload += (uint32_t)bytes;
     f->answer += answer;
-    f->home += stays ? (uint32_t)plain_bytes(c->b->in, l, first, n) : 0;
-    if (c->sparse) {
+    f->home += stays && !c->sparse ? (uint32_t)plain_bytes(c->b->in, l, first, n) : 0;
+    if (c->sparse)
         give_sparse_room(c, l, first, n, f);
-    } else {
+    else
         f->payload_room = f->payload;
+    if (!c->sparse || stays)
         f->answer_room = f->answer;
-    }
 }
 
 /* What frames are cut between: tiles; of sparse layers stretches. */

@@ -128,6 +128,13 @@ static uint64_t mix(uint64_t h, const void *p, size_t n) {
     return tw_hash64(p, n, h);
 }
 
+static bool has_matrix(const tw_plan_in *in) {
+    bool any = false;
+    for (uint32_t i = 0; i < in->nlayer; i++)
+        any = any || tw_is_matrix(&in->layer[i]);
+    return any;
+}
+
 /* A native sum of payloads; plain values are summed where they lie. */
 static bool is_linear(const tw_plan_in *in) {
     bool coded = false;
@@ -154,6 +161,8 @@ static uint64_t agreement_hash(const tw_plan_in *in, uint32_t frame_bytes) {
         h = mix(h, spec, sizeof spec);
         if (l->pinned)
             h = mix(h, pin, sizeof pin);
+        if (tw_is_matrix(l))
+            h = mix(h, &l->cols, sizeof l->cols);
     }
     for (uint32_t i = 0; in->algo == TW_ALGO_NATIVE && !is_linear(in) && i < in->npiece; i++) { /* sums of their own */
         uint64_t num[] = {in->piece[i].layer, in->piece[i].first, in->piece[i].count};
@@ -165,8 +174,12 @@ static uint64_t agreement_hash(const tw_plan_in *in, uint32_t frame_bytes) {
 static void build(tw_builder *b) {
     switch (b->in->kind) {
     case TW_KIND_ALLREDUCE:
-        if (b->in->algo != TW_ALGO_NATIVE)
+        if (b->in->algo == TW_ALGO_GATHER)
+            tw_build_gather(b);
+        else if (b->in->algo != TW_ALGO_NATIVE)
             tw_build_sra(b);
+        else if (has_matrix(b->in))
+            tw_build_lowrank(b);
         else if (is_linear(b->in))
             tw_build_linear(b);
         else
@@ -215,7 +228,10 @@ uint64_t tw_plan_bytes(const tw_plan *p) {
     return tw_held(sizeof *p) + (p->run ? tw_held(p->nrun * sizeof *p->run) : 0) +
            (p->frame ? tw_held(p->nframe * sizeof *p->frame) : 0) +
            (p->action ? tw_held(p->naction * sizeof *p->action) : 0) +
-           (p->succ ? tw_held(p->nsucc * sizeof *p->succ) : 0) + (p->part ? tw_held(p->nlayer * sizeof *p->part) : 0);
+           (p->succ ? tw_held(p->nsucc * sizeof *p->succ) : 0) + (p->part ? tw_held(p->nlayer * sizeof *p->part) : 0) +
+           (p->sum ? tw_held(p->nsum * sizeof *p->sum) : 0) +
+           (p->matrix ? tw_held(p->nmatrix * sizeof *p->matrix) : 0) +
+           (p->unit ? tw_held(p->nunit * sizeof *p->unit) : 0);
 }
 
 void tw_plan_free(tw_plan *p) {
@@ -227,5 +243,8 @@ void tw_plan_free(tw_plan *p) {
     tw_free(ctx, p->action);
     tw_free(ctx, p->succ);
     tw_free(ctx, p->part);
+    tw_free(ctx, p->sum);
+    tw_free(ctx, p->matrix);
+    tw_free(ctx, p->unit);
     tw_free(ctx, p);
 }

@@ -2,7 +2,8 @@
  *
  * Sparse layers in a plan. Which values are kept is known once a rank has seen all that it sends of a layer (SELECT), and
  * at the owner once all its tiles of it are summed; so the owner's REDUCE becomes two actions: sums of a frame, which frees
- * the slots that it came in, and behind the layer's selection the frame's ANSWER. */
+ * the slots that it came in, and behind the layer's selection the frame's ANSWER. PUBLISH likewise, a sum of one; sums that
+ * stay at home are selected from by nobody. */
 #include "collectives/direct.h"
 
 /* Values that a selection from n sets aside: a sample, or those above a bound that leaves some more than are kept. Where it
@@ -17,7 +18,7 @@ static uint64_t aside_room(const tw_spec *s, uint64_t n, uint32_t tile) {
 
 static void make_lists(tw_plan *p, tw_plan_part *part, const tw_plan_layer *l) {
     uint64_t own = tw_tiles_values(l->count, p->tile, part->first, part->tiles);
-    uint64_t from[2] = {tw_tiles_values(l->count, p->tile, l->first, l->tiles) - own, own};
+    uint64_t all = tw_tiles_values(l->count, p->tile, l->first, l->tiles), from[2] = {p->gather ? all : all - own, own};
     part->tiles_at = p->part_tiles;
     p->part_tiles += l->tiles;
     for (int hop = 0; hop < 2; hop++) {
@@ -33,13 +34,13 @@ static void make_part(tw_builder *b, uint32_t layer) {
     const tw_plan_layer *l = &b->in->layer[layer];
     tw_plan *p = b->p;
     tw_plan_part *part = &p->part[layer];
-    part->tiles = tw_owned_tiles(b->in, l, p->me, &part->first);
+    part->tiles = tw_answered_tiles(b->in, l, &part->first);
     part->base = l->first;
     part->all = l->tiles;
     part->flags_at = p->flag_words;
     p->flag_words += tw_ceil_div(l->tiles, 32);
     make_lists(p, part, l);
-    if (l->spec.feedback == TW_FEEDBACK_NONE) {
+    if ((l->spec.feedback == TW_FEEDBACK_NONE && !p->gather) || b->in->kind == TW_KIND_REDUCE_SCATTER) {
         part->home_at = p->arena_bytes;
         p->arena_bytes += tw_round_up(tw_tiles_values(l->count, p->tile, part->first, part->tiles) * sizeof(float), 64);
     }
@@ -57,7 +58,9 @@ void tw_build_parts(tw_builder *b, const uint32_t *first) {
         b->status = TW_ERR_NOMEM;
         return;
     }
-    p->own_run = first[p->me] < p->nframe ? p->frame[first[p->me]].run0 : p->nrun;
+    bool root = b->in->kind == TW_KIND_BROADCAST && p->me == b->in->root;
+    uint32_t own = root ? 0 : first[p->me];
+    p->own_run = own < p->nframe ? p->frame[own].run0 : p->nrun;
     for (uint32_t i = 0; i < b->in->nlayer; i++)
         if (tw_codec_is_sparse(&b->in->layer[i].spec))
             make_part(b, i);
@@ -68,14 +71,17 @@ static uint32_t select_one(tw_direct *s, uint32_t layer, uint32_t hop) {
         s->b, (tw_action){.act = TW_A_COMPUTE, .kernel = TW_K_SELECT, .hop = (uint8_t)hop, .frame = layer, .peer = -1});
 }
 
-/* A group needs to know of no other values. */
-static bool selects_as_a_whole(const tw_plan_layer *l) {
-    return tw_codec_is_sparse(&l->spec) && l->spec.select != TW_SELECT_GROUP;
+/* A group needs to know of no other values; and of some layers this rank sends nothing in a hop. */
+static bool selects_as_a_whole(const tw_plan *p, const tw_plan_in *in, uint32_t layer, uint32_t hop) {
+    const tw_plan_layer *l = &in->layer[layer];
+    if (!tw_codec_is_sparse(&l->spec) || l->spec.select == TW_SELECT_GROUP)
+        return false;
+    return hop == 1 ? p->gather || p->part[layer].tiles < p->part[layer].all : p->part[layer].tiles > 0;
 }
 
 void tw_direct_select_all(tw_direct *s, uint32_t hop) {
     for (uint32_t i = 0; i < s->b->in->nlayer && s->b->status >= 0; i++)
-        s->select[i] = selects_as_a_whole(&s->b->in->layer[i]) ? select_one(s, i, hop) : 0;
+        s->select[i] = selects_as_a_whole(s->b->p, s->b->in, i, hop) ? select_one(s, i, hop) : 0;
 }
 
 void tw_direct_after_selects(tw_direct *s, uint32_t action, uint32_t frame) {
@@ -87,11 +93,10 @@ void tw_direct_after_selects(tw_direct *s, uint32_t action, uint32_t frame) {
 
 void tw_direct_answers(tw_direct *s) {
     tw_builder *b = s->b;
-    uint32_t me = (uint32_t)b->in->me;
     if (!b->p->part)
         return;
     tw_direct_select_all(s, 2);
-    for (uint32_t f = s->first[me]; f < s->first[me + 1] && b->status >= 0; f++) {
+    for (uint32_t f = s->mine[0]; f < s->mine[1] && b->status >= 0; f++) {
         const tw_frame *x = &b->p->frame[f];
         if (!x->sparse)
             continue;

@@ -14,6 +14,7 @@ void tw_build_sra(tw_builder *b) {
         tw_direct_place_hop1(&s);
         tw_direct_place_hop2(&s, false);
         tw_direct_hop1(&s);
+        tw_direct_answers(&s);
         tw_direct_hop2(&s);
     }
     tw_direct_finish(&s, false);

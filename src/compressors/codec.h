@@ -18,7 +18,8 @@ enum {
     TW_TRAIT_FIXED_RATE = 4,
     TW_TRAIT_EXACT = 8,
     TW_TRAIT_SPARSE = 16,
-    TW_TRAIT_ADDS = 32 /* the payload is fp32 values, and those of a sum are the sums */
+    TW_TRAIT_ADDS = 32, /* the payload is fp32 values, and those of a sum are the sums */
+    TW_TRAIT_LOWRANK = 64
 };
 /* Random numbers: none, of their own for every rank and hop, or the same for all, so that decoders know them, too. */
 typedef enum tw_draws { TW_DRAWS_NONE, TW_DRAWS_OWN, TW_DRAWS_SHARED } tw_draws;
@@ -30,7 +31,7 @@ typedef struct tw_codec {
     uint32_t (*traits)(const tw_spec *s); /* of payloads of this spec */
     /* Payload bytes of one tile of n values (n <= TW_MAX_TILE) of a layer of dtype t; a multiple of 4; 0 for n = 0. */
     uint32_t (*bytes)(const tw_spec *s, uint32_t n, tw_dtype t);
-    /* Sparse codecs, instead: the most that an array of n values can take. */
+    /* Others, instead: the most that an array of n values can take. */
     uint64_t (*most)(const tw_spec *s, uint64_t n, tw_dtype t);
     /* Quantisations of one encode: 0 for exact codecs in that dtype, else 1. */
     uint32_t (*roundings)(const tw_spec *s, tw_dtype t);
@@ -48,8 +49,8 @@ uint32_t tw_traits_tiled(const tw_spec *s);
 TW_CODEC_LIST(TW_DECLARE_CODEC)
 const tw_codec *tw_codec_get(uint32_t id); /* NULL if unknown */
 bool tw_codec_is_sparse(const tw_spec *s);
-/* TW_ERR_UNSUPPORTED for a codec that only an allreduce has so far. what: which collective asks. */
-tw_status tw_codec_check_tiled(const tw_spec *s, const char *what);
+/* TW_ERR_UNSUPPORTED for a codec that only an allreduce has. what: which collective asks. */
+tw_status tw_codec_check_owned(const tw_spec *s, const char *what);
 
 /* ---- sparse layers in plans: sparse.c ---- */
 #define TW_SPAN_KEPT  TW_MAX_TILE /* a span's kept values are one tile for their codec */
@@ -69,6 +70,12 @@ uint64_t tw_stretch_tiles(const tw_spec *s, uint32_t tile);
 uint64_t tw_sparse_expected(const tw_spec *s, uint64_t n);
 /* About what a stretch of n values takes. */
 uint64_t tw_stretch_bytes(const tw_spec *s, uint64_t n);
+
+/* ---- low-rank codecs: powersgd.c; lowrank.h has what they compute ----
+ * Values that factors of `count` values take, seen as rows of `cols`: rank * (rows + cols); 0 where that saves nothing (a
+ * vector, a short row, cols = 0 or no divisor of count): then the values go as fp32 as they are. */
+uint64_t tw_lowrank_values(uint32_t rank, uint64_t count, uint64_t cols);
+bool tw_codec_is_lowrank(const tw_spec *s);
 
 /* Where a tile's random numbers come from, for specs that draw any: Philox4x32 with this key and counter {block of the
  * tile, tile low, tile high, 0}. The key stands for seed, step, layer, rank and hop; shared ones leave out the last two. */

@@ -17,9 +17,8 @@ uint32_t tw_rounds_once(const tw_spec *s, tw_dtype t) {
 }
 
 tw_draws tw_spec_draws(const tw_spec *s) {
-    return s->codec == TW_CODEC_RANDK              ? TW_DRAWS_SHARED
-           : s->rounding == TW_ROUNDING_STOCHASTIC ? TW_DRAWS_OWN
-                                                   : TW_DRAWS_NONE;
+    bool shared = s->codec == TW_CODEC_RANDK || s->codec == TW_CODEC_POWERSGD;
+    return shared ? TW_DRAWS_SHARED : s->rounding == TW_ROUNDING_STOCHASTIC ? TW_DRAWS_OWN : TW_DRAWS_NONE;
 }
 
 uint32_t tw_traits_tiled(const tw_spec *s) {
@@ -31,8 +30,8 @@ bool tw_codec_is_sparse(const tw_spec *s) {
     return tw_codec_get(s->codec)->traits(s) & TW_TRAIT_SPARSE;
 }
 
-tw_status tw_codec_check_tiled(const tw_spec *s, const char *what) {
-    if (!tw_codec_is_sparse(s))
+tw_status tw_codec_check_owned(const tw_spec *s, const char *what) {
+    if (!tw_codec_is_lowrank(s))
         return TW_OK;
     return tw_fail(TW_ERR_UNSUPPORTED, "%s: '%s' works in an allreduce, on arrays and on files, not in this collective",
                    what, tw_codec_get(s->codec)->name);
@@ -46,7 +45,7 @@ uint64_t tw_spec_bound(const tw_spec *s, uint64_t count, tw_dtype t) {
         return 0;
     }
     const tw_codec *codec = tw_codec_get(s->codec);
-    if (tw_codec_is_sparse(s))
+    if (codec->most)
         return count > UINT64_MAX / 64 ? UINT64_MAX : codec->most(s, count, t);
     uint64_t tiles = count / TW_MAX_TILE;
     uint64_t tile = codec->bytes(s, TW_MAX_TILE, t);

@@ -23,6 +23,10 @@ enum {
     FIELD_DENSITY,
     FIELD_SELECT,
     FIELD_VALUES,
+    FIELD_RANK,
+    FIELD_ITERATIONS,
+    FIELD_WARM_START,
+    FIELD_COLUMNS,
     FIELDS
 };
 typedef struct field {
@@ -31,20 +35,29 @@ typedef struct field {
 } field;
 #define FIELD(member) \
     { #member, offsetof(tw_spec, member), sizeof(((tw_spec *)0)->member) }
-static const field fields[FIELDS] = {
-    [FIELD_TYPE] = FIELD(type),         [FIELD_SCALE] = FIELD(scale),
-    [FIELD_GROUP] = FIELD(group),       [FIELD_BITS] = FIELD(bits),
-    [FIELD_ROUNDING] = FIELD(rounding), [FIELD_ROTATE] = FIELD(rotate),
-    [FIELD_SEED] = FIELD(seed),         [FIELD_DENSITY] = FIELD(density),
-    [FIELD_SELECT] = FIELD(select),     [FIELD_VALUES] = {"values", offsetof(tw_spec, values.codec), sizeof(uint16_t)}};
+static const field fields[FIELDS] = {[FIELD_TYPE] = FIELD(type),
+                                     [FIELD_SCALE] = FIELD(scale),
+                                     [FIELD_GROUP] = FIELD(group),
+                                     [FIELD_BITS] = FIELD(bits),
+                                     [FIELD_ROUNDING] = FIELD(rounding),
+                                     [FIELD_ROTATE] = FIELD(rotate),
+                                     [FIELD_SEED] = FIELD(seed),
+                                     [FIELD_DENSITY] = FIELD(density),
+                                     [FIELD_SELECT] = FIELD(select),
+                                     [FIELD_VALUES] = {"values", offsetof(tw_spec, values.codec), sizeof(uint16_t)},
+                                     [FIELD_RANK] = FIELD(rank),
+                                     [FIELD_ITERATIONS] = FIELD(iterations),
+                                     [FIELD_WARM_START] = FIELD(warm_start),
+                                     [FIELD_COLUMNS] = FIELD(columns)};
 
 /* An option's value is one of `words` (value[i] goes into the struct), or without words a number from..to, which is a
- * power of two where from is not 0. Two fields have a syntax of their own: a density is a decimal fraction, values are a
+ * power of two where from is not 0, but for what counts something. Two fields have a syntax of their own: a density is a decimal fraction, values are a
  * tiled spec without feedback. */
 typedef struct option {
     const char *name;
     uint16_t codec, field;
     uint32_t preset, from, to;
+    bool counts;
     const char *words[MOST_WORDS];
     uint32_t value[MOST_WORDS];
     bool (*applies)(const tw_spec *s); /* NULL: always; else the field is 0 where it does not */
@@ -106,6 +119,11 @@ static const option options[] = {
     {"scale", TW_CODEC_RANDK, FIELD_SCALE, TW_SCALE_PLAIN, .words = {"none", "unbiased"},
      .value = {TW_SCALE_PLAIN, TW_SCALE_UNBIASED}},
     {SEED_OF(RANDK)},
+    {"rank", TW_CODEC_POWERSGD, FIELD_RANK, 4, 1, 128, .counts = true},
+    {"columns", TW_CODEC_POWERSGD, FIELD_COLUMNS, 0, .to = UINT32_MAX},
+    {"iterations", TW_CODEC_POWERSGD, FIELD_ITERATIONS, 1, 1, 16, .counts = true},
+    {"warm_start", TW_CODEC_POWERSGD, FIELD_WARM_START, 1, .to = 1},
+    {SEED_OF(POWERSGD)},
 };
 #define OPTIONS TW_ARRAY_LEN(options)
 
@@ -213,11 +231,11 @@ static size_t pick(const parser *ps, const char *kind, text t, const char *const
 }
 
 static bool in_range(const option *o, uint64_t v) {
-    return v >= o->from && v <= o->to && (o->from == 0 || (v & (v - 1)) == 0);
+    return v >= o->from && v <= o->to && (o->from == 0 || o->counts || (v & (v - 1)) == 0);
 }
 
 static const char *kind_of(const option *o) {
-    return o->from ? "a power of two" : "a number";
+    return o->from && !o->counts ? "a power of two" : "a number";
 }
 
 /* 0 < density <= 1, up to nine digits behind the point: exact in the struct. */
@@ -478,9 +496,10 @@ tw_status tw_spec_check(const tw_spec *s) {
 
 void tw_spec_words(const tw_spec *s, uint32_t w[TW_SPEC_WORDS]) {
     const tw_values *x = &s->values;
-    const uint32_t v[TW_SPEC_WORDS] = {s->codec,    s->feedback, s->type, s->scale,    s->group,  s->bits,
-                                       s->rounding, s->rotate,   s->seed, s->density,  s->select, x->codec,
-                                       x->type,     x->scale,    x->bits, x->rounding, x->rotate, x->group};
+    const uint32_t v[TW_SPEC_WORDS] = {s->codec,    s->feedback,   s->type,       s->scale,    s->group,  s->bits,
+                                       s->rounding, s->rotate,     s->seed,       s->density,  s->select, x->codec,
+                                       x->type,     x->scale,      x->bits,       x->rounding, x->rotate, x->group,
+                                       s->rank,     s->iterations, s->warm_start, s->columns};
     memcpy(w, v, sizeof v);
 }
 

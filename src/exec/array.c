@@ -38,13 +38,9 @@ const float *tw_array_tile(const tw_array *a, uint64_t at, float *buf) {
     return buf;
 }
 
-static bool is_sparse(const tw_spec *s) {
-    return tw_codec_get(s->codec)->traits(s) & TW_TRAIT_SPARSE;
-}
-
 tw_noise tw_array_noise(const tw_array *a, uint64_t index) {
     const char *name = a->args.name ? a->args.name : "";
-    tw_spec values = is_sparse(a->spec) ? tw_spec_values(a->spec) : *a->spec;
+    tw_spec values = tw_codec_is_sparse(a->spec) ? tw_spec_values(a->spec) : *a->spec;
     return tw_noise_of(&values, tw_hash64(name, strlen(name), 0), a->args.step, 0, 0, index);
 }
 
@@ -81,6 +77,8 @@ tw_status tw_encode(const tw_spec *s, const tw_array_args *args, const void *in,
     tw_fpenv env = tw_fp_enter();
     if (tw_codec_is_sparse(s))
         st = tw_sparse_encode(&a, dst, cap, &done, &sum);
+    else if (tw_codec_is_lowrank(s))
+        tw_matrix_encode(&a, dst, &done, &sum);
     else
         encode_tiles(&a, dst, &done, &sum);
     tw_fp_leave(env);
@@ -114,14 +112,16 @@ tw_status tw_decode(const tw_spec *s, const tw_array_args *args, const void *src
     tw_status st = check("tw_decode", &a, args, out, src);
     if (st < 0)
         return st;
-    bool sparse = tw_codec_is_sparse(s);
-    if (!sparse && len != tw_spec_bound(s, count, t))
+    bool sparse = tw_codec_is_sparse(s), lowrank = tw_codec_is_lowrank(s);
+    if (!sparse && !lowrank && len != tw_spec_bound(s, count, t))
         return tw_fail(TW_ERR_CORRUPT, "tw_decode: %llu bytes cannot be %llu values: %llu would be",
                        (unsigned long long)len, (unsigned long long)count,
                        (unsigned long long)tw_spec_bound(s, count, t));
     tw_fpenv env = tw_fp_enter();
     if (sparse)
         st = tw_sparse_decode(&a, src, len, out);
+    else if (lowrank)
+        st = tw_matrix_decode(&a, src, len, out);
     else
         decode_tiles(&a, src, out);
     tw_fp_leave(env);

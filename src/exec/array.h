@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * An array on its way through a codec: what array.c and sparse.c share. */
+ * An array on its way through a codec: what array.c, sparse.c and matrix.c share. */
 #ifndef TW_ARRAY_H
 #define TW_ARRAY_H
 
@@ -23,5 +23,7 @@ tw_noise tw_array_noise(const tw_array *a, uint64_t index);
 
 tw_status tw_sparse_encode(const tw_array *a, void *dst, uint64_t cap, uint64_t *len, tw_array_stat *stat);
 tw_status tw_sparse_decode(const tw_array *a, const void *src, uint64_t len, void *out);
+void tw_matrix_encode(const tw_array *a, void *dst, uint64_t *len, tw_array_stat *stat); /* low-rank codecs */
+tw_status tw_matrix_decode(const tw_array *a, const void *src, uint64_t len, void *out);
 
 #endif

@@ -6,7 +6,7 @@
 
 static tw_status run_kernel(tw_exec *x, const tw_action *a, uint32_t *len) {
     bool of_frame = a->kernel <= TW_K_DECODE || a->kernel == TW_K_PUBLISH || a->kernel == TW_K_ANSWER;
-    const tw_frame *f = of_frame && x->plan->nframe ? &x->plan->frame[a->frame] : NULL;
+    const tw_frame *f = of_frame && a->frame < x->plan->nframe ? &x->plan->frame[a->frame] : NULL;
     switch ((tw_kernel)a->kernel) {
     case TW_K_ENCODE:
         if (x->plan->linear)
@@ -16,10 +16,7 @@ static tw_status run_kernel(tw_exec *x, const tw_action *a, uint32_t *len) {
         return TW_OK;
     case TW_K_REDUCE:
     case TW_K_PUBLISH:
-        if (f->sparse)
-            tw_exec_sum(x, f);
-        else
-            *len = tw_exec_reduce(x, f);
+        *len = f->sparse ? tw_exec_sum(x, f) : tw_exec_reduce(x, f);
         return TW_OK;
     case TW_K_SELECT:
         tw_exec_select(x, a->frame, a->hop);
@@ -28,9 +25,24 @@ static tw_status run_kernel(tw_exec *x, const tw_action *a, uint32_t *len) {
         *len = tw_exec_answer(x, f);
         return TW_OK;
     case TW_K_VERDICT:
-        return x->plan->linear ? tw_linear_verdict(x) : tw_exec_verdict(x);
+        return x->plan->linear ? tw_linear_verdict(x) : x->plan->gather ? tw_gather_verdict(x) : tw_exec_verdict(x);
     case TW_K_DECODE:
-        tw_exec_decode(x, f);
+        if (f)
+            tw_exec_decode(x, f);
+        else
+            tw_lowrank_decode(x, &x->plan->unit[a->frame - x->plan->nframe]);
+        return TW_OK;
+    case TW_K_START:
+        tw_lowrank_begin(x, a);
+        return TW_OK;
+    case TW_K_RIGHT:
+        tw_lowrank_right(x, a);
+        return TW_OK;
+    case TW_K_ORTHO:
+        tw_lowrank_ortho(x, a);
+        return TW_OK;
+    case TW_K_LEFT:
+        tw_lowrank_left(x, a);
         return TW_OK;
     case TW_K_AGREED:
         return tw_exec_agreed(x);

@@ -64,35 +64,57 @@ void tw_keep_slot(const tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n)
     memcpy(l->e_new + at, l->e + at, (size_t)n * sizeof(float));
 }
 
-static bool any_nonfinite(const float *y, uint32_t n) {
+void tw_fill_nan(float *v, uint32_t n) {
     for (uint32_t i = 0; i < n; i++)
+        memcpy(&v[i], &(uint32_t){0x7fc00000u}, sizeof *v);
+}
+
+bool tw_any_nonfinite(const float *y, uint64_t n) {
+    for (uint64_t i = 0; i < n; i++)
         if (!isfinite(y[i]))
             return true;
     return false;
 }
 
 /* A tile that came back as NaN: what this rank encoded for it did not arrive, so its residual is as before the step. */
-static void restore_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *y) {
-    if (l->e && any_nonfinite(y, n))
+static bool restore_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *y) {
+    bool bad = l->e && tw_any_nonfinite(y, n);
+    if (bad)
         tw_keep_slot(x, l, tile, n);
+    return bad;
 }
 
-static void decode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const uint8_t *src, bool flagged) {
+/* t: of the payload. rounds: into the slot goes what the dtype loses. */
+static void decode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const uint8_t *src, tw_dtype t,
+                        bool flagged, bool rounds) {
     tw_exec_layer *l = &x->layer[layer];
-    bool wanted;
+    bool wanted, bad = false;
     float *to = tw_tile_target(x, layer, tile, n, &wanted);
     tw_noise noise = tw_shared_noise(x, l, tile);
     if (to && !flagged) {
-        x->k->decode_stream[l->result.codec](&l->result, l->dtype, src, to, n, &noise);
+        x->k->decode_stream[l->result.codec](&l->result, t, src, to, n, &noise);
         return;
     }
-    if (!wanted && !flagged)
+    if (!wanted && !flagged && !rounds)
         return;
-    x->k->decode_set[l->result.codec](&l->result, l->dtype, src, x->tile, n, &noise);
+    x->k->decode_set[l->result.codec](&l->result, t, src, x->tile, n, &noise);
     if (flagged)
-        restore_slot(x, l, tile, n, x->tile);
+        bad = restore_slot(x, l, tile, n, x->tile);
+    if (rounds && !bad)
+        tw_keep_rounding(x, l, tile * x->plan->tile, n, x->tile);
     if (wanted)
         tw_tile_store(x, layer, tile, n, x->tile);
+}
+
+/* An own tile, from where its sum waits. Returns the bytes of it in the frame's home: sums of sparse layers have another. */
+static uint32_t decode_home(tw_exec *x, const tw_frame *f, uint32_t layer, uint64_t tile, const uint8_t *src,
+                            bool flagged) {
+    const tw_exec_layer *l = &x->layer[layer];
+    uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
+    if (f->sparse)
+        src = (const uint8_t *)tw_waiting(x, layer, tile, 2);
+    decode_tile(x, layer, tile, n, src, f->sparse ? TW_F32 : l->dtype, flagged, false);
+    return f->sparse ? 0 : tw_codec_get(l->result.codec)->bytes(&l->result, n, l->dtype);
 }
 
 /* Reduce-scatter: own tiles are written from where their sums wait; of others' tiles the answer says which became NaN. */
@@ -105,19 +127,21 @@ static void decode_block(tw_exec *x, const tw_frame *f) {
         if (t.code == TW_CODE_ABSENT)
             continue;
         for (uint32_t k = 0; k < run->n; k++) {
-            uint32_t n = tw_tile_len(l->count, x->plan->tile, run->first + k);
-            if (f->owner == x->plan->me) {
-                decode_tile(x, run->layer, run->first + k, n, src, t.code != 0);
-                src += tw_codec_get(l->result.codec)->bytes(&l->result, n, l->dtype);
-            } else if (l->e && (bits[k / 8] >> k % 8 & 1)) {
-                tw_keep_slot(x, l, run->first + k, n);
-            }
+            uint64_t tile = run->first + k;
+            if (f->owner == x->plan->me)
+                src += decode_home(x, f, run->layer, tile, src, t.code != 0);
+            else if (l->e && (bits[k / 8] >> k % 8 & 1))
+                tw_keep_slot(x, l, tile, tw_tile_len(l->count, x->plan->tile, tile));
         }
         bits += run->answer;
     }
 }
 
 void tw_exec_decode(tw_exec *x, const tw_frame *f) {
+    if (x->plan->gather) {
+        tw_gather_decode(x, f);
+        return;
+    }
     if (x->plan->kind == TW_KIND_REDUCE_SCATTER) {
         decode_block(x, f);
         return;
@@ -128,6 +152,8 @@ void tw_exec_decode(tw_exec *x, const tw_frame *f) {
         const tw_tiles *run = &x->plan->run[f->run0 + i];
         const tw_exec_layer *l = &x->layer[run->layer];
         uint32_t code = linear ? l->code : trailer2(x, f, i).code;
+        tw_dtype sent_as = tw_sent_as(x, l);
+        bool rounds = linear && f->owner == x->plan->me && tw_keeps_rounding(l);
         if (code == TW_CODE_ABSENT) {
             src += linear ? run->bytes : 0;
             continue;
@@ -138,8 +164,8 @@ void tw_exec_decode(tw_exec *x, const tw_frame *f) {
         }
         for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
             uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
-            decode_tile(x, run->layer, tile, n, src, code != 0);
-            src += tw_codec_get(l->result.codec)->bytes(&l->result, n, l->dtype);
+            decode_tile(x, run->layer, tile, n, src, sent_as, code != 0, rounds);
+            src += tw_codec_get(l->result.codec)->bytes(&l->result, n, sent_as);
         }
     }
 }
@@ -151,11 +177,12 @@ static bool is_absent(uint32_t hop, uint32_t word) {
     return hop == 1 ? word & TW_RUN_ABSENT : word == TW_CODE_ABSENT;
 }
 static bool is_possible(const tw_exec *x, uint32_t hop, const uint8_t *trailer) {
-    tw_trailer1 one;
+    tw_trailer1 one = {0};
     tw_trailer2 two;
     if (hop == 1) {
-        memcpy(&one, trailer, sizeof one);
-        return !(one.flags & ~(TW_RUN_NONFINITE | TW_RUN_ABSENT)) && one.x_norm >= 0 && one.e_norm >= 0;
+        memcpy(&one, trailer, tw_trailer_bytes(x->plan, 1));
+        return !(one.flags & ~(TW_RUN_NONFINITE | TW_RUN_ABSENT)) && one.x_norm >= 0 && one.e_norm >= 0 &&
+               one.before >= 0;
     }
     memcpy(&two, trailer, sizeof two);
     return (two.code == TW_CODE_ABSENT || two.code <= (uint32_t)x->plan->size) && two.bound >= 0;
@@ -177,7 +204,7 @@ static tw_status accept_spans(const tw_exec *x, const tw_frame *f, uint32_t hop,
 
 static tw_status accept_runs(const tw_exec *x, const tw_frame *f, uint32_t hop, const uint8_t *frame, uint64_t len,
                              int who) {
-    uint32_t each = hop == 1 ? TW_TRAILER1_BYTES : TW_TRAILER2_BYTES;
+    uint32_t each = tw_trailer_bytes(x->plan, hop);
     uint64_t want = TW_HEADER_BYTES + (uint64_t)f->nrun * each;
     if (len < want)
         return tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has no room for its trailers", who, f->index);
@@ -191,7 +218,7 @@ static tw_status accept_runs(const tw_exec *x, const tw_frame *f, uint32_t hop, 
                            x->layer[run->layer].name);
         want += is_absent(hop, word) ? 0 : hop == 1 ? run->bytes : run->answer;
     }
-    if (f->sparse)
+    if (tw_has_spans(x->plan, f, hop))
         return accept_spans(x, f, hop, frame + TW_HEADER_BYTES, trailers, each);
     return len == want ? TW_OK
                        : tw_fail(TW_ERR_CORRUPT, "rank %d: frame %u has %llu bytes instead of %llu", who, f->index,

@@ -4,8 +4,7 @@
  * one call while it is in L1; the new residual goes to the other buffer. */
 #include "exec/stages.h"
 
-static uint32_t tile_bytes(const tw_exec *x, const tw_exec_layer *l, uint32_t n) {
-    (void)x;
+static uint32_t tile_bytes(const tw_exec_layer *l, uint32_t n) {
     return tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype);
 }
 
@@ -47,11 +46,11 @@ void tw_encode_part(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const
                 .out = e_new,
                 .scale = x->input_scale,
                 .n = n,
-                .dtype = l->dtype,
+                .dtype = tw_sent_as(x, l),
                 .dst = dst};
     tw_variant v = !e ? TW_V_PLAIN : l->drain ? TW_V_DRAIN : TW_V_EF;
     a.noise = tw_tile_noise(x, l, tile, 1);
-    a.part = x->plan->kind == TW_KIND_ALLREDUCE;
+    a.part = x->plan->kind == TW_KIND_ALLREDUCE && !x->plan->gather;
     x->k->encode[l->spec.codec][v](&l->spec, &a, st);
 }
 
@@ -63,15 +62,40 @@ void tw_settle_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, con
         memset(l->e_new + at, 0, (size_t)n * sizeof(float));
 }
 
-static void encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, uint8_t *dst, tw_tile_stat *st) {
+void tw_encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool fold, uint8_t *dst, tw_tile_stat *st) {
     tw_exec_layer *l = &x->layer[layer];
     uint64_t at = tile * x->plan->tile;
-    tw_encode_part(x, layer, tile, n, l->e ? l->e + at : NULL, l->e ? l->e_new + at : NULL, dst, st);
+    float *e = x->tile + TW_MAX_TILE, *e_new = x->tile + 2 * TW_MAX_TILE;
+    const tw_spec plain = TW_SPEC_INIT;
+    if (!fold) {
+        tw_encode_part(x, layer, tile, n, l->e ? l->e + at : NULL, l->e ? l->e_new + at : NULL, dst, st);
+    } else {
+        x->k->set_scaled(e, l->e + at, (float)x->plan->size, n);
+        tw_encode_part(x, layer, tile, n, e, e_new, dst, st);
+        x->k->set_scaled(e_new, e_new, 1.0f / (float)x->plan->size, n);
+        x->k->decode_stream[TW_CODEC_NONE](&plain, TW_F32, e_new, l->e_new + at, n, NULL);
+    }
     tw_settle_slot(x, l, tile, n, st);
 }
 
-static uint8_t *encode_run(tw_exec *x, const tw_tiles *run, uint8_t *dst, tw_trailer1 *t) {
+/* What a gather's trailers have beside: the square of a residual that counts so many times, and the owner's errors so far. */
+static void add_folded(const tw_exec *x, const tw_frame *f, const tw_tiles *run, bool fold, tw_trailer1 *t) {
+    const tw_exec_layer *l = &x->layer[run->layer];
+    double sq = 0, acc, bound;
+    if (!x->plan->gather)
+        return;
+    for (uint64_t tile = run->first; fold && !l->absent && tile < run->first + run->n; tile++)
+        sq += x->k->sum_sq(l->e + tile * x->plan->tile, tw_tile_len(l->count, x->plan->tile, tile));
+    t->x_norm = tw_float_up((double)t->x_norm + x->plan->size * (double)tw_norm_up(sq));
+    if (l->cert && f->owner == x->plan->me) {
+        tw_cert_read(l->cert, run->first, run->n, &acc, &bound);
+        t->before = tw_float_up(acc);
+    }
+}
+
+static uint8_t *encode_run(tw_exec *x, const tw_frame *f, const tw_tiles *run, uint8_t *dst, tw_trailer1 *t) {
     tw_exec_layer *l = &x->layer[run->layer];
+    bool fold = x->plan->gather && tw_is_folded(x, run->layer, f->owner);
     double x_sq = 0, e_sq = 0;
     *t = (tw_trailer1){.flags = l->absent ? TW_RUN_ABSENT : 0};
     bool tiled = !tw_codec_is_sparse(&l->spec);
@@ -82,12 +106,12 @@ static uint8_t *encode_run(tw_exec *x, const tw_tiles *run, uint8_t *dst, tw_tra
             continue;
         }
         tw_tile_stat st;
-        encode_tile(x, run->layer, tile, n, dst, &st);
+        tw_encode_tile(x, run->layer, tile, n, fold, dst, &st);
         if (st.nonfinite)
             t->flags |= TW_RUN_NONFINITE;
         x_sq += st.x_sq;
         e_sq += st.e_sq;
-        dst += tile_bytes(x, l, n);
+        dst += tile_bytes(l, n);
     }
     if (!tiled && !l->absent) {
         tw_run_sum s = {0};
@@ -97,22 +121,25 @@ static uint8_t *encode_run(tw_exec *x, const tw_tiles *run, uint8_t *dst, tw_tra
         x_sq = s.x_sq;
         e_sq = s.e_sq;
     }
+    e_sq *= fold && l->absent ? (double)x->plan->size * x->plan->size : 1.0;
     t->x_norm = tw_norm_up(x_sq);
     t->e_norm = tw_norm_up(e_sq);
+    add_folded(x, f, run, fold, t);
     return dst;
 }
 
 uint32_t tw_exec_encode(tw_exec *x, const tw_frame *f) {
     uint8_t *frame = x->arena + f->hop1_at, *dst = frame + TW_HEADER_BYTES;
     /* Trailers lie behind the payload, whose length is known once absent layers are: they are kept aside meanwhile. */
-    uint8_t *aside = frame + f->hop1_cap - f->nrun * TW_TRAILER1_BYTES;
+    uint32_t each = tw_trailer_bytes(x->plan, 1), trailers = f->nrun * each;
+    uint8_t *aside = frame + f->hop1_cap - trailers;
     for (uint32_t i = 0; i < f->nrun; i++) {
         tw_trailer1 t;
-        dst = encode_run(x, &x->plan->run[f->run0 + i], dst, &t);
-        memcpy(aside + i * TW_TRAILER1_BYTES, &t, TW_TRAILER1_BYTES);
+        dst = encode_run(x, f, &x->plan->run[f->run0 + i], dst, &t);
+        memcpy(aside + i * each, &t, each);
     }
-    memmove(dst, aside, f->nrun * TW_TRAILER1_BYTES);
-    uint32_t len = (uint32_t)(dst - frame) + f->nrun * TW_TRAILER1_BYTES;
+    memmove(dst, aside, trailers);
+    uint32_t len = (uint32_t)(dst - frame) + trailers;
     tw_frame_seal(frame, len, 1, f->index, x->stamp, 0);
     return len;
 }

@@ -17,9 +17,10 @@ typedef struct tw_stamp { /* what all frames of one op share */
 enum { TW_FRAME_POISON = 1 }; /* header flags */
 #define TW_MAGIC 0x57495754u  /* "TWIW" */
 
-typedef struct tw_trailer1 { /* per run, little endian, 12 bytes */
+typedef struct tw_trailer1 { /* per run, little endian, 12 bytes, or 16 */
     uint32_t flags;
     float x_norm, e_norm; /* rounded up */
+    float before;         /* of a gather: errors so far, from the owner */
 } tw_trailer1;
 enum { TW_RUN_NONFINITE = 1, TW_RUN_ABSENT = 2 };
 
@@ -65,9 +66,14 @@ typedef struct tw_exec_layer {
     /* linear plans: this rank's squares, flags and earlier errors in own tiles, for the notes; the layer's bound before the
      * step, squared; then the verdict. */
     double x_sq, e_sq, fold_sq, before_sq, last_sq, gained_sq;
+    double out_sq, left_sq; /* of the result, where its dtype rounds it; of this rank's left factor */
     uint64_t values;
     uint32_t overflow, code; /* as in tw_trailer2 */
     bool flagged;
+    /* Matrices: the left factor of the last step (NULL: begin anew), and where this step's goes (NULL: nobody keeps it). */
+    const float *left;
+    float *left_new;
+    bool broken; /* a sum was not finite: all ranks see it, and leave the rest out */
 } tw_exec_layer;
 
 /* Of a tile of a layer whose k largest are kept. */
@@ -83,6 +89,7 @@ typedef struct tw_exec_part { /* of a sparse layer */
 } tw_exec_part;
 typedef struct tw_picks tw_picks;
 typedef struct tw_run_sum tw_run_sum;
+typedef struct tw_reader tw_reader;
 
 typedef struct tw_exec_piece {
     uint32_t layer;
@@ -104,6 +111,7 @@ typedef struct tw_exec {
     uint32_t *cursor;      /* [size]: position in each peer's payload */
     const uint8_t **part;  /* [size]: scratch, what each rank sent of a tile */
     float *tile;           /* 4 tiles of scratch, 64-byte aligned */
+    float *rows;           /* [plan->unit_values], where a unit of rows is not in one place; NULL: no matrix */
     tw_exec_part *part_of; /* sparse layers [nlayer]; from here on NULL where the plan has none */
     tw_picks *picks;
     float *aside;          /* [plan->aside_room]: a sample, or what may turn out to be kept */
@@ -112,7 +120,9 @@ typedef struct tw_exec {
     uint16_t *kept_place;  /* [plan->kept_room] */
     tw_kept_of *kept_of;   /* [plan->part_tiles] */
     uint32_t *flagged;     /* bits of tiles: NaN or Inf, in what this rank sends of them or as their owner */
-    tw_run_sum *sums;      /* of own runs, between their sum and the answer [plan->nrun - plan->own_run] */
+    tw_run_sum
+        *sums; /* of own runs, between their sum and the answer, or of all of a gather [plan->nrun - plan->own_run] */
+    tw_reader *reader; /* gather of sparse layers: in each rank's spans [size] */
     tw_stamp stamp;
     uint32_t draw; /* of random numbers: the step, or without steps the op's number; the same on all ranks */
     float input_scale;
@@ -135,6 +145,11 @@ tw_status tw_exec_native(tw_exec *x, const tw_action *a, float **buf, uint64_t *
 /* Values of a tile, as fp32: the user's memory itself where it can be, else gathered into buf. */
 const float *tw_tile_load(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, float *buf);
 void tw_tile_store(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const float *y);
+/* The same of any values, in the layer's dtype where they lie together and aligned (else NULL), or as fp32. */
+const void *tw_values_at(const tw_exec *x, uint32_t layer, uint64_t at, uint32_t n);
+void tw_values_load(const tw_exec *x, uint32_t layer, uint64_t at, uint32_t n, float *to);
+void *tw_values_target(const tw_exec *x, uint32_t layer, uint64_t at, uint32_t n, bool *wanted);
+void tw_values_store(const tw_exec *x, uint32_t layer, uint64_t at, uint32_t n, const float *y);
 /* Where decoded fp32 values may go straight to: the output, if it is one aligned fp32 run; else NULL. wanted: any
  * output. */
 float *tw_tile_target(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool *wanted);

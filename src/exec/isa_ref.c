@@ -33,6 +33,7 @@
 
 #include "compressors/kernels/ref/index.inc"
 #include "compressors/kernels/ref/select.inc"
+#include "compressors/kernels/ref/lowrank.inc"
 
 double tw_slow_sum_sq(const float *x, uint32_t n) {
     return tw_ref_all_finite(x, n) ? tw_ref_finite_sum_sq(x, n) : (double)tw_float_of(TW_QUIET_NAN_BITS);

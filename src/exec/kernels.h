@@ -8,6 +8,7 @@
 
 #include "compressors/codec.h"
 #include "compressors/index.h"
+#include "compressors/lowrank.h"
 #include "compressors/sparse.h"
 
 /* Variants of one encode loop.
@@ -37,6 +38,7 @@ typedef struct tw_kernels {
     tw_look_fn look;
     tw_count_fn count;
     tw_radix_fn radix;
+    const tw_lowrank_loops *lowrank;
 } tw_kernels;
 
 extern const tw_kernels tw_kernels_ref;

@@ -8,12 +8,8 @@
 #include "compressors/randk.h"
 #include <math.h>
 
-static float *payloads(const tw_exec *x) {
-    return (float *)(void *)(x->arena + x->plan->sum_at);
-}
-
 static float *notes_of(const tw_exec *x, uint32_t layer) {
-    return payloads(x) + x->plan->notes_at + (uint64_t)layer * tw_notes_of(x->plan->size);
+    return (float *)(void *)(x->arena + x->plan->notes_at) + (uint64_t)layer * tw_notes_of(x->plan->size);
 }
 
 static double weight_of(const tw_exec *x) {
@@ -22,39 +18,20 @@ static double weight_of(const tw_exec *x) {
 
 /* ---- encode ---- */
 
-static bool folds(const tw_exec *x, const tw_frame *f, const tw_exec_layer *l) {
-    return l->e && x->redop == TW_AVG && f->owner == x->plan->me;
-}
-
-static void encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool fold, uint8_t *dst,
-                        tw_tile_stat *st) {
-    tw_exec_layer *l = &x->layer[layer];
-    uint64_t at = tile * x->plan->tile;
-    float *e = x->tile + TW_MAX_TILE, *e_new = x->tile + 2 * TW_MAX_TILE;
-    if (!fold) {
-        tw_encode_part(x, layer, tile, n, l->e ? l->e + at : NULL, l->e ? l->e_new + at : NULL, dst, st);
-    } else {
-        x->k->set_scaled(e, l->e + at, (float)x->plan->size, n);
-        tw_encode_part(x, layer, tile, n, e, e_new, dst, st);
-        x->k->set_scaled(l->e_new + at, e_new, 1.0f / (float)x->plan->size, n);
-    }
-    tw_settle_slot(x, l, tile, n, st);
-}
-
 static void encode_run(tw_exec *x, const tw_frame *f, const tw_tiles *run, uint8_t *dst) {
     tw_exec_layer *l = &x->layer[run->layer];
-    bool fold = folds(x, f, l);
+    bool fold = tw_is_folded(x, run->layer, f->owner);
     double ranks_sq = fold ? (double)x->plan->size * x->plan->size : 1.0, acc, bound;
     for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
         uint32_t n = tw_tile_len(l->count, x->plan->tile, tile), bytes;
         tw_tile_stat st;
-        bytes = tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype);
+        bytes = tw_codec_get(l->spec.codec)->bytes(&l->spec, n, TW_F32);
         if (l->absent) {
             l->e_sq += ranks_sq * tw_keep_residual(x, l, tile * x->plan->tile, n);
             memset(dst, 0, bytes);
         } else {
             l->fold_sq += fold ? ranks_sq * x->k->sum_sq(l->e + tile * x->plan->tile, n) : 0.0;
-            encode_tile(x, run->layer, tile, n, fold, dst, &st);
+            tw_encode_tile(x, run->layer, tile, n, fold, dst, &st);
             l->flagged = l->flagged || st.nonfinite;
             l->x_sq += st.x_sq;
             l->e_sq += st.e_sq;
@@ -75,6 +52,12 @@ void tw_linear_encode(tw_exec *x, const tw_frame *f) {
     }
 }
 
+/* A factor is rounded with each product that it is in: docs/design.md. As a part of what P + 4 roundings are counted for. */
+static double of_factors(const tw_exec *x, const tw_exec_layer *l) {
+    double r = l->spec.rank;
+    return sqrt(l->left_sq) * (1 + 3 * r * sqrt(r) / (x->plan->size + 4));
+}
+
 /* All frames are encoded: what this rank has to say of each layer. */
 void tw_linear_note(tw_exec *x) {
     uint32_t words = tw_note_words(x->plan->size), me = (uint32_t)x->plan->me;
@@ -86,9 +69,31 @@ void tw_linear_note(tw_exec *x) {
         note[me / TW_NOTE_BITS] = l->flagged ? mine : 0.0f;
         note[words + me / TW_NOTE_BITS] = l->absent ? mine : 0.0f;
         norm[TW_NOTE_HELD] = tw_norm_up(l->e_sq);
-        norm[TW_NOTE_ROUNDED] =
-            tw_float_up((double)tw_norm_up(l->x_sq) + (double)norm[TW_NOTE_HELD] + (double)tw_norm_up(l->fold_sq));
+        norm[TW_NOTE_ROUNDED] = tw_float_up((double)tw_norm_up(l->x_sq) + (double)norm[TW_NOTE_HELD] +
+                                            (double)tw_norm_up(l->fold_sq) + of_factors(x, l) * (1 + 0x1p-15));
         norm[TW_NOTE_BEFORE] = tw_norm_up(l->before_sq);
+    }
+}
+
+/* ---- halves: the residuals of their values hold what the dtype lost ---- */
+
+float tw_stored_limit(tw_dtype t) {
+    return t == TW_F16 ? 65520.0f : t == TW_BF16 ? 0x1.ffp127f : INFINITY;
+}
+
+bool tw_keeps_rounding(const tw_exec_layer *l) {
+    return l->dtype != TW_F32 && l->e && !l->drain;
+}
+
+void tw_keep_rounding(const tw_exec *x, const tw_exec_layer *l, uint64_t at, uint64_t n, const float *y) {
+    uint8_t *half = (uint8_t *)(x->tile + 3 * TW_MAX_TILE);
+    float *stored = x->tile + 2 * TW_MAX_TILE;
+    for (uint64_t done = 0; done < n; done += TW_MAX_TILE) {
+        uint32_t m = n - done < TW_MAX_TILE ? (uint32_t)(n - done) : TW_MAX_TILE;
+        tw_narrow(x->k, half, y + done, m, l->dtype);
+        tw_widen(x->k, stored, half, m, l->dtype);
+        for (uint32_t i = 0; i < m; i++)
+            l->e_new[at + done + i] += y[done + i] - stored[i];
     }
 }
 
@@ -119,38 +124,49 @@ static tw_status check_notes(const tw_exec *x, uint32_t layer) {
                           x->layer[layer].name);
 }
 
-/* From sum to result, in place. True: some value is not finite. */
-static bool scale_tile(const tw_exec *x, float *v, uint32_t m, float gain, double *gained_sq) {
-    float inverse = x->redop == TW_AVG ? 1.0f / (float)x->plan->size : 1.0f;
-    double sq = 0.0;
+/* From sum to result, in place. True: some value is not finite, or will not be. */
+static bool scale_tile(const tw_exec *x, tw_exec_layer *l, float *v, uint32_t m, float gain) {
+    float inverse = x->redop == TW_AVG ? 1.0f / (float)x->plan->size : 1.0f, limit = tw_stored_limit(l->dtype);
+    double gained_sq = 0.0, out_sq = 0.0;
     bool bad = false;
     for (uint32_t i = 0; i < m; i++) {
         float mean = v[i] * inverse;
         v[i] = mean * gain;
-        sq += ((double)v[i] - (double)mean) * ((double)v[i] - (double)mean);
-        bad = bad || !isfinite(v[i]);
+        gained_sq += ((double)v[i] - (double)mean) * ((double)v[i] - (double)mean);
+        out_sq += (double)v[i] * (double)v[i];
+        bad = bad || !(fabsf(v[i]) < limit);
         if (v[i] != v[i])
             memcpy(&v[i], &(uint32_t){0x7fc00000u}, sizeof *v);
     }
-    *gained_sq += bad ? 0.0 : sq;
+    l->gained_sq += bad ? 0.0 : gained_sq;
+    l->out_sq += bad ? 0.0 : out_sq;
     return bad;
 }
 
-/* With feedback a tile that has NaN or Inf is NaN as a whole, which its first value says. */
+/* With feedback a tile that has NaN or Inf is NaN as a whole. */
 static void scale_run(tw_exec *x, const tw_frame *f, const tw_tiles *run, float *v) {
     tw_exec_layer *l = &x->layer[run->layer];
     for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
         uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
-        uint32_t m = tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype) / sizeof *v;
+        uint32_t m = tw_codec_get(l->spec.codec)->bytes(&l->spec, n, TW_F32) / sizeof *v;
+        float gain = l->spec.codec == TW_CODEC_RANDK ? tw_randk_gain(&l->spec, n) : 1.0f;
         l->values += n;
-        if (scale_tile(x, v, m, tw_randk_gain(&l->spec, n), &l->gained_sq)) {
+        if (scale_tile(x, l, v, m, gain)) {
             uint32_t code = 1 + (uint32_t)f->owner;
             l->overflow = l->overflow && l->overflow < code ? l->overflow : code;
-            if (l->spec.feedback != TW_FEEDBACK_NONE)
-                memcpy(v, &(uint32_t){0x7fc00000u}, sizeof *v);
+            for (uint32_t i = 0; l->spec.feedback != TW_FEEDBACK_NONE && i < m; i++)
+                memcpy(v + i, &(uint32_t){0x7fc00000u}, sizeof *v);
         }
         v += m;
     }
+}
+
+/* What halves lose of the result: half a unit in the last place, or half of the smallest number. */
+static double stored_loss(const tw_exec_layer *l) {
+    double least = sqrt((double)l->values), norm = sqrt(l->out_sq) * (1 + 0x1p-10);
+    return l->dtype == TW_F16    ? norm * 0x1p-11 + least * 0x1p-25
+           : l->dtype == TW_BF16 ? norm * 0x1p-8 + least * 0x1p-134
+                                 : 0.0;
 }
 
 /* docs/design.md derives it: what is held is bounded by the norms' sum, and what was rounded or lost adds up, for all
@@ -158,10 +174,11 @@ static void scale_run(tw_exec *x, const tw_frame *f, const tw_tiles *run, float 
 static void certify(const tw_exec *x, tw_exec_layer *l, const float *norm) {
     double any_order = 1.0 + x->plan->size * 0x1p-23, w = weight_of(x), ranks = x->plan->size + 4;
     bool holds = l->spec.feedback != TW_FEEDBACK_NONE;
-    double lost = w * norm[TW_NOTE_HELD] * any_order + sqrt(l->gained_sq) * (1 + 0x1p-40);
+    double lost = w * norm[TW_NOTE_HELD] * any_order + sqrt(l->gained_sq) * (1 + 0x1p-40) + stored_loss(l);
     double bound = norm[TW_NOTE_BEFORE] * any_order + (holds ? lost : 0.0);
-    l->joint = ranks * 0x1p-24 * w * norm[TW_NOTE_ROUNDED] * any_order + sqrt((double)l->values) * ranks * 0x1p-149 +
-               (holds ? 0.0 : lost);
+    l->joint = ranks * 0x1p-24 * w * norm[TW_NOTE_ROUNDED] * any_order +
+               sqrt((double)l->values) * (ranks + 2 * l->spec.rank) * 0x1p-149 +
+               (holds ? 0x1p-24 * stored_loss(l) : lost);
     l->bound_sq = bound * bound * (1 + 0x1p-40);
     l->stale = l->code != 0;
 }
@@ -177,6 +194,22 @@ static void write_ledger(const tw_exec *x, const tw_tiles *run) {
     }
 }
 
+static void write_ledgers(const tw_exec *x) {
+    const tw_plan *p = x->plan;
+    for (uint32_t i = 0; i < p->nframe; i++) {
+        const tw_frame *f = &p->frame[i];
+        for (uint32_t r = f->run0; f->owner == p->me && r < f->run0 + f->nrun; r++)
+            write_ledger(x, &p->run[r]);
+    }
+    for (uint32_t i = 0; i < p->nmatrix; i++) {
+        const tw_plan_matrix *m = &p->matrix[i];
+        tw_tiles own = {
+            .layer = m->layer, .first = m->own_first / p->tile, .n = (uint32_t)tw_layer_tiles(m->own_n, p->tile)};
+        write_ledger(x, &own);
+        tw_lowrank_keep(x, m);
+    }
+}
+
 static void conclude(tw_exec *x, uint32_t layer) {
     tw_exec_layer *l = &x->layer[layer];
     uint32_t words = tw_note_words(x->plan->size);
@@ -186,8 +219,8 @@ static void conclude(tw_exec *x, uint32_t layer) {
     l->all_absent = n == x->plan->size;
     l->code = l->all_absent ? TW_CODE_ABSENT : flagged >= 0 ? 1 + (uint32_t)flagged : l->overflow;
     l->bound_sq = 0;
-    l->stale = l->all_absent;
-    if (!l->all_absent)
+    l->stale = l->all_absent || (l->code && tw_codec_is_lowrank(&l->spec)); /* a matrix is bad as a whole */
+    if (!l->stale)
         certify(x, l, note + 2 * words);
     if (l->code && !l->all_absent)
         tw_note_nonfinite(x, layer, l->code);
@@ -205,12 +238,10 @@ tw_status tw_linear_verdict(tw_exec *x) {
         for (uint32_t r = f->run0; r < f->run0 + f->nrun; v += x->plan->run[r++].bytes)
             scale_run(x, f, &x->plan->run[r], (float *)(void *)v);
     }
+    for (uint32_t i = 0; i < x->plan->nmatrix; i++)
+        tw_lowrank_settle(x, &x->plan->matrix[i]);
     for (uint32_t i = 0; i < x->nlayer; i++)
         conclude(x, i);
-    for (uint32_t i = 0; i < x->plan->nframe; i++) {
-        const tw_frame *f = &x->plan->frame[i];
-        for (uint32_t r = f->run0; f->owner == x->plan->me && r < f->run0 + f->nrun; r++)
-            write_ledger(x, &x->plan->run[r]);
-    }
+    write_ledgers(x);
     return tw_say_nonfinite(x);
 }

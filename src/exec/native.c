@@ -79,10 +79,12 @@ tw_status tw_exec_native(tw_exec *x, const tw_action *a, float **buf, uint64_t *
     }
     if (a->frame == TW_PAYLOADS) {
         tw_fpenv env = tw_fp_enter(); /* bounds of subnormal norms must not be flushed */
-        tw_linear_note(x);
+        tw_lowrank_flag(x, a->hop);
+        if (a->hop + 1u == x->plan->nsum)
+            tw_linear_note(x);
         tw_fp_leave(env);
-        *buf = (float *)(void *)(x->arena + x->plan->sum_at);
-        *count = x->plan->sum_values;
+        *buf = (float *)(void *)(x->arena + x->plan->sum[a->hop].at);
+        *count = x->plan->sum[a->hop].values;
         return TW_OK;
     }
     *buf = work_area(x, a->frame, &s);

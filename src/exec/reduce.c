@@ -8,28 +8,27 @@
 
 const uint8_t *tw_arrival(const tw_exec *x, const tw_frame *f, int rank) {
     uint32_t place = (uint32_t)(rank < x->plan->me ? rank : rank - 1);
-    return x->arena + f->hop1_at + (uint64_t)place * f->hop1_stride;
+    return x->arena + (rank == x->plan->me ? f->hop1_at : f->arrive_at + (uint64_t)place * f->hop1_stride);
 }
 
 tw_trailer1 tw_trailer1_of(const tw_exec *x, const tw_frame *f, int rank, uint32_t run) {
-    tw_trailer1 t;
-    uint32_t len;
+    tw_trailer1 t = {0};
+    uint32_t len, each = tw_trailer_bytes(x->plan, 1);
     const uint8_t *frame = tw_arrival(x, f, rank);
     memcpy(&len, frame + 24, sizeof len); /* the header's length, checked on arrival */
-    memcpy(&t, frame + len - (f->nrun - run) * TW_TRAILER1_BYTES, sizeof t);
+    memcpy(&t, frame + len - (f->nrun - run) * each, each);
     return t;
 }
 
-/* Nobody sent a part. */
-static bool alone(const tw_exec *x) {
+bool tw_sums_nothing(const tw_exec *x) {
     return x->plan->kind == TW_KIND_ALLGATHER || x->plan->kind == TW_KIND_BROADCAST;
 }
 
 void tw_read_trailers(const tw_exec *x, const tw_frame *f, uint32_t i, tw_run_sum *s) {
     const tw_exec_layer *l = &x->layer[x->plan->run[f->run0 + i].layer];
     s->any = !l->absent;
-    for (int r = 0; r < x->plan->size && !alone(x); r++) {
-        if (r == x->plan->me)
+    for (int r = 0; r < x->plan->size && !tw_sums_nothing(x); r++) {
+        if (r == x->plan->me && !x->plan->gather)
             continue;
         tw_trailer1 t = tw_trailer1_of(x, f, r, i);
         s->any = s->any || !(t.flags & TW_RUN_ABSENT);
@@ -43,7 +42,7 @@ void tw_read_trailers(const tw_exec *x, const tw_frame *f, uint32_t i, tw_run_su
 /* Whether rank r has the layer of run i. */
 bool tw_has_run(const tw_exec *x, const tw_frame *f, int r, uint32_t i) {
     return r == x->plan->me ? !x->layer[x->plan->run[f->run0 + i].layer].absent
-                            : !(tw_trailer1_of(x, f, r, i).flags & TW_RUN_ABSENT);
+                            : !tw_sums_nothing(x) && !(tw_trailer1_of(x, f, r, i).flags & TW_RUN_ABSENT);
 }
 
 void tw_note_own(tw_exec *x, const float *g, uint32_t n, tw_run_sum *s) {
@@ -54,8 +53,7 @@ void tw_note_own(tw_exec *x, const float *g, uint32_t n, tw_run_sum *s) {
     s->own_sq += isfinite(sq) ? sq : 0;
 }
 
-/* Sum of one tile over the ranks, in rank order. Advances every present peer's cursor. */
-static void sum_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, uint32_t n, float *sum, tw_run_sum *s) {
+void tw_sum_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, uint32_t n, float *sum, tw_run_sum *s) {
     const tw_tiles *run = &x->plan->run[f->run0 + i];
     const tw_exec_layer *l = &x->layer[run->layer];
     uint32_t bytes = tw_codec_get(l->spec.codec)->bytes(&l->spec, n, l->dtype);
@@ -63,7 +61,7 @@ static void sum_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, u
     for (int r = 0; r < x->plan->size; r++) {
         if (!tw_has_run(x, f, r, i))
             continue;
-        if (r == x->plan->me) {
+        if (r == x->plan->me && !x->plan->gather) {
             const float *g = tw_tile_load(x, run->layer, tile, n, x->tile + TW_MAX_TILE);
             (first ? x->k->set_scaled : x->k->add_scaled)(sum, g, x->input_scale, n);
             tw_note_own(x, g, n, s);
@@ -104,13 +102,6 @@ static bool reduce_at_once(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t t
     return true;
 }
 
-static bool all_finite(const float *y, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++)
-        if (!isfinite(y[i]))
-            return false;
-    return true;
-}
-
 /* Half-precision layers: receivers store the decoded value rounded, so the residual is taken against that. */
 static void encode_as_stored(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *sum, float scale,
                              void *dst, tw_tile_stat *st) {
@@ -128,7 +119,7 @@ static void encode_as_stored(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32
     bool f16 = l->dtype == TW_F16;
     (f16 ? x->k->f32_to_f16 : x->k->f32_to_bf16)(half, stored, n);
     (f16 ? x->k->f16_to_f32 : x->k->bf16_to_f32)(stored, half, n);
-    if (!all_finite(stored, n)) {
+    if (tw_any_nonfinite(stored, n)) {
         *st = (tw_tile_stat){.nonfinite = 1};
         return;
     }
@@ -215,11 +206,11 @@ static bool reduce_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile
     tw_exec_layer *l = &x->layer[run->layer];
     uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);
     tw_tile_stat st;
-    if (alone(x)) {
+    if (tw_sums_nothing(x)) {
         const float *g = tw_tile_load(x, run->layer, tile, n, x->tile);
         tw_owner_encode(x, l, tile, n, g, x->input_scale, dst, &st);
     } else if (!reduce_at_once(x, f, i, tile, n, scale, dst, s, &st)) {
-        sum_tile(x, f, i, tile, n, x->tile, s);
+        tw_sum_tile(x, f, i, tile, n, x->tile, s);
         tw_owner_encode(x, l, tile, n, x->tile, scale, dst, &st);
     }
     if (st.nonfinite) {

@@ -130,6 +130,62 @@ static void clear_flagged(tw_exec *x, const tw_tiles *run, tw_run_sum *s) {
     }
 }
 
+/* ---- reduce-scatter: sums stay at home ---- */
+
+/* From x to what will be stored, in place; the difference is the new residual. False: a stored value overflowed. */
+static bool round_tile(tw_exec *x, uint32_t layer, uint64_t tile, float *v, uint32_t n, tw_run_sum *s) {
+    const tw_exec_layer *l = &x->layer[layer];
+    float *left = x->tile + TW_MAX_TILE;
+    double x_sq = x->k->sum_sq(v, n);
+    memcpy(left, v, n * sizeof *left);
+    tw_as_stored(x, l->dtype, v, n);
+    x->k->add_scaled(left, v, -1.0f, n);
+    double e_sq = x->k->sum_sq(left, n);
+    if (!(e_sq >= 0))
+        return false;
+    s->x_sq += x_sq;
+    s->e_sq += e_sq;
+    if (l->e && l->drain)
+        memset(l->e_new + tile * x->plan->tile, 0, n * sizeof *left);
+    else if (l->e)
+        memcpy(l->e_new + tile * x->plan->tile, left, n * sizeof *left);
+    return true;
+}
+
+/* Of tiles that became NaN the old residual is put back once that is certain (decode.c). */
+static uint8_t *keep_home(tw_exec *x, const tw_tiles *run, uint8_t *dst, tw_run_sum *s) {
+    if (!s->any) {
+        tw_keep_own_residual(x, &x->layer[run->layer], run);
+        return dst;
+    }
+    memset(dst, 0, run->answer);
+    for (uint32_t k = 0; k < run->n; k++) {
+        uint64_t tile = run->first + k;
+        uint32_t n = tw_len_of(x, run->layer, tile);
+        float *v = tw_waiting(x, run->layer, tile, 2);
+        if (!tw_flagged(x, run->layer, tile) && round_tile(x, run->layer, tile, v, n, s))
+            continue;
+        tw_fill_nan(v, n);
+        s->code = s->code ? s->code : 1 + (uint32_t)x->plan->me;
+        dst[k / 8] |= (uint8_t)(1u << k % 8);
+    }
+    return dst + run->answer;
+}
+
+static uint32_t keep_frame(tw_exec *x, const tw_frame *f) {
+    uint8_t *dst = x->arena + f->hop2_at + TW_HEADER_BYTES, *aside = tw_trailers2_aside(x, f);
+    for (uint32_t i = 0; i < f->nrun; i++) {
+        const tw_tiles *run = &x->plan->run[f->run0 + i];
+        tw_run_sum *s = &x->sums[f->run0 + i - x->plan->own_run];
+        dst = keep_home(x, run, dst, s);
+        tw_trailer2 t = tw_certify(x, run, s);
+        memcpy(aside + i * TW_TRAILER2_BYTES, &t, sizeof t);
+    }
+    return tw_seal_answer(x, f, dst);
+}
+
+/* ---- sums ---- */
+
 static void sum_run(tw_exec *x, const tw_frame *f, uint32_t i) {
     const tw_tiles *run = &x->plan->run[f->run0 + i];
     uint64_t stretch = tw_stretch_tiles(&x->layer[run->layer].spec, x->plan->tile), end = run->first + run->n;
@@ -148,11 +204,12 @@ static void sum_run(tw_exec *x, const tw_frame *f, uint32_t i) {
     x->sums[f->run0 + i - x->plan->own_run] = s;
 }
 
-void tw_exec_sum(tw_exec *x, const tw_frame *f) {
+uint32_t tw_exec_sum(tw_exec *x, const tw_frame *f) {
     for (int r = 0; r < x->plan->size; r++)
         x->cursor[r] = TW_HEADER_BYTES;
     for (uint32_t i = 0; i < f->nrun; i++)
         sum_run(x, f, i);
+    return x->plan->kind == TW_KIND_REDUCE_SCATTER ? keep_frame(x, f) : 0;
 }
 
 /* ---- the answer ---- */
@@ -183,8 +240,7 @@ uint32_t tw_exec_answer(tw_exec *x, const tw_frame *f) {
 /* ---- outputs ---- */
 
 static void poison(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++)
-        memcpy(&x->tile[i], &(uint32_t){0x7fc00000u}, sizeof(float));
+    tw_fill_nan(x->tile, n);
     tw_tile_store(x, layer, tile, n, x->tile);
     if (x->layer[layer].e)
         tw_keep_slot(x, &x->layer[layer], tile, n);

@@ -33,12 +33,22 @@ static uint64_t walk_tile(const search *s, const walk *w) {
 static void find_tiles(search *s) {
     const tw_plan_part *p = &s->x->plan->part[s->layer];
     uint64_t end = p->base + p->all, own_end = p->first + p->tiles;
+    bool two = s->hop == 1 && p->tiles && !s->x->plan->gather; /* own tiles in between */
     s->first[0] = s->hop == 2 ? p->first : p->base;
-    s->tiles[0] = s->hop == 2 ? p->tiles : p->tiles ? p->first - p->base : p->all;
+    s->tiles[0] = s->hop == 2 ? p->tiles : two ? p->first - p->base : p->all;
     s->first[1] = own_end;
-    s->tiles[1] = s->hop == 2 || !p->tiles ? 0 : end - own_end;
+    s->tiles[1] = two ? end - own_end : 0;
     for (int i = 0; i < 2; i++)
         s->values += tw_tiles_values(s->x->layer[s->layer].count, s->x->plan->tile, s->first[i], s->tiles[i]);
+}
+
+const float *tw_residual_of(tw_exec *x, uint32_t layer, uint64_t tile) {
+    const tw_exec_layer *l = &x->layer[layer];
+    float factor = tw_fold_factor(x, layer, tile), *folded = x->tile + 3 * TW_MAX_TILE;
+    if (!l->e || factor == 1.0f)
+        return l->e ? l->e + tile * x->plan->tile : NULL;
+    x->k->set_scaled(folded, l->e + tile * x->plan->tile, factor, tw_len_of(x, layer, tile));
+    return folded;
 }
 
 /* ---- the sample: every stride-th value of the layer, by position ---- */
@@ -63,7 +73,7 @@ static void sample_tile(search *s, uint64_t tile, uint32_t stride) {
         float y = v[i];
         if (s->hop == 1) {
             y = y * x->input_scale;
-            y = l->e ? y + l->e[at + i] : y;
+            y = l->e ? y + l->e[at + i] * tw_fold_factor(x, s->layer, tile) : y;
         }
         x->aside[s->n++] = y - y == 0 ? y : 0.0f; /* NaN and Inf */
     }
@@ -143,7 +153,6 @@ static void narrow(search *s) {
 
 static void look_at(search *s, uint64_t tile) {
     tw_exec *x = s->x;
-    const tw_exec_layer *l = &x->layer[s->layer];
     tw_kept_of *t = of_tile(s, tile);
     tw_look look = {.out = left_of(s, tile), .scale = 1.0f, .n = tw_len_of(x, s->layer, tile)};
     if (x->plan->aside_room - s->n < look.n + TW_LOOK_SLACK)
@@ -152,7 +161,7 @@ static void look_at(search *s, uint64_t tile) {
     look.g = s->hop == 2 ? tw_waiting(x, s->layer, tile, 2) : tw_tile_load(x, s->layer, tile, look.n, x->tile);
     if (s->hop == 1) {
         look.scale = x->input_scale;
-        look.e = l->e ? l->e + tile * x->plan->tile : NULL;
+        look.e = tw_residual_of(x, s->layer, tile);
     }
     *t = (tw_kept_of){.first = s->n};
     t->count = x->k->look(&look, x->aside_place + s->n, x->aside + s->n, &t->rest);

@@ -21,14 +21,12 @@ static tw_exec_layer *layer_of(const writer *w) {
 
 /* ---- a span ---- */
 
-/* What receivers will have of the kept values: at the owner rounded to the layer's dtype. */
-static void as_stored(const writer *w, float *decoded, uint32_t n) {
-    uint16_t *half = (uint16_t *)(void *)w->x->tile;
-    tw_dtype t = layer_of(w)->dtype;
-    if (w->hop == 1 || t == TW_F32)
+void tw_as_stored(tw_exec *x, tw_dtype t, float *v, uint32_t n) {
+    uint16_t *half = (uint16_t *)(void *)x->tile;
+    if (t == TW_F32)
         return;
-    (t == TW_F16 ? w->x->k->f32_to_f16 : w->x->k->f32_to_bf16)(half, decoded, n);
-    (t == TW_F16 ? w->x->k->f16_to_f32 : w->x->k->bf16_to_f32)(decoded, half, n);
+    (t == TW_F16 ? x->k->f32_to_f16 : x->k->f32_to_bf16)(half, v, n);
+    (t == TW_F16 ? x->k->f16_to_f32 : x->k->bf16_to_f32)(v, half, n);
 }
 
 /* Flags the tiles of values that came out as NaN or Inf, or so far off that the difference is, and leaves those out. False:
@@ -62,7 +60,8 @@ static void put_span(writer *w, uint64_t stop) {
     double e_sq;
     do { /* the frame has room for all that can be kept */
         (void)tw_span_put(x->k, &w->values, noise, p, covered, w->dst, UINT64_MAX, p->decoded, &bytes, &e_sq);
-        as_stored(w, p->decoded, p->kept.count);
+        if (w->hop == 2)
+            tw_as_stored(x, l->dtype, p->decoded, p->kept.count);
     } while (drop_overflowed(w, p->decoded));
     for (uint32_t i = 0; i < p->kept.count; i++) {
         p->decoded[i] = p->kept.value[i] - p->decoded[i];
@@ -104,7 +103,6 @@ static void keep_listed(writer *w, uint64_t tile) {
 /* x of a tile that no SELECT looked at: the owner's sum, or what goes to an owner, and into the new residual. */
 static tw_look look_at(const writer *w, uint64_t tile) {
     tw_exec *x = w->x;
-    const tw_exec_layer *l = layer_of(w);
     tw_look look = {.scale = 1.0f, .n = tw_len_of(x, w->run->layer, tile)};
     float *waiting = tw_waiting(x, w->run->layer, tile, w->hop);
     if (w->hop == 2) {
@@ -112,7 +110,7 @@ static tw_look look_at(const writer *w, uint64_t tile) {
         return look;
     }
     look.g = tw_tile_load(x, w->run->layer, tile, look.n, x->tile);
-    look.e = l->e ? l->e + tile * x->plan->tile : NULL;
+    look.e = tw_residual_of(x, w->run->layer, tile);
     look.out = waiting;
     look.scale = x->input_scale;
     return look;
@@ -188,8 +186,12 @@ static bool settle_slots(writer *w) {
     for (uint64_t tile = w->run->first; tile < w->run->first + w->run->n; tile++) {
         uint32_t n = tw_len_of(w->x, w->run->layer, tile);
         any = any || tw_flagged(w->x, w->run->layer, tile);
-        if (l->e && l->drain)
-            memset(l->e_new + tile * w->x->plan->tile, 0, n * sizeof(float));
+        float *left = l->e ? l->e_new + tile * w->x->plan->tile : NULL,
+              factor = tw_fold_factor(w->x, w->run->layer, tile);
+        if (left && l->drain)
+            memset(left, 0, n * sizeof *left);
+        else if (left && factor != 1.0f)
+            w->x->k->set_scaled(left, left, 1.0f / factor, n);
     }
     return any;
 }
@@ -216,6 +218,7 @@ uint8_t *tw_spans_write(tw_exec *x, const tw_tiles *run, uint32_t hop, uint8_t *
     *bad = settle_slots(&w);
     if (*bad || s->code) /* receivers look for bits where a code is, whoever said so */
         put_flags(&w);
-    x->part_of[run->layer].sent += (uint64_t)(w.dst - dst) * (hop == 1 ? 1 : (unsigned)x->plan->size - 1);
+    x->part_of[run->layer].sent +=
+        (uint64_t)(w.dst - dst) * (hop == 1 && !x->plan->gather ? 1 : (unsigned)x->plan->size - 1);
     return w.dst;
 }

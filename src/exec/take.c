@@ -40,16 +40,9 @@ tw_cut tw_group_cut(const tw_kernels *kernels, const float *x, uint32_t n, uint3
         return tw_cut_of(kernels->count, x, n, k);
     for (uint32_t at = 0; at + ROW <= n; at += EVERY, m += ROW)
         memcpy(work->value + m, x + at, ROW * sizeof *x);
-    share = tw_ceil_div(k * m, n);
+    share = (uint32_t)tw_ceil_div((uint64_t)k * m, n);
     tw_cut floor = tw_cut_of(kernels->count, work->value, m, 2 * share + 4);
     tw_look l = {.g = x, .scale = 1.0f, .n = n, .floor = floor.bits ? floor.bits - 1 : 0};
     uint32_t found = kernels->look(&l, work->place, work->value, &work->rest);
     return found >= k ? tw_cut_of(kernels->count, work->value, found, k) : tw_cut_of(kernels->count, x, n, k);
-}
-
-bool tw_any_nonfinite(const float *value, uint64_t n) {
-    uint32_t most = 0;
-    for (uint64_t i = 0; i < n; i++)
-        most = magnitude(value[i]) > most ? magnitude(value[i]) : most;
-    return most >= 0x7f800000u;
 }

@@ -18,7 +18,5 @@ typedef struct tw_taken {
 void tw_take(const tw_kernels *k, tw_look *l, tw_cut *cut, tw_taken *to);
 /* The cut that keeps the k largest of x[0..n), a tile at most. *work is used. */
 tw_cut tw_group_cut(const tw_kernels *kernels, const float *x, uint32_t n, uint32_t k, tw_taken *work);
-/* Whether NaN or Inf is among them: nothing is above those, so they are always set aside. */
-bool tw_any_nonfinite(const float *value, uint64_t n);
 
 #endif

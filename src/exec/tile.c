@@ -22,7 +22,10 @@ static tw_status check(const char *what, const tw_spec *s, const void *values, c
     if (!aligned(values, sizeof(float)) || !aligned(payload, 4))
         return tw_fail(TW_ERR_ARG, "%s: the %s pointer is not aligned to 4 bytes", what,
                        aligned(payload, 4) ? "value" : "payload");
-    return tw_spec_check(s);
+    tw_status st = tw_spec_check(s);
+    if (st >= 0 && !(tw_codec_get(s->codec)->traits(s) & TW_TRAIT_TILED))
+        return tw_fail(TW_ERR_UNSUPPORTED, "%s: '%s' does not work on tiles", what, tw_codec_get(s->codec)->name);
+    return st;
 }
 
 tw_status tw_tile_encode(const char *isa, const tw_spec *s, const float *in, const float *e, float scale, uint32_t n,

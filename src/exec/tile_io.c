@@ -59,46 +59,63 @@ void tw_narrow(const tw_kernels *k, uint8_t *dst, const float *src, uint32_t n, 
     }
 }
 
-const float *tw_tile_load(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, float *buf) {
-    const tw_exec_layer *l = &x->layer[layer];
-    uint64_t at = tile * x->plan->tile, end = at + n;
-    size_t size = tw_dtype_size(l->dtype);
+const void *tw_values_at(const tw_exec *x, uint32_t layer, uint64_t at, uint32_t n) {
+    size_t size = tw_dtype_size(x->layer[layer].dtype);
     const tw_exec_piece *p = piece_at(x, layer, at);
     const uint8_t *in = (const uint8_t *)p->in + (at - p->first) * size;
-    bool nan = x->nan_layer == (int32_t)layer && tile == 0;
-    if (l->dtype == TW_F32 && p->first + p->count >= end && aligned(in, 4) && !nan)
-        return (const float *)(const void *)in;
+    bool nan = x->nan_layer == (int32_t)layer && at == 0;
+    return p->first + p->count >= at + n && aligned(in, size) && !nan ? in : NULL;
+}
+
+void tw_values_load(const tw_exec *x, uint32_t layer, uint64_t at, uint32_t n, float *to) {
+    const tw_exec_layer *l = &x->layer[layer];
+    uint64_t end = at + n;
+    size_t size = tw_dtype_size(l->dtype);
+    const tw_exec_piece *p = piece_at(x, layer, at);
     for (uint64_t pos = at; pos < end; p++) {
         uint64_t stop = p->first + p->count < end ? p->first + p->count : end;
-        tw_widen(x->k, buf + (pos - at), (const uint8_t *)p->in + (pos - p->first) * size, (uint32_t)(stop - pos),
+        tw_widen(x->k, to + (pos - at), (const uint8_t *)p->in + (pos - p->first) * size, (uint32_t)(stop - pos),
                  l->dtype);
         pos = stop;
     }
-    if (nan)
-        memcpy(buf, &(uint32_t){0x7fc00000u}, 4);
+    if (x->nan_layer == (int32_t)layer && at == 0)
+        memcpy(to, &(uint32_t){0x7fc00000u}, 4);
+}
+
+const float *tw_tile_load(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, float *buf) {
+    uint64_t at = tile * x->plan->tile;
+    const void *in = x->layer[layer].dtype == TW_F32 ? tw_values_at(x, layer, at, n) : NULL;
+    if (in)
+        return in;
+    tw_values_load(x, layer, at, n, buf);
     return buf;
 }
 
-float *tw_tile_target(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool *wanted) {
-    const tw_exec_layer *l = &x->layer[layer];
-    uint64_t at = tile * x->plan->tile, end = at + n;
+void *tw_values_target(const tw_exec *x, uint32_t layer, uint64_t at, uint32_t n, bool *wanted) {
+    size_t size = tw_dtype_size(x->layer[layer].dtype);
+    uint64_t end = at + n;
     *wanted = false;
     for (const tw_exec_piece *p = piece_at(x, layer, at); p < x->piece + x->piece0[layer + 1] && p->first < end; p++) {
         if (p->count == 0 || !p->out)
             continue;
         *wanted = true;
-        if (l->dtype != TW_F32 || p->first > at || p->first + p->count < end)
+        if (p->first > at || p->first + p->count < end)
             continue;
-        uint8_t *out = (uint8_t *)p->out + (at - p->first) * 4;
-        if (aligned(out, 4))
-            return (float *)(void *)out;
+        uint8_t *out = (uint8_t *)p->out + (at - p->first) * size;
+        if (aligned(out, size))
+            return out;
     }
     return NULL;
 }
 
-void tw_tile_store(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const float *y) {
+float *tw_tile_target(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool *wanted) {
+    void *out = tw_values_target(x, layer, tile * x->plan->tile, n, wanted);
+    return x->layer[layer].dtype == TW_F32 ? out : NULL;
+}
+
+void tw_values_store(const tw_exec *x, uint32_t layer, uint64_t at, uint32_t n, const float *y) {
     const tw_exec_layer *l = &x->layer[layer];
-    uint64_t at = tile * x->plan->tile, end = at + n;
+    uint64_t end = at + n;
     size_t size = tw_dtype_size(l->dtype);
     const tw_exec_piece *last = x->piece + x->piece0[layer + 1];
     for (const tw_exec_piece *p = piece_at(x, layer, at); p < last && p->first < end; p++) {
@@ -107,4 +124,8 @@ void tw_tile_store(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const 
             tw_narrow(x->k, (uint8_t *)p->out + (from - p->first) * size, y + (from - at), (uint32_t)(stop - from),
                       l->dtype);
     }
+}
+
+void tw_tile_store(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const float *y) {
+    tw_values_store(x, layer, tile * x->plan->tile, n, y);
 }

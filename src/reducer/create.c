@@ -31,7 +31,7 @@ static tw_status check_config(const tw_reducer_config *given, tw_reducer_config 
     out->tile = out->tile ? out->tile : TW_MAX_TILE;
     if (out->redop != TW_SUM && out->redop != TW_AVG)
         return tw_fail(TW_ERR_ARG, "redop %d: TW_SUM or TW_AVG", (int)out->redop);
-    if (out->nonfinite > TW_NONFINITE_ERROR || out->algo > TW_ALGO_SRA)
+    if (out->nonfinite > TW_NONFINITE_ERROR || out->algo > TW_ALGO_GATHER)
         return tw_fail(TW_ERR_ARG, "nonfinite %d, algo %d: unknown value", (int)out->nonfinite, (int)out->algo);
     if (out->tile < TW_MIN_TILE || out->tile > TW_MAX_TILE || (out->tile & (out->tile - 1)))
         return tw_fail(TW_ERR_ARG, "tile of %u values: a power of two, %u to %u", out->tile, TW_MIN_TILE, TW_MAX_TILE);
@@ -61,6 +61,9 @@ static tw_status check_layers(const tw_layer *layers, uint32_t n, int size, uint
         if (l.pinned > (unsigned)size || (!l.pinned && l.shard))
             return tw_fail(TW_ERR_ARG, "layer '%s': %s", l.name,
                            l.pinned ? "pinned to a rank that is not there" : "shards, but pinned is 0");
+        if (l.columns && (l.count % l.columns || l.columns > UINT32_MAX))
+            return tw_fail(TW_ERR_ARG, "layer '%s': %llu values are no rows of %llu (at most 2^32 - 1)", l.name,
+                           (unsigned long long)l.count, (unsigned long long)l.columns);
         if (l.shard % tile)
             return tw_fail(TW_ERR_ARG, "layer '%s': shards of %llu values, which is no multiple of the tile, %u",
                            l.name, (unsigned long long)l.shard, tile);
@@ -100,6 +103,22 @@ static bool wants_slots(const tw_layer_state *l) {
     return false;
 }
 
+uint64_t tw_left_values(const tw_layer_state *l, const tw_spec *s) {
+    tw_op_layer v = {.count = l->count, .cols = l->cols, .spec = *s};
+    bool keeps = tw_codec_is_lowrank(s) && s->warm_start && !tw_op_is_flat(&v);
+    return keeps ? l->count / tw_op_columns(&v) * s->rank : 0;
+}
+
+/* Of the phase that needs most. */
+static uint64_t most_left_values(const tw_layer_state *l) {
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < l->nphase; i++) {
+        uint64_t n = tw_left_values(l, &l->phase[i].spec);
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
 static tw_status check_groups(const tw_reducer *r, const tw_layer_state *l) {
     for (uint32_t i = 0; i < l->nphase; i++) {
         const tw_spec *s = &l->phase[i].spec;
@@ -116,22 +135,24 @@ static void *take(tw_reducer *r, uint64_t bytes) {
     return tw_alloc(r->ctx, bytes);
 }
 
-static uint64_t layer_state_bytes(const tw_layer_state *l, bool slots) {
+static uint64_t layer_state_bytes(const tw_layer_state *l, bool slots, uint64_t left) {
     if (l->tiles == 0)
         return 0;
-    return 2 * tw_held(l->tiles * sizeof(tw_cert)) + (slots ? 2 * tw_held(l->count * sizeof(float)) : 0);
+    return 2 * tw_held(l->tiles * sizeof(tw_cert)) + (slots ? 2 * tw_held(l->count * sizeof(float)) : 0) +
+           (left ? 2 * tw_held(left * sizeof(float)) : 0);
 }
 
 static tw_status make_state(tw_reducer *r, tw_layer_state *l, bool dry) {
     bool slots = wants_slots(l) && r->comm->size > 1; /* one rank sends nothing, so it drops nothing */
-    uint64_t bytes = layer_state_bytes(l, slots);
+    uint64_t left = r->comm->size > 1 ? most_left_values(l) : 0, bytes = layer_state_bytes(l, slots, left);
     r->state_bytes += bytes;
     if (dry || bytes == 0)
         return TW_OK;
     for (int i = 0; i < 2; i++) {
         l->cert[i] = tw_alloc(r->ctx, l->tiles * sizeof(tw_cert));
         l->slot[i] = slots ? tw_alloc(r->ctx, l->count * sizeof(float)) : NULL;
-        if (!l->cert[i] || (slots && !l->slot[i]))
+        l->left[i] = left ? tw_alloc(r->ctx, left * sizeof(float)) : NULL;
+        if (!l->cert[i] || (slots && !l->slot[i]) || (left && !l->left[i]))
             return TW_ERR_NOMEM;
     }
     return TW_OK;
@@ -151,6 +172,7 @@ static tw_status make_layers(tw_reducer *r, const tw_layer *layers, bool dry) {
         l->dtype = from.dtype ? from.dtype : TW_F32;
         l->pinned = (uint32_t)from.pinned;
         l->shard = from.shard / r->cfg.tile;
+        l->cols = from.columns;
         l->tiles = tw_layer_tiles(l->count, r->cfg.tile);
         l->phase = tw_rules_find(r->rules, l->name, &l->nphase);
         tw_status s = check_groups(r, l);
@@ -162,15 +184,32 @@ static tw_status make_layers(tw_reducer *r, const tw_layer *layers, bool dry) {
     return check_unique(r);
 }
 
+/* Which layers may share a bucket: factors are summed natively, what has owners is not. 0: it goes with either in every step
+ * (plain values, payloads that add); else 1 or, from the steps at which it is under a codec of low rank, something else. */
+static uint64_t family_of(const tw_layer_state *l) {
+    bool odd = false, lowrank = false;
+    uint64_t h = 0;
+    for (uint32_t i = 0; i < l->nphase; i++) {
+        const tw_spec *s = &l->phase[i].spec;
+        bool low = tw_codec_is_lowrank(s), adds = tw_codec_get(s->codec)->traits(s) & TW_TRAIT_ADDS;
+        uint64_t until[] = {l->phase[i].until, low};
+        lowrank = lowrank || low;
+        odd = odd || low || (s->codec != TW_CODEC_NONE && !(adds && l->dtype == TW_F32));
+        h = tw_hash64(until, sizeof until, h);
+    }
+    return lowrank ? h | 2 : odd;
+}
+
 /* Backward order: the last layer's gradient is ready first. */
 static void make_buckets(tw_reducer *r) {
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, family = 0;
     for (uint32_t i = r->nlayer; i-- > 0;) {
-        uint64_t size = r->layer[i].count * tw_dtype_size(r->layer[i].dtype);
-        if (r->nbucket == 0 || bytes + size > r->cfg.bucket_bytes) {
+        uint64_t size = r->layer[i].count * tw_dtype_size(r->layer[i].dtype), its = family_of(&r->layer[i]);
+        if (r->nbucket == 0 || bytes + size > r->cfg.bucket_bytes || (its && family && its != family)) {
             r->bucket[r->nbucket++] = (tw_bucket){.hi = i};
-            bytes = 0;
+            bytes = family = 0;
         }
+        family = family ? family : its;
         r->bucket[r->nbucket - 1].n++;
         r->layer[i].bucket = r->nbucket - 1;
         bytes += size;
@@ -259,6 +298,7 @@ void tw_reducer_unmake(tw_reducer *r) {
         for (int k = 0; k < 2; k++) {
             tw_free(ctx, r->layer[i].slot[k]);
             tw_free(ctx, r->layer[i].cert[k]);
+            tw_free(ctx, r->layer[i].left[k]);
         }
     }
     tw_free(ctx, r->layer);
@@ -275,7 +315,7 @@ void tw_reducer_unmake(tw_reducer *r) {
 /* ---- agreement ---- */
 
 uint64_t tw_reducer_layer_hash(const tw_layer_state *l) {
-    uint64_t v[] = {l->count, (uint64_t)l->dtype, l->pinned, l->shard};
+    uint64_t v[] = {l->count, (uint64_t)l->dtype, l->pinned, l->shard, l->cols};
     return tw_hash64(v, sizeof v, tw_hash64(l->name, strlen(l->name), 0));
 }
 

@@ -6,7 +6,7 @@
 #include "exec/span.h"
 #include "exec/stages.h"
 
-enum { HEAD_WORDS = 11, PIECE_WORDS = 11 + TW_SPEC_WORDS };
+enum { HEAD_WORDS = 11, LAYER_WORDS = 13, PIECE_WORDS = LAYER_WORDS + TW_SPEC_WORDS };
 
 static void head_words(const tw_op_args *a, uint32_t w[HEAD_WORDS]) {
     const uint32_t v[HEAD_WORDS] = {
@@ -18,19 +18,21 @@ static void head_words(const tw_op_args *a, uint32_t w[HEAD_WORDS]) {
 static void piece_words(const tw_op_args *a, uint32_t i, uint32_t w[PIECE_WORDS]) {
     const tw_piece *p = &a->piece[i];
     const tw_op_layer *l = &a->layer[p->layer];
-    const uint32_t v[11] = {p->layer,
-                            (uint32_t)p->first,
-                            (uint32_t)(p->first >> 32),
-                            (uint32_t)p->count,
-                            (uint32_t)(p->count >> 32),
-                            (uint32_t)l->count,
-                            (uint32_t)(l->count >> 32),
-                            (uint32_t)l->dtype | (uint32_t)l->no_native << 8,
-                            l->pinned,
-                            (uint32_t)l->shard,
-                            (uint32_t)(l->shard >> 32)};
+    const uint32_t v[LAYER_WORDS] = {p->layer,
+                                     (uint32_t)p->first,
+                                     (uint32_t)(p->first >> 32),
+                                     (uint32_t)p->count,
+                                     (uint32_t)(p->count >> 32),
+                                     (uint32_t)l->count,
+                                     (uint32_t)(l->count >> 32),
+                                     (uint32_t)l->dtype | (uint32_t)l->no_native << 8,
+                                     l->pinned,
+                                     (uint32_t)l->shard,
+                                     (uint32_t)(l->shard >> 32),
+                                     (uint32_t)l->cols,
+                                     (uint32_t)(l->cols >> 32)};
     memcpy(w, v, sizeof v);
-    tw_spec_words(&l->spec, w + 11);
+    tw_spec_words(&l->spec, w + LAYER_WORDS);
 }
 
 uint64_t tw_op_hash(const tw_op_args *a) {
@@ -103,7 +105,9 @@ static tw_status choose_algo(const tw_op_args *a, place at, tw_algo *out, bool *
     bool wanted = a->algo == TW_ALGO_NATIVE || (a->algo == TW_ALGO_AUTO && at.fast);
     *out = at.size > 1 && can && wanted && a->kind == TW_KIND_ALLREDUCE ? TW_ALGO_NATIVE : TW_ALGO_SRA;
     *either = *out == TW_ALGO_NATIVE && payloads && a->algo == TW_ALGO_AUTO;
-    if (a->algo != TW_ALGO_NATIVE || can || at.size == 1)
+    if (a->algo == TW_ALGO_GATHER && at.size > 1 && a->kind == TW_KIND_ALLREDUCE)
+        *out = TW_ALGO_GATHER;
+    if (a->algo != TW_ALGO_NATIVE || can || at.size == 1 || (odd && tw_op_is_flat(odd)))
         return TW_OK;
     if (!at.has_native)
         return tw_fail(TW_ERR_UNSUPPORTED, "this transport has no native sum; use algo sra");
@@ -115,6 +119,29 @@ static tw_status choose_algo(const tw_op_args *a, place at, tw_algo *out, bool *
             odd->name);
     return tw_fail(TW_ERR_UNSUPPORTED, "a native sum cannot %s on NaN; use algo sra",
                    a->nonfinite == TW_NONFINITE_SKIP ? "skip" : "fail");
+}
+
+/* Factors are summed natively, with values that add beside them; nothing else goes with them. */
+static tw_status check_matrices(const tw_op_args *a, place at, const tw_sorted *s, const tw_plan_layer *matrix) {
+    for (uint32_t i = 0; i < s->nlayer; i++) {
+        const tw_plan_layer *l = &s->layer[i];
+        bool adds = l->dtype == TW_F32 && tw_codec_get(l->spec.codec)->traits(&l->spec) & TW_TRAIT_ADDS;
+        if (tw_is_matrix(l) && l->tiles != tw_layer_tiles(l->count, a->tile))
+            return tw_fail(
+                TW_ERR_UNSUPPORTED,
+                "layer '%s' goes as factors of the whole matrix: an op must hold all of it, not %llu of %llu "
+                "tiles",
+                l->name, (unsigned long long)l->tiles, (unsigned long long)tw_layer_tiles(l->count, a->tile));
+        if (!tw_is_matrix(l) && !adds && l->spec.codec != TW_CODEC_NONE)
+            return tw_fail(TW_ERR_UNSUPPORTED,
+                           "layer '%s' under '%s' and layer '%s' under '%s' cannot share an op: post them apart",
+                           matrix->name, tw_codec_get(matrix->spec.codec)->name, l->name,
+                           tw_codec_get(l->spec.codec)->name);
+    }
+    if (at.has_native)
+        return TW_OK;
+    return tw_fail(TW_ERR_UNSUPPORTED, "layer '%s': '%s' needs a native sum, which this transport has not",
+                   matrix->name, tw_codec_get(matrix->spec.codec)->name);
 }
 
 /* ---- making ---- */
@@ -138,14 +165,22 @@ static tw_status build_shorter(tw_ctx *ctx, tw_plan_in in, tw_plan **out) {
     return TW_OK;
 }
 
+static const tw_plan_layer *find_matrix(const tw_sorted *s) {
+    for (uint32_t i = 0; i < s->nlayer; i++)
+        if (tw_is_matrix(&s->layer[i]))
+            return &s->layer[i];
+    return NULL;
+}
+
 static tw_status plan_op(const tw_op_args *a, tw_ctx *ctx, place at, const tw_sorted *s, tw_plan **out) {
-    tw_algo algo;
-    bool either;
-    tw_status st = choose_algo(a, at, &algo, &either);
-    if (st < 0)
-        return st;
+    tw_algo algo = TW_ALGO_NATIVE;
+    bool either = false;
     for (uint32_t i = 0; i < s->nlayer && at.size == 1; i++) /* nothing crosses a wire: nothing is compressed */
         s->layer[i].spec = (tw_spec)TW_SPEC_INIT;
+    const tw_plan_layer *matrix = find_matrix(s);
+    tw_status st = matrix ? check_matrices(a, at, s, matrix) : choose_algo(a, at, &algo, &either);
+    if (st < 0)
+        return st;
     tw_plan_in in = {.me = at.me,
                      .size = at.size,
                      .layer = s->layer,
@@ -175,13 +210,17 @@ static void count_layer_wire(tw_op *op) {
             continue;
         const tw_frame *f = &p->frame[a->frame];
         for (uint32_t r = f->run0; r < f->run0 + f->nrun; r++)
-            op->layer_wire[p->run[r].layer] += (f->sparse     ? 0
-                                                : a->hop == 1 ? p->run[r].bytes
-                                                              : p->run[r].answer) +
-                                               (a->hop == 1 ? TW_TRAILER1_BYTES : TW_TRAILER2_BYTES);
+            op->layer_wire[p->run[r].layer] += (tw_has_spans(p, f, a->hop) ? 0
+                                                : a->hop == 1              ? p->run[r].bytes
+                                                                           : p->run[r].answer) +
+                                               tw_trailer_bytes(p, a->hop);
     }
     for (uint32_t i = 0; p->linear && i < p->nrun; i++)
         op->layer_wire[p->run[i].layer] += p->run[i].bytes;
+    for (uint32_t i = 0; i < p->nmatrix; i++) {
+        const tw_plan_matrix *m = &p->matrix[i];
+        op->layer_wire[m->layer] += (p->nsum / 2 - m->first_round) * m->rank * (m->rows + m->cols) * sizeof(float);
+    }
     for (uint32_t i = 0; p->linear && i < op->x.nlayer; i++)
         op->layer_wire[i] = tw_dense_bytes(op->layer_wire[i] + tw_notes_of(p->size) * sizeof(float), (uint64_t)p->size);
     for (uint32_t i = 0; p->native_bytes && !p->linear && p->size > 1 && i < op->x.npiece; i++)
@@ -192,8 +231,23 @@ static uint64_t own_runs(const tw_plan *p) {
     return p->nrun - p->own_run + 1ull;
 }
 
+static bool has_sums(const tw_plan *p) {
+    return p->part || p->gather;
+}
+
 static tw_status allocate_sparse(tw_exec *x, tw_ctx *ctx) {
     const tw_plan *p = x->plan;
+    bool ok = true;
+    if (has_sums(p)) {
+        x->sums = tw_alloc(ctx, own_runs(p) * sizeof *x->sums);
+        ok = x->sums != NULL;
+    }
+    if (!p->part)
+        return ok ? TW_OK : TW_ERR_NOMEM;
+    if (p->gather) {
+        x->reader = tw_alloc(ctx, (unsigned)p->size * sizeof *x->reader);
+        ok = ok && x->reader;
+    }
     x->part_of = tw_alloc(ctx, (p->nlayer + 1) * sizeof *x->part_of);
     x->picks = tw_alloc(ctx, sizeof *x->picks);
     x->aside = tw_alloc_raw(ctx, p->aside_room * sizeof *x->aside);
@@ -202,17 +256,19 @@ static tw_status allocate_sparse(tw_exec *x, tw_ctx *ctx) {
     x->kept_place = tw_alloc_raw(ctx, (p->kept_room + 1) * sizeof *x->kept_place);
     x->kept_of = tw_alloc_raw(ctx, p->part_tiles * sizeof *x->kept_of);
     x->flagged = tw_alloc(ctx, p->flag_words * sizeof *x->flagged);
-    x->sums = tw_alloc(ctx, own_runs(p) * sizeof *x->sums);
-    bool all = x->part_of && x->picks && x->aside && x->aside_place && x->kept && x->kept_place && x->kept_of;
-    return all && x->flagged && x->sums ? TW_OK : TW_ERR_NOMEM;
+    ok = ok && x->part_of && x->picks && x->aside && x->aside_place && x->flagged;
+    return ok && x->kept && x->kept_place && x->kept_of ? TW_OK : TW_ERR_NOMEM;
 }
 
 static uint64_t sparse_bytes(const tw_exec *x, const tw_plan *p) {
-    return tw_held((p->nlayer + 1) * sizeof *x->part_of) + tw_held(sizeof *x->picks) +
+    uint64_t sums = has_sums(p) ? tw_held(own_runs(p) * sizeof *x->sums) : 0;
+    if (!p->part)
+        return sums;
+    sums += p->gather ? tw_held((unsigned)p->size * sizeof *x->reader) : 0;
+    return sums + tw_held((p->nlayer + 1) * sizeof *x->part_of) + tw_held(sizeof *x->picks) +
            tw_held(p->aside_room * sizeof *x->aside) + tw_held(p->aside_room * sizeof *x->aside_place) +
            tw_held((p->kept_room + 1) * sizeof *x->kept) + tw_held((p->kept_room + 1) * sizeof *x->kept_place) +
-           tw_held(p->part_tiles * sizeof *x->kept_of) + tw_held(p->flag_words * sizeof *x->flagged) +
-           tw_held(own_runs(p) * sizeof *x->sums);
+           tw_held(p->part_tiles * sizeof *x->kept_of) + tw_held(p->flag_words * sizeof *x->flagged);
 }
 
 static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint32_t given) {
@@ -228,17 +284,20 @@ static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint3
     x->cursor = tw_alloc(ctx, (uint64_t)op->plan->size * sizeof *x->cursor);
     x->part = tw_alloc(ctx, (uint64_t)op->plan->size * sizeof *x->part);
     x->tile = tw_alloc(ctx, 4 * TW_MAX_TILE * sizeof(float));
+    if (op->plan->unit_values)
+        x->rows = tw_alloc_raw(ctx, op->plan->unit_values * sizeof(float));
     /* Sparse frames have room for much more than they are likely to carry. */
     if (op->plan->arena_bytes)
         x->arena = (op->plan->part ? tw_alloc_raw : tw_alloc)(ctx, op->plan->arena_bytes);
-    tw_status st = op->plan->part ? allocate_sparse(x, ctx) : TW_OK;
+    tw_status st = allocate_sparse(x, ctx);
     uint32_t *piece0 = tw_alloc(ctx, (s->nlayer + 2) * sizeof *piece0);
     x->piece0 = piece0;
     op->order = tw_alloc(ctx, (given + 1) * sizeof *op->order);
     op->layer_of = tw_alloc(ctx, (s->nlayer + 1) * sizeof *op->layer_of);
     op->layer_wire = tw_alloc(ctx, (s->nlayer + 1) * sizeof *op->layer_wire);
     if (!x->layer || !x->piece || !x->scratch || !x->cursor || !x->part || !x->tile || !piece0 || !op->order ||
-        !op->layer_of || !op->layer_wire || (op->plan->arena_bytes && !x->arena) || st < 0)
+        !op->layer_of || !op->layer_wire || (op->plan->arena_bytes && !x->arena) ||
+        (op->plan->unit_values && !x->rows) || st < 0)
         return TW_ERR_NOMEM;
     memcpy(op->order, s->order, given * sizeof *op->order);
     memcpy(op->layer_of, s->layer_of, s->nlayer * sizeof *op->layer_of);
@@ -303,7 +362,9 @@ static void free_op(tw_op *op) {
     tw_free(ctx, op->x.kept_of);
     tw_free(ctx, op->x.flagged);
     tw_free(ctx, op->x.sums);
+    tw_free(ctx, op->x.reader);
     tw_free(ctx, op->x.tile);
+    tw_free(ctx, op->x.rows);
     tw_free(ctx, (void *)(uintptr_t)op->x.piece0);
     tw_free(ctx, op->order);
     tw_free(ctx, op->layer_of);
@@ -392,7 +453,10 @@ static tw_status fill(const tw_op_args *a, tw_op *op) {
         e->kept = false;
         e->e = held ? l->e : NULL;
         e->e_new = held ? l->e_new : NULL;
-        e->x_sq = e->e_sq = e->fold_sq = e->before_sq = e->gained_sq = e->joint = 0;
+        e->x_sq = e->e_sq = e->fold_sq = e->before_sq = e->gained_sq = e->joint = e->out_sq = e->left_sq = 0;
+        e->left = l->left;
+        e->left_new = l->left_new;
+        e->broken = false;
         e->last_sq = l->bound_sq;
         e->values = 0;
         e->overflow = e->code = 0;
@@ -498,7 +562,7 @@ uint64_t tw_op_bytes(const tw_op *op) {
              tw_held(size * sizeof *x->part) + tw_held(4 * TW_MAX_TILE * sizeof(float)) +
              tw_held((layers + 2) * sizeof *x->piece0) + tw_held((given + 1) * sizeof *op->order) +
              tw_held((layers + 1) * sizeof *op->layer_of) + tw_held((layers + 1) * sizeof *op->layer_wire);
-    bytes += p->part ? sparse_bytes(x, p) : 0;
+    bytes += sparse_bytes(x, p) + (p->unit_values ? tw_held(p->unit_values * sizeof *x->rows) : 0);
     for (uint32_t i = 0; x->scratch && i < x->npiece; i++)
         bytes += x->scratch[i] ? tw_held(x->piece[i].count * sizeof(float)) : 0;
     return bytes;

@@ -13,13 +13,23 @@ typedef struct tw_op_layer { /* what an op needs to know of a layer */
     tw_dtype dtype;
     tw_spec spec;
     uint32_t pinned, block; /* these three as in tw_plan_layer */
-    uint64_t shard;
+    uint64_t shard, cols;
     bool no_native; /* has used residuals */
     bool drain;
     float *e, *e_new;
+    float *left, *left_new; /* as in tw_exec_layer */
     tw_cert *cert, *cert_new;
     double bound_sq; /* of the layer, so far */
 } tw_op_layer;
+
+/* Of a matrix: as the spec has it, or the layer. */
+static inline uint64_t tw_op_columns(const tw_op_layer *l) {
+    return l->spec.columns ? l->spec.columns : l->cols;
+}
+/* Under a codec of low rank, but factors would not be shorter than the values: these travel, as under `none`. */
+static inline bool tw_op_is_flat(const tw_op_layer *l) {
+    return tw_codec_is_lowrank(&l->spec) && !tw_lowrank_values(l->spec.rank, l->count, tw_op_columns(l));
+}
 
 typedef struct tw_op_args {
     tw_comm *comm;

@@ -83,13 +83,16 @@ static uint32_t op_layer(const tw_op_args *a, tw_sorted *s, uint32_t *seen, uint
     if (seen[layer])
         return seen[layer] - 1;
     const tw_op_layer *l = &a->layer[layer];
+    tw_spec flat = TW_SPEC_INIT;
+    flat.feedback = l->spec.feedback;
     s->layer[s->nlayer] = (tw_plan_layer){.name = l->name,
                                           .count = l->count,
                                           .dtype = l->dtype,
-                                          .spec = l->spec,
+                                          .spec = tw_op_is_flat(l) ? flat : l->spec,
                                           .pinned = l->pinned,
                                           .shard = l->shard,
-                                          .block = l->block};
+                                          .block = l->block,
+                                          .cols = tw_op_columns(l)};
     s->layer_of[s->nlayer] = layer;
     seen[layer] = ++s->nlayer;
     return s->nlayer - 1;

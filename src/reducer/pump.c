@@ -242,14 +242,19 @@ static tw_status post_native(tw_comm *c, tw_op *op, uint32_t action) {
 
 static uint64_t values_of(const tw_op *op, const tw_action *a) {
     uint64_t n = 0;
+    const tw_plan *p = op->plan;
     if (a->kernel == TW_K_SELECT)
         return op->x.layer[a->frame].count;
+    if (a->kernel == TW_K_RIGHT || a->kernel == TW_K_LEFT || (a->kernel == TW_K_DECODE && a->frame >= p->nframe)) {
+        const tw_plan_unit *u = &p->unit[a->frame - (a->kernel == TW_K_DECODE ? p->nframe : 0)];
+        return u->n * p->matrix[u->matrix].cols;
+    }
     if ((a->kernel > TW_K_DECODE && a->kernel != TW_K_PUBLISH && a->kernel != TW_K_ANSWER) || a->kernel == TW_K_VERDICT)
         return 0;
-    const tw_frame *f = &op->plan->frame[a->frame];
+    const tw_frame *f = &p->frame[a->frame];
     for (uint32_t i = 0; i < f->nrun; i++)
-        n += (uint64_t)op->plan->run[f->run0 + i].n * op->plan->tile;
-    return a->kernel == TW_K_REDUCE ? n * (unsigned)op->plan->size : n;
+        n += (uint64_t)p->run[f->run0 + i].n * p->tile;
+    return a->kernel == TW_K_REDUCE ? n * (unsigned)p->size : n;
 }
 
 /* NaN or Inf under skip and error ends the op alone: its sends go on, its outputs stay as they are, nobody is poisoned. */

@@ -239,6 +239,7 @@ tw_status tw_reducer_reset(tw_reducer *r) {
         l->used = l->held = l->native = false;
         l->use = TW_USE_NONE;
         l->bound_sq = l->joint = 0;
+        l->left_cols = 0;
     }
     r->epoch++;
     return TW_OK;

@@ -18,6 +18,7 @@ typedef struct tw_layer_state {
     tw_dtype dtype;
     uint32_t pinned;
     uint64_t shard; /* tiles */
+    uint64_t cols;  /* 0: a vector */
     const tw_phase *phase;
     uint32_t nphase, bucket;
     /* Ledger. One slot serves both roles: in tiles that this rank owns it is the owner's residual (weight 1), elsewhere
@@ -25,7 +26,11 @@ typedef struct tw_layer_state {
      * step reads [now] and writes [1 - now]; `end` flips. */
     float *slot[2];
     tw_cert *cert[2];
-    uint32_t now, cert_now;
+    /* Left factor of the last step under a codec of low rank, two copies likewise; the same on every rank. */
+    float *left[2];
+    uint32_t now, cert_now, left_now;
+    uint64_t left_cols; /* what it is a factor of; 0: none yet */
+    uint32_t left_rank;
     bool used; /* error feedback has been on since creation or reset: the same on every rank */
     bool held; /* this rank's slot may be non-zero */
     tw_use use;
@@ -107,6 +112,7 @@ typedef struct tw_manifest { /* what ranks compare */
 tw_status tw_reducer_make(tw_comm *c, const tw_layer *layers, uint32_t n, const char *rules,
                           const tw_reducer_config *cfg, tw_reducer **out);
 void tw_reducer_manifest(const tw_reducer *r, tw_manifest *m);
+uint64_t tw_left_values(const tw_layer_state *l, const tw_spec *s); /* of its left factor, kept under s; 0: none is */
 uint64_t tw_reducer_layer_hash(const tw_layer_state *l);
 tw_status tw_manifest_compare(const tw_manifest *mine, const tw_manifest *theirs, int rank);
 void tw_reducer_unmake(tw_reducer *r);

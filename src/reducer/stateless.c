@@ -44,8 +44,8 @@ static tw_status check(const tw_call *k) {
     tw_status s = check_buffers(k);
     if (s >= 0)
         s = tw_spec_check(&k->spec);
-    if (s >= 0)
-        s = k->kind == TW_KIND_ALLREDUCE ? TW_OK : tw_codec_check_tiled(&k->spec, name);
+    if (s >= 0 && k->kind != TW_KIND_ALLREDUCE)
+        s = tw_codec_check_owned(&k->spec, name);
     if (s >= 0 && k->spec.feedback != TW_FEEDBACK_NONE)
         s = tw_fail(TW_ERR_ARG, "%s keeps no residual: error feedback needs a reducer", name);
     return s;

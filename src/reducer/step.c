@@ -26,6 +26,10 @@ void tw_reducer_view(tw_reducer *r, uint64_t step) {
         v->drain = l->held && v->spec.feedback == TW_FEEDBACK_NONE;
         v->e = l->slot[l->now];
         v->e_new = l->slot[1 - l->now];
+        v->cols = l->cols;
+        bool goes_on = tw_left_values(l, &v->spec) && l->left_cols == tw_op_columns(v) && l->left_rank == v->spec.rank;
+        v->left = goes_on ? l->left[l->left_now] : NULL;
+        v->left_new = tw_left_values(l, &v->spec) ? l->left[1 - l->left_now] : NULL;
         v->cert = l->cert[l->cert_now];
         v->cert_new = l->cert[1 - l->cert_now];
         v->bound_sq = l->bound_sq;
@@ -230,10 +234,10 @@ tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *o
     return s;
 }
 
-static tw_status check_tiled(const tw_reducer *r, const char *what, uint32_t layer) {
+static tw_status check_owned(const tw_reducer *r, const char *what, uint32_t layer) {
     char where[TW_SENTENCE / 2];
     snprintf(where, sizeof where, "%s, layer '%.100s'", what, r->layer[layer].name);
-    return tw_codec_check_tiled(&r->view[layer].spec, where);
+    return tw_codec_check_owned(&r->view[layer].spec, where);
 }
 
 static tw_status check_pieces(const tw_reducer *r, const char *what, tw_kind kind, tw_use use, const tw_piece *pieces,
@@ -249,7 +253,7 @@ static tw_status check_pieces(const tw_reducer *r, const char *what, tw_kind kin
     for (uint32_t i = 0; i < n && s >= 0; i++)
         s = check_use(&r->layer[pieces[i].layer], use);
     for (uint32_t i = 0; i < n && s >= 0 && kind != TW_KIND_ALLREDUCE; i++)
-        s = check_tiled(r, what, pieces[i].layer);
+        s = check_owned(r, what, pieces[i].layer);
     return s;
 }
 
@@ -404,6 +408,11 @@ static void commit(tw_reducer *r) {
             l->now = 1 - l->now;
             l->held = ef || l->kept;
         }
+        if (r->view[i].left_new) {
+            l->left_now = 1 - l->left_now;
+            l->left_cols = tw_op_columns(&r->view[i]);
+            l->left_rank = r->view[i].spec.rank;
+        }
         l->used = l->used || ef;
         l->cert_now = 1 - l->cert_now;
         l->bound_sq = l->bound_sq_new + (l->stale ? l->bound_sq : 0);
@@ -437,8 +446,9 @@ static void finish_report(tw_reducer *r, tw_verdict verdict) {
     }
     p->verdict = verdict;
     p->error_bound = sqrt(sq);
-    p->encode_s = k[TW_K_SELECT] + k[TW_K_ENCODE] + k[TW_K_PUBLISH] + k[TW_K_PRESCALE];
-    p->reduce_s = k[TW_K_REDUCE] + k[TW_K_ANSWER];
+    p->encode_s = k[TW_K_SELECT] + k[TW_K_ENCODE] + k[TW_K_PUBLISH] + k[TW_K_PRESCALE] + k[TW_K_START] + k[TW_K_RIGHT] +
+                  k[TW_K_LEFT];
+    p->reduce_s = k[TW_K_REDUCE] + k[TW_K_ANSWER] + k[TW_K_ORTHO];
     p->decode_s = k[TW_K_VERDICT] + k[TW_K_DECODE] + k[TW_K_POSTSCALE];
     p->wait_s = r->wait_s > 0 ? r->wait_s : 0;
     r->total.ended++;

@@ -8,7 +8,8 @@
 
 /* Reads all of it and decodes; the first status that is none of success. */
 static inline tw_status read_all(const uint8_t *p, uint64_t n, uint64_t *decoded) {
-    static uint8_t values[(uint64_t)TC_MOST_CHUNK_TILES * 4096 * 16];
+    static uint8_t
+        values[(uint64_t)TC_MOST_MATRIX_TILES * 4096 * 4]; /* what codecs give; others: 1024 tiles of 16 bytes */
     tc_source from;
     tc_reader r;
     bool more = true;

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { A = 70001, B = 513, TOTAL = A + B };
-static const tw_layer layers[] = {TW_LAYER("a.weight", A), TW_LAYER("a.bias", B)};
+enum { ROWS = 251, COLS = 279, A = ROWS * COLS, B = 513, TOTAL = A + B };
+static const tw_layer layers[] = {TW_LAYER_MATRIX("a.weight", ROWS, COLS, TW_F32), TW_LAYER("a.bias", B)};
 
 /* Steps of one reducer; checks that replicas agree and that the certificate holds. */
 static void train(tw_comm *comm, const char *rules, tw_algo algo, int steps, int pushes_backwards, MPI_Comm noise) {
@@ -59,7 +59,9 @@ static void run_mode(tw_progress mode, MPI_Comm noise) {
                                         "*=onebit:group=256,scale=rms+ef",
                                         "*=none until 2 then onebit+ef until 4 then cast",
                                         "*.bias=none;*=topk:density=0.05+ef until 3 then "
-                                        "topk:density=0.2,select=group,values=(onebit:group=512)+ef"};
+                                        "topk:density=0.2,select=group,values=(onebit:group=512)+ef",
+                                        "*=powersgd:rank=3+ef until 3 then onebit+ef until 4 then "
+                                        "powersgd:iterations=2+ef"};
     tw_ctx_config cfg = TW_CTX_CONFIG_INIT;
     tw_ctx *ctx = NULL;
     tw_comm *comm = NULL;
@@ -74,6 +76,8 @@ static void run_mode(tw_progress mode, MPI_Comm noise) {
         train(comm, rules[i], TW_ALGO_AUTO, 6, (int)i & 1, noise);
     train(comm, "*=randk:density=0.1+ef", TW_ALGO_NATIVE, 6, 1, noise); /* payloads are summed */
     train(comm, "*=randk:density=0.3,scale=unbiased", TW_ALGO_NATIVE, 3, 0, noise);
+    train(comm, "*.bias=none; *=onebit+ef", TW_ALGO_GATHER, 6, 1, noise);
+    train(comm, "*=topk:density=0.05+ef", TW_ALGO_GATHER, 6, 0, noise);
     MPI_OK(tw_comm_destroy(comm));
     MPI_OK(tw_ctx_destroy(ctx));
 }

@@ -7,18 +7,8 @@ srcdir=${srcdir:-$(cd "$(dirname "$0")/../.." && pwd)}
 tmp=$(mktemp -d) || exit 99
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
-n=0
-bad=0
-result() { # result STATUS NAME
-    n=$((n + 1))
-    if [ "$1" = 0 ]; then
-        echo "ok $n - $2"
-    else
-        echo "not ok $n - $2"
-        sed 's/^/# /' "$tmp/log"
-        bad=$((bad + 1))
-    fi
-}
+# shellcheck source=tests/scripts/tap.sh
+. "$srcdir/tests/scripts/tap.sh"
 
 # ENCODE: what it gives as a part of the loop's speed; avx512 is not on its CPU.
 cat >"$tmp/thinwire-bench" <<'END'

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-3-Clause
-# bench/wire-bytes, bench/error-laws and bench/peers, short: what their pages must say of the library of builddir.
+# bench/wire-bytes, error-laws, rate-distortion and peers, short: what their pages must say of the library of builddir.
 set -u
 srcdir=${srcdir:-$(cd "$(dirname "$0")/../.." && pwd)}
 : "${builddir:?}"
@@ -12,18 +12,8 @@ fi
 tmp=$(mktemp -d) || exit 99
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
-n=0
-bad=0
-result() { # result STATUS NAME
-    n=$((n + 1))
-    if [ "$1" = 0 ]; then
-        echo "ok $n - $2"
-    else
-        echo "not ok $n - $2"
-        sed 's/^/# /' "$tmp/log"
-        bad=$((bad + 1))
-    fi
-}
+# shellcheck source=tests/scripts/tap.sh
+. "$srcdir/tests/scripts/tap.sh"
 gives() { # gives STATUS SCRIPT ARGUMENT...
     want=$1 script=$2
     shift 2
@@ -45,6 +35,10 @@ has '^| half in common | 0 of 3 | 0 of 3 | 3 of 3 | 3 of 3 |'
 result $? "error-laws: gradients that agree keep those with alignment alone"
 gives 1 error-laws --grads "$tmp" && grep -q 'charlm --record' "$tmp/log"
 result $? "error-laws: a folder without gradients"
+gives 0 rate-distortion --values 262144 --codec topk:density=0.01,values=\(onebit:group=4096\) && [ "$(grep -c ": met |" "$tmp/page.md")" = 2 ]
+result $? "rate-distortion: near the bound, as the goals want it"
+gives 0 rate-distortion --values 65536 --codec quant:bits=4 && has '^| .quant:bits=4. | 4.062 | 0.018. | 0.00358 | 5.[0-9]* |  |'
+result $? "rate-distortion: a scale that fits the largest value is far from it"
 gives 0 peers --values 65536 --rounds 2 --codec onebit --codec quant:bits=8 && has '^| thinwire | .onebit. | 1.06' && has '^| numpy | .signs'
 result $? "peers: rows of both"
 ! grep -qwF "$(uname -n)" "$tmp/page.md" "$tmp/page.json"

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -135,6 +136,32 @@ def round_trips():
            *bad[:2])
     for name in ("in.raw", "f.tw", "out.raw"):
         os.remove(name)
+
+
+def matrices():
+    """Factors, both readers; what has none is carried as it is; shapes give the rows."""
+    bad = []
+    for spec in ("powersgd:rank=2,iterations=2", "powersgd:rank=5,seed=3"):
+        for dtype in WIDTH:
+            for shape in ((80, 70), (130, 3, 40), (97, 43), (4097,), (9, 2), (64, 64, 1), ()):
+                n, rank = math.prod(shape), int(re.search("rank=(.)", spec).group(1))
+                cols = shape[-1] if shape else 1
+                some = rank < min(n // cols, cols) and rank * (n // cols + cols) < n
+                raw = write("m.raw", values(n, dtype))
+                a = run("compress", raw, "--dtype", dtype, "--shape", ",".join(map(str, shape)), "--spec", spec, "-o", "m.tw", "--chunk", 1, "-q", "-f", "--json", "m.json")
+                b = run("decompress", "m.tw", "-o", "mo.raw", "-q", "-f")
+                row = json.loads(read("m.json"))["tensors"][0] if a[0] == 0 else {}
+                parts = {"right factor": 4 * rank * cols, "left factor": 4 * rank * n // cols} if some else {"values": n * WIDTH[dtype]}
+                good = a[0] == b[0] == 0 and python_reads("m.tw") == [read("mo.raw")] and row["part_bytes"] == parts
+                if not good or (not some and read("mo.raw") != read(raw)):
+                    bad.append((spec, dtype, shape, a, b, row))
+    ok(not bad, "powersgd: factors of matrices in three dtypes, others as they are", *bad[:2])
+    x, y = [rng.gauss(0, 1) for _ in range(60)], [rng.gauss(0, 1) for _ in range(50)]
+    flat = write("f.raw", wire_format.pack([a * b for a in x for b in y], 1))
+    run("compress", flat, "--dtype", "fp32", "--shape", "3000", "--spec", "powersgd:rank=1,columns=50", "-o", "f.tw", "-f", "-q")
+    run("decompress", "f.tw", "-o", "fo.raw", "-f", "-q")
+    was, now = (wire_format.unpack(read(f), 3000, 1) for f in ("f.raw", "fo.raw"))
+    ok(max(abs(a - b) for a, b in zip(was, now)) < 1e-5 and len(read("f.tw")) < 1000, "columns=50 makes a matrix of a vector")
 
 
 def exact():
@@ -410,7 +437,7 @@ def readme():
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        for part in (round_trips, exact, report, npy_files, streams, outputs, damage, hostile_names, usage, readme):
+        for part in (round_trips, matrices, exact, report, npy_files, streams, outputs, damage, hostile_names, usage, readme):
             os.mkdir(os.path.join(folder, part.__name__))
             os.chdir(os.path.join(folder, part.__name__))
             part()

@@ -64,7 +64,7 @@ class Tensor:
     def __init__(self, body):
         b = Bytes(body)
         self.dtype, dims, self.tiles, version, self.step, name, spec, zero = b.u32(8)
-        check(self.dtype in DTYPES and dims <= 32 and 1 <= self.tiles <= 1024 and name <= 65535 and spec <= 1023 and zero == 0, "TENS")
+        check(self.dtype in DTYPES and dims <= 32 and 1 <= self.tiles <= 16384 and name <= 65535 and spec <= 1023 and zero == 0, "TENS")
         self.shape = struct.unpack("<%dQ" % dims, b.take(8 * dims))
         self.name, text = b.text(name), b.text(spec)
         b.end()
@@ -74,6 +74,11 @@ class Tensor:
         check(not text or (self.dtype <= 3 and "+" not in text), "spec")
         check(version == (1 if text else 0), "payload version")
         self.spec = wire_format.Spec(text) if text else None
+        self.lowrank = self.spec.lowrank if text else None
+        if self.lowrank: # rows are the last dimension, unless the spec says otherwise; one chunk
+            self.lowrank.columns = self.lowrank.columns or self.shape[-1]
+            check(self.lowrank.values(self.count) and self.tiles * TILE >= self.count, "factors")
+        check(self.lowrank or self.tiles <= 1024, "TENS")
         self.values = []
 
     def bound(self, n):
@@ -83,6 +88,9 @@ class Tensor:
         """The chunk's values as bytes; it begins with value `at` of the tensor."""
         if not self.spec:
             return payload
+        if self.lowrank:
+            check(len(payload) == self.lowrank.bytes(n), "length of factors")
+            return wire_format.pack(self.lowrank.decode(payload, n), self.dtype)
         if self.spec.topk:
             return wire_format.pack(self.spec.topk.decode(payload, n), self.dtype)
         out, b = b"", Bytes(payload)

@@ -7,7 +7,8 @@ netlab=${NETLAB:-${builddir:-$srcdir}/tools/thinwire-netlab}
 [ -x "$netlab" ] || netlab=$srcdir/tools/thinwire-netlab.in
 tmp=$(mktemp -d)
 a=t$$a b=t$$b
-n=0 bad=0
+# shellcheck source=tests/scripts/tap.sh
+. "$srcdir/tests/scripts/tap.sh"
 mark=$((900000 + $$)) # a sleep of this many seconds is one of ours
 
 clean() {
@@ -17,22 +18,6 @@ clean() {
 } >/dev/null 2>&1
 trap clean EXIT
 trap 'exit 130' INT TERM
-
-result() { # result STATUS NAME
-    n=$((n + 1))
-    if [ "$1" = 0 ]; then
-        echo "ok $n - $2"
-    else
-        echo "not ok $n - $2"
-        sed 's/^/# /' "$tmp/log"
-        bad=$((bad + 1))
-    fi
-}
-
-skip() { # skip NAME REASON
-    n=$((n + 1))
-    echo "ok $n - $1 # SKIP $2"
-}
 
 lab() { timeout -k 5 60 "$netlab" "$@" >"$tmp/log" 2>&1; }
 

@@ -86,13 +86,43 @@ def norm(values):
 
 
 # ---- codecs ----
+class LowRank:
+    """Two factors of an array: rank vectors of a row's length, then what multiplies them, row by row."""
+
+    def __init__(self, rank, columns):
+        self.rank, self.columns = rank, columns
+
+    def values(self, n):
+        rows = n // self.columns if self.columns and n % self.columns == 0 else 0
+        most = self.rank * (rows + self.columns)
+        return most if self.rank < min(rows, self.columns) and most < n else 0
+
+    def bytes(self, n):
+        return 4 * (self.values(n) or n)
+
+    def decode(self, payload, n):
+        v = struct.unpack("<%df" % (len(payload) // 4), payload)
+        if not self.values(n):
+            return v
+        r, cols = self.rank, self.columns
+        out = []
+        for at in range(r * cols, len(v), r):
+            left = v[at:at + r]
+            for c in range(cols):
+                total = f32(left[0] * v[c])
+                for k in range(1, r):
+                    total = f32(total + f32(left[k] * v[k * cols + c]))
+                out.append(total)
+        return out
+
+
 class Spec:
     """codec, feedback, type, scale, group, bits, rounding, rotate, seed, density, select, values: the numbers that are
     hashed."""
 
     def __init__(self, text):
         name, _, options = text.partition(":")
-        self.topk = self.randk = None
+        self.topk = self.randk = self.lowrank = None
         self.density = 0
         if name == "topk":
             self.read_topk(text)
@@ -100,7 +130,7 @@ class Spec:
         text, _, feedback = text.partition("+")
         name, _, options = text.partition(":")
         given = dict(o.split("=") for o in options.split(",") if o)
-        self.codec = {"none": 1, "cast": 2, "onebit": 3, "quant": 4, "ternary": 5, "randk": 7}[name]
+        self.codec = {"none": 1, "cast": 2, "onebit": 3, "quant": 4, "ternary": 5, "randk": 7, "powersgd": 8}[name]
         self.ef = feedback == "ef"
         self.type = {"fp16": FP16, "bf16": BF16, "fp8e4m3": 4, "fp8e5m2": 5}[given.get("type", "bf16")] if name == "cast" else 0
         self.scale = {"mean": 1, "rms": 2, "twosided": 3}[given.get("scale", "mean")] if name == "onebit" else 0
@@ -121,6 +151,9 @@ class Spec:
             self.scale, self.density, self.more[3] = 8 if unbiased else 7, int(Fraction(density) * 10 ** 9), int(given.get("seed", 0))
             self.randk = Randk(density, unbiased, self.more[3])
 
+        if name == "powersgd":
+            self.lowrank, self.more[3] = LowRank(int(given.get("rank", 4)), int(given.get("columns", 0))), int(given.get("seed", 0))
+
     def read_topk(self, text):
         values = re.search(r"values=\((.*?)\)|values=([^,+]*)", text)
         text = text.replace(values.group(0), "") if values else text
@@ -136,7 +169,7 @@ class Spec:
         if self.topk:
             v = self.topk.values
             more = [self.topk.density, self.topk.select, v.codec, v.type, v.scale, *v.more[:3], v.group]
-        return struct.pack("<19I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, *self.more, *more, 1)
+        return struct.pack("<23I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, *self.more, *more, 0, 0, 0, 0, 1)
 
     def half(self, dtype):
         return self.type if self.codec == 2 else dtype
@@ -146,6 +179,8 @@ class Spec:
             return self.quant.bytes(n)
         if self.randk:
             return self.randk.bytes(n)
+        if self.lowrank:
+            return self.lowrank.bytes(n)
         if self.codec == 3:
             return 4 * self.stored() * -(-n // self.group) + -(-n // 32) * 4
         if self.is_fp8:

@@ -171,14 +171,14 @@ static bool check_same(trial *t, int r) {
 
 /* One op over all layers, all there: the plan's bytes are what is sent. */
 static bool check_plan(trial *t, int r) {
-    char rules[MOST_LAYERS * 160] = "";
+    char rules[MOST_LAYERS * 320] = "";
     tw_layer given[MOST_LAYERS] = {{0}};
     tw_reducer_config c = t->rc;
     tw_plan_info info = TW_PLAN_INFO_INIT;
     uint64_t payloads = 0;
     bool sparse = false;
     for (uint32_t l = 0; l < t->nlayer; l++) {
-        char text[128];
+        char text[256];
         tw_layer_report y = TW_LAYER_REPORT_INIT;
         tw_spec_format(&t->step.spec[l], text, sizeof text);
         strcat(strcat(strcat(strcat(rules, t->layer[l].name), "="), text), ";");
@@ -187,7 +187,7 @@ static bool check_plan(trial *t, int r) {
         payloads += y.wire_bytes;
         sparse = sparse || t->step.spec[l].codec == TW_CODEC_TOPK;
     }
-    c.algo = TW_ALGO_SRA;
+    c.algo = t->step.op[0].gather ? TW_ALGO_GATHER : TW_ALGO_SRA;
     if (tw_plan_compute(r, t->ranks, given, t->nlayer, rules, &c, &info) != TW_OK)
         return trial_fail(t, "no plan: %s", tw_last_error());
     uint64_t sent = t->result[r].report.wire_bytes;

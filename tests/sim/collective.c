@@ -58,7 +58,7 @@ static uint64_t draw_count(world *w, const tw_call *k) {
 
 static void draw_spec(world *w, tw_call *k) {
     w->t->rc.tile = k->tile;
-    k->spec = trial_draw_tiled(w->t);
+    k->spec = trial_draw_spec(w->t);
     k->spec.feedback = TW_FEEDBACK_NONE;
 }
 
@@ -80,7 +80,7 @@ static void draw_call(world *w, tw_call *k) {
         k->root = (int)rng_below(w->r, (unsigned)w->ranks);
 }
 
-static float draw_value(world *w, uint64_t kind) {
+static float draw_value(world *w, uint64_t kind, bool early) {
     float x = (float)(rng_unit(w->r) * 2 - 1);
     if (kind == 1)
         return ldexpf(x, (int)rng_below(w->r, 81) - 40);
@@ -92,13 +92,15 @@ static float draw_value(world *w, uint64_t kind) {
         return rng_chance(w->r, 1) ? x * 1e6f : x;
     if (kind == 5)
         return x * 3e38f;
+    if (kind == 7) /* what is large lies together */
+        return early ? x : x * 1e-3f;
     return kind == 6 ? 0.25f : x;
 }
 
 static void draw_values(world *w, one_call *c) {
     uint64_t n = c->in_values * (unsigned)w->ranks, kind = rng_below(w->r, 9);
     for (uint64_t i = 0; i < n; i++)
-        c->g[i] = model_to_dtype(draw_value(w, kind), c->k.dtype);
+        c->g[i] = model_to_dtype(draw_value(w, kind, i % c->in_values < c->in_values / 8), c->k.dtype);
     for (uint64_t i = rng_chance(w->r, 15) ? rng_range(w->r, 1, 3) : 0; n && i > 0; i--)
         c->g[rng_below(w->r, n)] = rng_chance(w->r, 50) ? NAN : copysignf(INFINITY, (float)rng_unit(w->r) - 0.5f);
 }
@@ -157,9 +159,78 @@ static bool lay_out(world *w, one_call *c) {
 
 /* ---- the model ---- */
 
+static const char *const names[] = {"tw_allreduce", "tw_reduce_scatter", "tw_allgather", "tw_broadcast"};
+
+static bool is_sparse(const world *w, const tw_call *k) {
+    return w->ranks > 1 && k->spec.codec == TW_CODEC_TOPK;
+}
+
+/* Spans end between the tiles of ranks that relay them. */
+static uint8_t zone_of(const world *w, const tw_call *k, uint64_t tile, uint64_t tiles) {
+    return k->kind == TW_KIND_BROADCAST ? (uint8_t)(1 + tile * ((unsigned)w->ranks - 1) / tiles) : 1;
+}
+
+/* A block of x as receivers decode it; tiles in which it has NaN or Inf, or in which something became so, are flagged. */
+static bool through_sparse(const world *w, const tw_call *k, int rank, int block, const float *x, float *y,
+                           uint8_t *flag) {
+    uint64_t tiles = (k->count + k->tile - 1) / k->tile;
+    uint8_t *zone = malloc(tiles + 1);
+    float *sent = malloc((k->count + 1) * sizeof *sent);
+    model_sparse_part p = {.s = &k->spec, .name = names[k->kind], .block = (uint32_t)block, .n = k->count};
+    p.tile = k->tile;
+    p.step = w->seq;
+    p.hop = k->kind == TW_KIND_REDUCE_SCATTER ? 1 : 2;
+    p.dtype = k->dtype;
+    p.rank = rank;
+    p.zone = zone;
+    p.flag = flag;
+    p.x = sent;
+    p.decoded = y;
+    for (uint64_t t = 0; zone && t < tiles; t++)
+        zone[t] = zone_of(w, k, t, tiles);
+    memset(flag, 0, tiles);
+    for (uint64_t i = 0; i < k->count; i++)
+        flag[i / k->tile] |= !isfinite(x[i]);
+    for (uint64_t i = 0; sent && i < k->count; i++)
+        sent[i] = p.hop == 2 && flag[i / k->tile] ? 0.0f : x[i];
+    bool ok = zone && sent && model_compress(&p);
+    free(zone);
+    free(sent);
+    return ok;
+}
+
+/* What all ranks, or the one whose block it is, must have of it. Flagged tiles are NaN. */
+static bool expected_sparse(const world *w, const one_call *c, uint64_t b, float *want) {
+    const tw_call *k = &c->k;
+    uint64_t n = k->count, size = (unsigned)w->ranks;
+    float *y = malloc((n + 1) * sizeof *y), scale = k->redop == TW_AVG ? 1.0f / (float)w->ranks : 1.0f;
+    uint8_t *bad = calloc(n / k->tile + 2, 1), *flag = calloc(n / k->tile + 2, 1);
+    bool ok = y && bad && flag;
+    if (ok && k->kind != TW_KIND_REDUCE_SCATTER)
+        ok = through_sparse(w, k, (int)b, k->kind == TW_KIND_ALLGATHER ? (int)b : 0, c->g + b * n, want, bad);
+    for (uint64_t r = 0; r < size && ok && k->kind == TW_KIND_REDUCE_SCATTER; r++) {
+        const float *x = c->g + (r * size + b) * n;
+        memset(flag, 0, n / k->tile + 1);
+        ok = r == b || through_sparse(w, k, (int)r, (int)b, x, y, flag);
+        for (uint64_t i = 0; ok && i < n; i++) {
+            want[i] += r == b ? x[i] : y[i];
+            bad[i / k->tile] |= flag[i / k->tile];
+        }
+    }
+    for (uint64_t i = 0; ok && i < n; i++) {
+        want[i] = model_to_dtype(want[i] * scale, k->dtype);
+        bad[i / k->tile] |= !isfinite(want[i]);
+    }
+    for (uint64_t i = 0; ok && i < n; i++)
+        want[i] = bad[i / k->tile] ? NAN : want[i];
+    free(y);
+    free(bad);
+    free(flag);
+    return ok;
+}
+
 /* What a receiver of these values stores: tile by tile through the codec. One rank alone encodes nothing. */
 static void through_codec(const world *w, const tw_call *k, int rank, int block, const float *x, float *y) {
-    static const char *const names[] = {"tw_allreduce", "tw_reduce_scatter", "tw_allgather", "tw_broadcast"};
     tw_spec none = TW_SPEC_INIT;
     model_draw d = {
         names[k->kind],  0,    k->spec.seed, w->seq, (uint32_t)rank, k->kind == TW_KIND_REDUCE_SCATTER ? 1 : 2,
@@ -180,6 +251,15 @@ static bool expected(world *w, one_call *c) {
     if (!y || !c->want) {
         free(y);
         return trial_fail(w->t, "out of memory");
+    }
+    if (is_sparse(w, k)) {
+        uint64_t from = k->kind == TW_KIND_BROADCAST ? (unsigned)k->root : 0,
+                 to = k->kind == TW_KIND_BROADCAST ? from + 1 : size;
+        bool ok = true;
+        for (uint64_t b = from; b < to && ok; b++)
+            ok = expected_sparse(w, c, b, c->want + (b - from) * n);
+        free(y);
+        return ok || trial_fail(w->t, "out of memory");
     }
     if (k->kind == TW_KIND_BROADCAST)
         through_codec(w, k, k->root, 0, c->g + (unsigned)k->root * n, c->want);
@@ -326,9 +406,11 @@ static bool check_bytes(world *w, const one_call *c, const uint64_t *before) {
     for (int r = 0; r < w->ranks; r++) {
         const tw_plan *p = w->op[r]->plan;
         tw_sim_counters(w->sim, r, &frames, &bytes);
-        if (bytes - before[r] != p->wire_bytes || w->op[r]->sent != p->wire_bytes)
+        if (bytes - before[r] != w->op[r]->sent || (!is_sparse(w, &c->k) && w->op[r]->sent != p->wire_bytes))
             return trial_fail(w->t, "%s, rank %d: the plan has %llu bytes, the network counted %llu", name_of(c), r,
                               (unsigned long long)p->wire_bytes, (unsigned long long)(bytes - before[r]));
+        if (is_sparse(w, &c->k)) /* a plan's bytes are about what is sent then */
+            continue;
         if ((blocks || r == c->k.root) && p->payload_bytes != (blocks ? others : others > 0) * payload)
             return trial_fail(w->t, "%s, rank %d: sends %llu bytes of payload", name_of(c), r,
                               (unsigned long long)p->payload_bytes);
@@ -336,7 +418,7 @@ static bool check_bytes(world *w, const one_call *c, const uint64_t *before) {
             return trial_fail(w->t, "%s, rank %d: sends more than everything to everybody", name_of(c), r);
         all += p->payload_bytes;
     }
-    if (all != payload * others * (blocks ? (unsigned)w->ranks : 1))
+    if (!is_sparse(w, &c->k) && all != payload * others * (blocks ? (unsigned)w->ranks : 1))
         return trial_fail(w->t, "%s: %llu bytes of payload cross in all", name_of(c), (unsigned long long)all);
     return true;
 }
@@ -380,6 +462,7 @@ static bool try_call(world *w, bool last) {
     bool ok = lay_out(w, &c) && expected(w, &c);
     for (int r = 0; r < w->ranks && ok; r++)
         tw_sim_counters(w->sim, r, &frames, &before[r]);
+    tally_other((uint32_t)c.k.kind, &c.k.spec);
     if (ok)
         run_call(w, &c, last);
     ok = ok && check_statuses(w, &c) && check_outputs(w, &c) && check_replicas_of(w, &c);

@@ -95,6 +95,8 @@ static void draw_options(trial *t) {
     c->algo = (tw_algo)(rng_chance(r, t->adds ? 20 : 60) ? TW_ALGO_SRA : TW_ALGO_AUTO);
     if (t->adds && rng_chance(r, 40))
         c->algo = TW_ALGO_NATIVE;
+    if (rng_chance(r, 25))
+        c->algo = TW_ALGO_GATHER;
     c->frame_bytes = frames[rng_below(r, 7)];
     c->in_flight = rng_chance(r, 20) ? 0 : (uint32_t)rng_range(r, 2, 16);
     c->no_overlap = rng_chance(r, 15);

@@ -143,7 +143,9 @@ static void choose_native(trial *t, step_plan *s) {
     for (uint32_t i = 0; i < s->nop; i++) {
         op_plan *op = &s->op[i];
         op->linear = model_sums_payloads(t, s, op);
-        op->native = t->ranks > 1 && t->rc.algo != TW_ALGO_SRA && t->rc.nonfinite == TW_NONFINITE_PROPAGATE;
+        op->gather = t->ranks > 1 && t->rc.algo == TW_ALGO_GATHER;
+        op->native =
+            t->ranks > 1 && t->rc.algo != TW_ALGO_SRA && !op->gather && t->rc.nonfinite == TW_NONFINITE_PROPAGATE;
         for (uint32_t k = 0; k < op->npiece; k++) {
             uint32_t l = op->piece[k].layer;
             if (t->layer[l].dtype != TW_F32 || s->spec[l].codec != TW_CODEC_NONE ||

@@ -55,7 +55,7 @@ bool model_sums_payloads(const trial *t, const step_plan *s, const op_plan *op) 
         if (t->layer[l].dtype != TW_F32 || s->spec[l].codec != TW_CODEC_RANDK)
             return false;
     }
-    if (op->npiece == 0 || t->ranks == 1 || t->rc.algo == TW_ALGO_SRA)
+    if (op->npiece == 0 || t->ranks == 1 || t->rc.algo == TW_ALGO_SRA || t->rc.algo == TW_ALGO_GATHER)
         return false;
     return t->rc.algo == TW_ALGO_NATIVE || is_shorter(t, s, op);
 }

@@ -128,14 +128,16 @@ void model_step(trial *t) {
         m->op_bad[i] = false;
         for (uint32_t l = 0; l < t->nlayer; l++) {
             bool sparse = t->step.spec[l].codec == TW_CODEC_TOPK && t->ranks > 1;
-            if (sparse && op->tiles[l])
+            if (op->gather && op->tiles[l])
+                model_gather(t, op, l);
+            else if (sparse && op->tiles[l])
                 model_sparse(t, op, l);
             for (uint64_t k = op->first_tile[l]; k < op->first_tile[l] + op->tiles[l]; k++) {
                 if (op->linear)
                     model_linear(t, op, l, k);
                 else if (op->native)
                     model_native(t, op, l, k);
-                else if (!sparse)
+                else if (!sparse && !op->gather)
                     model_tile(t, op, l, k);
                 m->op_bad[i] = m->op_bad[i] || m->bad[l][k];
             }
@@ -192,9 +194,11 @@ void model_commit(trial *t) {
             touched[op->piece[k].layer] = true;
             if (model_op_is_native(op))
                 t->m.native[op->piece[k].layer] = true;
+            bool workers = op->linear || op->gather; /* there all are workers' */
             t->m.loose[op->piece[k].layer] |=
-                op->linear != t->m.linear[op->piece[k].layer] && t->m.used[op->piece[k].layer];
-            t->m.linear[op->piece[k].layer] = op->linear;
+                workers != t->m.linear[op->piece[k].layer] && t->m.used[op->piece[k].layer];
+            t->m.loose[op->piece[k].layer] |= op->gather && t->layer[op->piece[k].layer].dtype != TW_F32;
+            t->m.linear[op->piece[k].layer] = workers;
         }
     }
     for (uint32_t l = 0; l < t->nlayer; l++)

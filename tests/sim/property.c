@@ -68,7 +68,8 @@ static bool run_one(trial *t, uint64_t seed, const options *o, const char *progr
     if (o->verbose)
         trial_describe(t);
     if (trial_run(t) && (seed % 4 != 0 || collective_run(t, seed, o->most_ranks)) &&
-        (seed % 4 != 1 || scatter_run(t, seed, o->most_ranks)))
+        (seed % 4 != 1 || scatter_run(t, seed, o->most_ranks)) &&
+        (seed % 4 != 2 || lowrank_run(t, seed, o->most_ranks)))
         return true;
     printf("FAILED: %s\n", t->why);
     if (!o->verbose)

@@ -5,6 +5,7 @@
  * NaN, absent ranks and discards. Outputs and residuals are compared with a plain model bit by bit, sums of outputs with
  * exact sums and the certificate. */
 #include "trial.h"
+#include "core/core.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,8 +18,9 @@ typedef struct one_layer {
     uint32_t count;
     tw_dtype dtype;
     tw_spec spec;
-    uint64_t pinned, shard;
+    uint64_t pinned, shard, until; /* until: the step at which feedback ends; 0: never */
     bool gathered;
+    bool held[MOST_RANKS], kept[MOST_RANKS];
     float *g, *e, *e_new; /* [rank * count + i] */
     float *out;           /* the model's [count] */
     uint8_t *mem;         /* outputs of all ranks, in the dtype */
@@ -30,7 +32,7 @@ typedef struct scene {
     trial *t;
     rng *r;
     int ranks;
-    bool faulty;
+    bool faulty, sweep; /* sweep: one layer, and inputs from a list */
     uint32_t n, tile;
     one_layer l[LAYERS];
     tw_reducer_config rc;
@@ -60,9 +62,10 @@ static void draw_layer(scene *s, uint32_t k) {
     l->dtype = dtypes[rng_below(s->r, 4)];
     l->gathered = rng_chance(s->r, 40);
 
-    l->spec = trial_draw_tiled(s->t);
+    l->spec = trial_draw_spec(s->t);
     bool can = l->spec.scale != TW_SCALE_UNBIASED;
     l->spec.feedback = can && rng_chance(s->r, 75) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
+    l->until = l->spec.feedback == TW_FEEDBACK_EF && rng_chance(s->r, 20) ? rng_range(s->r, 1, 3) : 0;
     if (rng_chance(s->r, 60)) {
         l->pinned = rng_range(s->r, 1, (unsigned)s->ranks);
         l->shard = rng_chance(s->r, 80) ? s->tile * rng_range(s->r, 1, 4) : 0;
@@ -99,7 +102,52 @@ static bool make_layer(scene *s, one_layer *l) {
     return true;
 }
 
+/* What codecs are known to trip over. The last but one leaves residuals of its size; the last is told by nothing else. */
+static const char *const adversaries[] = {"plain",           "zeros",       "one outlier", "constant",
+                                          "denormal",        "alternating", "equal sizes", "ties",
+                                          "mixed with zero", "largest",     "NaN, Inf",    "plain again"};
+enum { ADVERSARIES = sizeof adversaries / sizeof adversaries[0] };
+
+static float adversary(rng *r, uint64_t kind, tw_dtype t, uint32_t i) {
+    float x = (float)(rng_unit(r) * 2 - 1), small = t == TW_F16 ? 0x1p-24f : 0x1p-133f,
+          large = t == TW_F16 ? 6e4f : 1e38f;
+    switch (kind) {
+    case 1:
+        return i % 2 ? -0.0f : 0.0f;
+    case 2:
+        return i == 333 ? large * 0x1p-12f : x * 0x1p-10f;
+    case 3:
+        return 0.375f;
+    case 4:
+        return (float)(int)(x * 40) * small;
+    case 5:
+        return i % 2 ? -0.7f : 0.7f;
+    case 6:
+        return copysignf(1.5f, x);
+    case 7:
+        return (float)(int)(x * 4) * 0.25f;
+    case 8:
+        return i % 16 ? 0.0f : x;
+    case 9:
+        return rng_chance(r, 50) ? x * large : x / large;
+    case 10:
+        return i == 5 ? NAN : i == 900 ? INFINITY : x;
+    default:
+        return x;
+    }
+}
+
+static void sweep_step(scene *s) {
+    one_layer *l = &s->l[0];
+    for (uint64_t i = 0; i < (uint64_t)l->count * (unsigned)s->ranks; i++)
+        l->g[i] = model_to_dtype(adversary(s->r, s->number, l->dtype, (uint32_t)(i % l->count)), l->dtype);
+}
+
 static void draw_step(scene *s) {
+    if (s->sweep) {
+        sweep_step(s);
+        return;
+    }
     s->scatter = rng_chance(s->r, 70);
     for (uint32_t k = 0; k < s->n; k++) {
         one_layer *l = &s->l[k];
@@ -118,10 +166,17 @@ static void draw_step(scene *s) {
 /* ---- the model ---- */
 
 static bool feeds_back(const scene *s, const one_layer *l) {
-    return s->ranks > 1 && l->spec.feedback == TW_FEEDBACK_EF;
+    return s->ranks > 1 && l->spec.feedback == TW_FEEDBACK_EF && (!l->until || s->number < l->until);
 }
 
-static void keep(const one_layer *l, int r, uint32_t at, uint32_t n) {
+/* Its residual takes part, once more where feedback has ended. */
+static bool takes_part(const scene *s, const one_layer *l, int r) {
+    return feeds_back(s, l) || l->held[r];
+}
+
+static void keep(const scene *s, one_layer *l, int r, uint32_t at, uint32_t n) {
+    bool nobodys = l->gathered && l->owner[at / s->tile] != r && !l->bad[at / s->tile];
+    l->kept[r] = l->kept[r] || (takes_part(s, l, r) && !nobodys);
     memcpy(l->e_new + (size_t)r * l->count + at, l->e + (size_t)r * l->count + at, n * sizeof(float));
 }
 
@@ -134,7 +189,7 @@ static bool encode(const scene *s, const one_layer *l, const tw_spec *spec, int 
     size_t slot = (size_t)r * l->count + at;
     for (uint32_t i = 0; i < n; i++) {
         x[i] = sum ? sum[i] : l->g[slot + i];
-        if (feeds_back(s, l))
+        if (takes_part(s, l, r))
             x[i] = x[i] + l->e[slot + i];
     }
     bool bad = model_codec(spec, &d, l->dtype, x, n, dec);
@@ -148,15 +203,15 @@ static bool encode(const scene *s, const one_layer *l, const tw_spec *spec, int 
     return bad;
 }
 
-static void model_one_tile(const scene *s, uint32_t k, uint32_t tile) {
-    const one_layer *l = &s->l[k];
+static void model_one_tile(scene *s, uint32_t k, uint32_t tile) {
+    one_layer *l = &s->l[k];
     const tw_spec none = TW_SPEC_INIT, *spec = s->ranks > 1 ? &l->spec : &none;
     uint32_t at = tile * s->tile, n = l->count - at < s->tile ? l->count - at : s->tile;
     int own = l->owner[tile], present = 0;
     float sum[MOST_TILE], dec[MOST_TILE], scale = s->rc.redop == TW_AVG ? 1.0f / (float)s->ranks : 1.0f;
     for (int r = 0; r < s->ranks; r++) {
         if (s->absent[k][r] || (l->gathered && r != own)) {
-            keep(l, r, at, n);
+            keep(s, l, r, at, n);
             continue;
         }
         if (r == own)
@@ -171,7 +226,7 @@ static void model_one_tile(const scene *s, uint32_t k, uint32_t tile) {
     }
     l->away[tile] = present == 0;
     if (present == 0) {
-        keep(l, own, at, n);
+        keep(s, l, own, at, n);
         return;
     }
     for (uint32_t i = 0; i < n; i++)
@@ -179,9 +234,122 @@ static void model_one_tile(const scene *s, uint32_t k, uint32_t tile) {
     bool bad = encode(s, l, s->scatter && !l->gathered ? &none : spec, own, at, n, sum, true, l->out + at);
     l->bad[tile] = bad;
     for (int r = 0; bad && r < s->ranks; r++)
-        keep(l, r, at, n);
-    for (uint32_t i = 0; bad && feeds_back(s, l) && i < n; i++)
+        keep(s, l, r, at, n);
+    for (uint32_t i = 0; bad && takes_part(s, l, own) && i < n; i++)
         l->out[at + i] = NAN;
+}
+
+/* ---- sparse layers ---- */
+
+static bool is_sparse(const scene *s, const one_layer *l) {
+    return s->ranks > 1 && l->spec.codec == TW_CODEC_TOPK;
+}
+
+typedef struct sparse_work {
+    float x[MOST_TILE * TILES], dec[MOST_TILE * TILES], sum[MOST_TILE * TILES];
+    uint8_t zone[TILES + 1], flag[TILES + 1];
+} sparse_work;
+
+/* What rank r sends of w->x in a hop: others' tiles, or its own. Tiles that are not finite are flagged. */
+static void sparse_hop(scene *s, uint32_t k, int r, uint32_t hop, sparse_work *w) {
+    const one_layer *l = &s->l[k];
+    for (uint32_t t = 0; t * s->tile < l->count; t++)
+        w->zone[t] = (l->owner[t] == r) == (hop == 2) ? 1 + l->owner[t] : 0;
+    model_sparse_part p = {.s = &l->spec, .name = l->name, .n = l->count, .tile = s->tile, .dtype = l->dtype};
+    p.step = (uint32_t)s->number;
+    p.hop = hop;
+    p.rank = r;
+    p.zone = w->zone;
+    p.flag = w->flag;
+    p.x = w->x;
+    p.decoded = w->dec;
+    for (uint32_t i = 0; i < l->count; i++)
+        w->flag[i / s->tile] |= w->zone[i / s->tile] && !isfinite(w->x[i]);
+    for (uint32_t i = 0; i < l->count; i++)
+        w->x[i] = hop == 2 && w->flag[i / s->tile] ? 0 : w->x[i];
+    if (!model_compress(&p))
+        trial_fail(s->t, "out of memory");
+}
+
+static void add_slack(const scene *s, const one_layer *l, uint32_t i, double x, double y) {
+    double sizes = fabs(x) + fabs(y);
+    l->slack[i] += isfinite(sizes) ? sizes * (s->ranks + 4) * 0x1p-22 + 1e-40 : 0;
+}
+
+/* Rank r's part of the sums, and what it keeps of others' tiles. */
+static void sparse_part(scene *s, uint32_t k, int r, sparse_work *w) {
+    const one_layer *l = &s->l[k];
+    size_t slot = (size_t)r * l->count;
+    memset(w->flag, 0, sizeof w->flag);
+    for (uint32_t i = 0; i < l->count; i++) {
+        bool own = l->owner[i / s->tile] == r;
+        w->x[i] = l->g[slot + i];
+        w->x[i] = takes_part(s, l, r) && !own ? w->x[i] + l->e[slot + i] : w->x[i];
+    }
+    sparse_hop(s, k, r, 1, w);
+    for (uint32_t i = 0; i < l->count; i++) {
+        uint32_t tile = i / s->tile;
+        bool own = l->owner[tile] == r;
+        l->bad[tile] |= own ? !isfinite(w->x[i]) : w->flag[tile];
+        w->sum[i] += own ? w->x[i] : w->dec[i];
+        add_slack(s, l, i, (double)w->x[i], (double)w->sum[i]);
+        if (!own)
+            l->e_new[slot + i] = feeds_back(s, l) ? w->x[i] - w->dec[i] : 0.0f;
+    }
+}
+
+/* Owner r's tiles: what all have in the end, or r alone where sums stay at home. */
+static void sparse_result(scene *s, uint32_t k, int r, sparse_work *w) {
+    const one_layer *l = &s->l[k];
+    size_t slot = (size_t)r * l->count;
+    float scale = s->rc.redop == TW_AVG && !l->gathered ? 1.0f / (float)s->ranks : 1.0f;
+    memcpy(w->flag, l->bad, TILES + 1);
+    for (uint32_t i = 0; i < l->count; i++) {
+        w->x[i] = w->sum[i] * scale;
+        w->x[i] = takes_part(s, l, r) ? w->x[i] + l->e[slot + i] : w->x[i];
+    }
+    if (s->scatter && !l->gathered) {
+        for (uint32_t i = 0; i < l->count; i++)
+            w->dec[i] = model_to_dtype(w->x[i], l->dtype);
+        for (uint32_t i = 0; i < l->count; i++)
+            w->flag[i / s->tile] |= !isfinite(w->dec[i]);
+    } else {
+        sparse_hop(s, k, r, 2, w);
+    }
+    for (uint32_t i = 0; i < l->count; i++) {
+        uint32_t tile = i / s->tile;
+        if (l->owner[tile] != r)
+            continue;
+        l->bad[tile] |= w->flag[tile];
+        l->out[i] = w->flag[tile] ? NAN : w->dec[i];
+        l->e_new[slot + i] = feeds_back(s, l) ? w->x[i] - w->dec[i] : 0.0f;
+        add_slack(s, l, i, (double)w->x[i], (double)w->dec[i]);
+    }
+}
+
+/* All tiles of a layer. */
+static void model_sparse_layer(scene *s, uint32_t k) {
+    one_layer *l = &s->l[k];
+    static sparse_work w;
+    bool any = false;
+    memset(w.sum, 0, sizeof w.sum);
+    for (int r = 0; r < s->ranks; r++) {
+        any = any || !s->absent[k][r];
+        for (uint32_t i = 0; i < l->count && l->gathered; i++)
+            if (l->owner[i / s->tile] == r && !s->absent[k][r])
+                w.sum[i] += l->g[(size_t)r * l->count + i];
+        if (!l->gathered && !s->absent[k][r])
+            sparse_part(s, k, r, &w);
+    }
+    for (uint32_t t = 0; t * s->tile < l->count; t++)
+        l->away[t] = l->gathered ? s->absent[k][l->owner[t]] : !any;
+    for (int r = 0; r < s->ranks; r++)
+        if (l->gathered ? !s->absent[k][r] : any)
+            sparse_result(s, k, r, &w);
+    for (uint32_t t = 0, at = 0; at < l->count; t++, at += s->tile)
+        for (int r = 0; r < s->ranks; r++)
+            if (l->bad[t] || l->away[t] || (r != l->owner[t] && (l->gathered || s->absent[k][r])))
+                keep(s, l, r, at, l->count - at < s->tile ? l->count - at : s->tile);
 }
 
 static void model_all(scene *s) {
@@ -190,9 +358,13 @@ static void model_all(scene *s) {
     for (uint32_t k = 0; k < s->n; k++) {
         one_layer *l = &s->l[k];
         s->posted[l->gathered] = true;
+        memset(l->bad, 0, TILES + 1);
+        memset(l->kept, 0, sizeof l->kept);
+        if (is_sparse(s, l))
+            model_sparse_layer(s, k);
         for (uint32_t t = 0; t * s->tile < l->count; t++) {
-            l->bad[t] = 0;
-            model_one_tile(s, k, t);
+            if (!is_sparse(s, l))
+                model_one_tile(s, k, t);
             s->bad[l->gathered] = s->bad[l->gathered] || l->bad[t];
         }
     }
@@ -211,7 +383,13 @@ static void model_add(scene *s, uint32_t k) {
         l->exact[i] += s->rc.redop == TW_AVG && !l->gathered ? exact / s->ranks : exact;
         l->applied[i] += (double)l->out[i];
     }
-    memcpy(l->e, l->e_new, (size_t)l->count * (unsigned)s->ranks * sizeof(float));
+    for (int r = 0; r < s->ranks; r++) {
+        size_t at = (size_t)r * l->count;
+        if (!takes_part(s, l, r))
+            continue;
+        memcpy(l->e + at, l->e_new + at, l->count * sizeof(float));
+        l->held[r] = feeds_back(s, l) || l->kept[r];
+    }
 }
 
 /* ---- running ---- */
@@ -267,7 +445,7 @@ static uint8_t *post_one(scene *s, int r, int op) {
 static void post_wrong(scene *s, int r, uint32_t k) {
     one_layer *l = &s->l[k];
     tw_piece p = TW_PIECE(k, 0, l->count, NULL, NULL);
-    if (!s->used[l->gathered])
+    if (!s->used[l->gathered] || l->count == 0) /* without values there was no piece of it */
         return;
     tw_status st = l->gathered ? tw_reducer_post_reduce_scatter(s->red[r], &p, 1, NULL)
                                : tw_reducer_post_allgather(s->red[r], &p, 1, NULL);
@@ -356,7 +534,7 @@ static bool check_sums(scene *s) {
             error_sq += off * off;
             for (int r = 0; r < s->ranks; r++)
                 held += l->e[(size_t)r * l->count + i] * (r == l->owner[i / s->tile] ? 1 : w);
-            if (feeds_back(s, l) && fabs(off + held) > l->slack[i])
+            if (feeds_back(s, l) && !l->until && fabs(off + held) > l->slack[i])
                 return trial_fail(s->t, "layer '%s', value %u: %g is lost", l->name, i, off + held);
         }
     }
@@ -388,7 +566,7 @@ static bool check_rank(scene *s, int r, bool discard) {
 }
 
 static bool try_step(scene *s, uint64_t number) {
-    bool discard = rng_chance(s->r, 10), failed = false;
+    bool discard = !s->sweep && rng_chance(s->r, 10), failed = false;
     s->number = number;
     draw_step(s);
     model_all(s);
@@ -404,6 +582,9 @@ static bool try_step(scene *s, uint64_t number) {
          committed = !discard && !strict;
     for (uint32_t k = 0; k < s->n && committed; k++)
         model_add(s, k);
+    for (uint32_t k = 0; k < s->n; k++)
+        if (s->l[k].gathered || s->scatter)
+            tally_other(s->l[k].gathered ? TALLY_POST_GATHER : TALLY_POST_SCATTER, &s->l[k].spec);
     for (uint32_t k = 0; k < s->n; k++)
         for (int r = 0; r < s->ranks; r++)
             if (!check_slots(s, k, r))
@@ -421,7 +602,7 @@ static bool open_scene(scene *s) {
     const char *texts[MOST_RANKS];
     const tw_reducer_config *configs[MOST_RANKS];
     uint32_t counts[MOST_RANKS];
-    char rules[640] = "";
+    char rules[1200] = "";
     net.ranks = s->ranks;
     net.seed = rng_next(s->r);
     net.reorder = 0.3;
@@ -436,6 +617,9 @@ static bool open_scene(scene *s) {
         char spec[160];
         tw_spec_format(&l->spec, spec, sizeof spec);
         snprintf(rules + strlen(rules), sizeof rules - strlen(rules), "%s%s=%s", k ? ";" : "", l->name, spec);
+        if (l->until)
+            snprintf(rules + strlen(rules), sizeof rules - strlen(rules), " until %llu then %.*s",
+                     (unsigned long long)l->until, (int)(strlen(spec) - strlen("+ef")), spec);
         list[k] = (tw_layer)TW_LAYER_DTYPE(l->name, l->count, l->dtype);
         list[k].pinned = l->pinned;
         list[k].shard = l->shard;
@@ -492,4 +676,87 @@ bool scatter_run(trial *t, uint64_t seed, int most_ranks) {
         ok = try_step(&s, i);
     close_scene(&s);
     return !t->failed;
+}
+
+/* ---- the whole product, in order ---- */
+
+static const char *const swept[] = {
+    "none",
+    "cast:type=bf16",
+    "cast:type=fp16",
+    "cast:type=fp8e4m3,group=128",
+    "cast:type=fp8e5m2,group=128",
+    "onebit:group=128",
+    "onebit:group=128,scale=rms",
+    "onebit:group=128,scale=twosided",
+    "quant:group=128",
+    "quant:bits=6,group=128,scale=minmax",
+    "quant:bits=4,group=128,scale=mse",
+    "quant:bits=3,group=128,rounding=stochastic",
+    "quant:bits=2,group=128,scale=mse,rotate=hadamard",
+    "ternary:group=128",
+    "ternary:group=128,rounding=stochastic",
+    "ternary:density=0.2",
+    "randk:density=0.1",
+    "randk:density=0.1,scale=unbiased",
+    "topk:density=0.1",
+    "topk:density=0.05,select=threshold,values=(cast:type=fp16)",
+    "topk:density=0.1,select=group,group=128,values=(quant:bits=4,group=128)",
+};
+
+/* How: 0 allreduce, 1 reduce-scatter, 2 allgather. */
+static bool sweep_one(trial *t, tw_spec spec, int ranks, tw_dtype dtype, uint32_t how) {
+    static scene s;
+    s = (scene){.t = t, .r = &t->rng, .rc = TW_REDUCER_CONFIG_INIT, .ranks = ranks, .sweep = true, .n = 1, .tile = 128};
+    t->rng = (rng){(uint64_t)ranks << 8 | dtype << 4 | how};
+    s.scatter = how == 1;
+    s.rc.tile = t->rc.tile = s.tile;
+    s.rc.redop = ranks % 2 ? TW_SUM : TW_AVG;
+    s.rc.algo = TW_ALGO_SRA;
+    s.rc.nonfinite = TW_NONFINITE_PROPAGATE;
+    s.rc.frame_bytes = 600;
+    s.l[0] = (one_layer){.name = "swept.w", .count = 9 * 128 + 17, .dtype = dtype, .spec = spec, .gathered = how == 2};
+    bool ok = make_layer(&s, &s.l[0]) && open_scene(&s);
+    for (uint64_t i = 0; ok && i < ADVERSARIES; i++) {
+        ok = try_step(&s, i);
+        if (!ok)
+            printf("input: %s\n", adversaries[i]);
+    }
+    close_scene(&s);
+    return !t->failed;
+}
+
+static bool sweep_spec(trial *t, tw_spec spec, uint64_t *done) {
+    static const int ranks[] = {1, 2, 3, 5, 8};
+    for (uint32_t i = 0; i < 5 * 3 * 3; i++) {
+        tw_dtype dtype = (tw_dtype)(TW_F32 + i / 3 % 3);
+        uint32_t how = i % 3;
+        char text[160];
+        ++*done;
+        if (sweep_one(t, spec, ranks[i / 9], dtype, how))
+            continue;
+        tw_spec_format(&spec, text, sizeof text);
+        printf("FAILED: %s, %d ranks, %s, collective %u: %s\n", text, ranks[i / 9], tw_dtype_name(dtype), how, t->why);
+        return false;
+    }
+    return true;
+}
+
+bool scatter_sweep(trial *t, uint64_t *done) {
+    bool seen[TW_CODECS] = {true}; /* there is no codec 0 */
+    tw_spec spec;
+    for (size_t i = 0; i < sizeof swept / sizeof swept[0]; i++) {
+        if (tw_spec_parse(swept[i], &spec) != TW_OK)
+            return trial_fail(t, "'%s': %s", swept[i], tw_last_error());
+        seen[spec.codec] = true;
+        if (!sweep_spec(t, spec, done))
+            return false;
+        spec.feedback = TW_FEEDBACK_EF;
+        if (tw_spec_check(&spec) == TW_OK && !sweep_spec(t, spec, done))
+            return false;
+    }
+    for (uint32_t c = 0; c < TW_CODECS; c++)
+        if (!seen[c])
+            return trial_fail(t, "the list of this test has no spec of codec %u", c);
+    return true;
 }

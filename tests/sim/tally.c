@@ -8,11 +8,12 @@
 #define COUNT_OF(a) (sizeof(a) / sizeof((a)[0]))
 
 static uint64_t ranks[MOST_RANKS + 1], kinds[KIND_COUNT], faults[FAULT_COUNT], odds[ODD_COUNT], values[VALUES_COUNT];
-static uint64_t dtypes[4], codecs[8][3], redops[3], policies[4], algos[4], ops[MOST_OPS + 1], steps[MOST_STEPS + 1];
+static uint64_t dtypes[4], codecs[8][3], redops[3], policies[4], algos[5], ops[MOST_OPS + 1], steps[MOST_STEPS + 1];
 static uint64_t sizes[7], tiles[6], wide_tiles, verdicts[4], failures[16], pieces[8], refusals[REFUSAL_COUNT];
+static uint64_t others[TALLY_KINDS][8];
 static uint64_t posted, pushed, layers, no_overlap, phases, scaled, nan_steps, absent_somewhere, absent_everywhere,
-    in_place, unwanted, parts, odd_bytes, discards, incomplete, native_ops, linear_ops, all_steps, layer_steps,
-    ops_sharing, flushes, plans;
+    in_place, unwanted, parts, odd_bytes, discards, incomplete, native_ops, linear_ops, gather_ops, all_steps,
+    layer_steps, ops_sharing, flushes, plans;
 
 static bool is_prime(uint64_t n) {
     for (uint64_t k = 2; k * k <= n; k++)
@@ -68,6 +69,7 @@ static void tally_ops(const trial *t) {
         const op_plan *op = &t->step.op[i];
         native_ops += op->native;
         linear_ops += op->linear;
+        gather_ops += op->gather;
         tally_parts(t, op);
         for (uint32_t k = 0; k < op->npiece; k++)
             cut[op->piece[k].layer]++;
@@ -79,6 +81,10 @@ static void tally_ops(const trial *t) {
             pieces[cut[l] < 7 ? cut[l] : 7]++;
         ops_sharing += in[l] > 1;
     }
+}
+
+void tally_other(uint32_t kind, const tw_spec *s) {
+    others[kind][s->codec]++;
 }
 
 void tally_plan(void) {
@@ -147,9 +153,21 @@ static void print_failures(void) {
     printf("\n");
 }
 
+static void print_others(void) {
+    static const char *const what[TALLY_KINDS] = {
+        [1] = "reduce_scatter", "allgather", "broadcast", "post_reduce_scatter", "post_allgather"};
+    for (uint32_t k = 1; k < TALLY_KINDS; k++) {
+        const uint64_t *n = others[k];
+        printf("  %-11s none %llu cast %llu onebit %llu quant %llu ternary %llu topk %llu randk %llu\n", what[k],
+               (unsigned long long)n[1], (unsigned long long)n[2], (unsigned long long)n[3], (unsigned long long)n[4],
+               (unsigned long long)n[5], (unsigned long long)n[6], (unsigned long long)n[7]);
+    }
+}
+
 void tally_print(void) {
-    const uint64_t flat[] = {codecs[1][1], codecs[1][2], codecs[2][1], codecs[2][2], codecs[3][1], codecs[3][2],
-                             codecs[4][1], codecs[4][2], codecs[5][1], codecs[5][2], codecs[7][1], codecs[7][2]};
+    const uint64_t flat[] = {codecs[1][1], codecs[1][2], codecs[2][1], codecs[2][2], codecs[3][1],
+                             codecs[3][2], codecs[4][1], codecs[4][2], codecs[5][1], codecs[5][2],
+                             codecs[6][1], codecs[6][2], codecs[7][1], codecs[7][2]};
     printf("What was tried:\n");
     print_ranks();
     LINE("kinds", kinds, "clean", "faulty", "odd-at-creation", "odd-in-a-step");
@@ -161,11 +179,12 @@ void tally_print(void) {
     LINE("steps", steps, "0", "1", "2", "3", "4");
     LINE("redop", redops, "", "sum", "avg");
     LINE("nonfinite", policies, "", "propagate", "skip", "error");
-    LINE("algo", algos, "", "auto", "native", "sra");
+    LINE("algo", algos, "", "auto", "native", "sra", "gather");
     LINE("dtypes", dtypes, "", "fp32", "fp16", "bf16");
     LINE("values", values, "plain", "mixed", "sparse", "tiny", "outlier", "large", "huge", "same");
     LINE("layer-steps", flat, "none", "none+ef", "cast", "cast+ef", "onebit", "onebit+ef", "quant", "quant+ef",
-         "ternary", "ternary+ef", "randk", "randk+ef");
+         "ternary", "ternary+ef", "topk", "topk+ef", "randk", "randk+ef");
+    print_others();
     LINE("ops a step", ops, "0", "1", "2", "3", "4", "5", "6");
     LINE("pieces", pieces, "0", "1", "2", "3", "4", "5", "6", "7+");
     LINE("refusals", refusals, "again", "twice", "one-less", "half-absent", "same-output", "outside", "push");
@@ -175,10 +194,10 @@ void tally_print(void) {
            (unsigned long long)pushed, (unsigned long long)posted, (unsigned long long)no_overlap,
            (unsigned long long)layers, (unsigned long long)phases);
     printf("  steps: %llu; %llu discarded, %llu with a layer in part, %llu with NaN or Inf, %llu scaled; %llu native "
-           "ops, %llu of payloads\n",
+           "ops, %llu of payloads, %llu gathered\n",
            (unsigned long long)all_steps, (unsigned long long)discards, (unsigned long long)incomplete,
            (unsigned long long)nan_steps, (unsigned long long)scaled, (unsigned long long)native_ops,
-           (unsigned long long)linear_ops);
+           (unsigned long long)linear_ops, (unsigned long long)gather_ops);
     printf("  layer-steps: %llu; absent on some ranks %llu, on all %llu; in several ops %llu\n",
            (unsigned long long)layer_steps, (unsigned long long)absent_somewhere, (unsigned long long)absent_everywhere,
            (unsigned long long)ops_sharing);

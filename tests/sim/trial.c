@@ -232,6 +232,7 @@ static void describe_step(const trial *t) {
         printf("    op %u%s%s:", i,
                s->op[i].native   ? ", native"
                : s->op[i].linear ? ", payloads summed"
+               : s->op[i].gather ? ", gathered"
                                  : "",
                t->m.op_bad[i] ? ", bad" : "");
         for (uint32_t k = 0; k < s->op[i].npiece; k++)

@@ -131,6 +131,7 @@ typedef struct op_plan {
     uint32_t npiece;
     bool native; /* plain values are summed by the transport */
     bool linear; /* payloads are */
+    bool gather; /* all ranks sum what all sent */
     bool absent[MOST_LAYERS][MOST_RANKS];
     uint64_t first_tile[MOST_LAYERS], tiles[MOST_LAYERS];
 } op_plan;
@@ -266,7 +267,24 @@ bool model_step_is_bad(const trial *t);
 void model_tile(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
 /* model_sparse.c: all tiles of the op. */
 void model_sparse(trial *t, const op_plan *op, uint32_t l);
-tw_spec model_values_of(const tw_spec *s); /* how a sparse layer's kept values are sent */
+/* model_keep.c */
+typedef struct model_sparse_part { /* of a layer: what a rank selects from */
+    const tw_spec *s;
+    const char *name;
+    uint32_t block; /* as in model_draw */
+    uint64_t n;     /* values of the layer */
+    uint32_t tile, step, hop;
+    tw_dtype dtype;
+    int rank;
+    const uint8_t *zone; /* of tiles: 0, not selected from; else equal where one rank owns them: spans end between */
+    uint8_t *flag;       /* of tiles: NaN or Inf; in and out */
+    const float *x;      /* [n] */
+    float *decoded;      /* [n] out: what receivers have, 0 outside */
+} model_sparse_part;
+bool model_compress(const model_sparse_part *p); /* false: out of memory */
+tw_spec model_values_of(const tw_spec *s);       /* how a sparse layer's kept values are sent */
+/* gather_model.c: likewise */
+void model_gather(trial *t, const op_plan *op, uint32_t l);
 /* linear_model.c */
 bool model_sums_payloads(const trial *t, const step_plan *s, const op_plan *op);
 void model_linear(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
@@ -302,9 +320,17 @@ bool trial_deviates(const trial *t, int rank); /* in this step */
 bool collective_run(trial *t, uint64_t seed, int most_ranks);
 /* scatter.c: likewise, of a reducer's reduce-scatter and allgather */
 bool scatter_run(trial *t, uint64_t seed, int most_ranks);
+/* Every codec, with and without feedback, in all three, with 1, 2, 3, 5 and 8 ranks, in every dtype, on inputs that are known
+ * to be hard; *done counts. */
+bool scatter_sweep(trial *t, uint64_t *done);
+/* lowrank.c: likewise, of layers that go as factors */
+bool lowrank_run(trial *t, uint64_t seed, int most_ranks);
 /* tally.c: the distribution of what was tried */
 void tally_trial(const trial *t);
 void tally_step(const trial *t);
+/* A call or a layer-step of another collective than allreduce: 1 to 3 as in tw_kind; of a reducer */
+enum { TALLY_POST_SCATTER = 4, TALLY_POST_GATHER, TALLY_KINDS };
+void tally_other(uint32_t kind, const tw_spec *s);
 void tally_plan(void);
 void tally_refusal(refusal_kind kind);
 void tally_print(void);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * topk in an allreduce of layers that are long enough to be sampled, against a model that sorts; the room of frames; and
- * what refuses it. Short layers, all codecs of values, NaN and faults: tests/sim. */
+ * the other collectives. Short layers, all codecs of values, NaN and faults: tests/sim. */
+#include "collectives/plan.h"
 #include "compressors/sparse.h"
 #include "unit.h"
 #include <math.h>
@@ -234,40 +235,93 @@ static void expected_bytes_are_near(void) {
     CU_ASSERT_EQUAL(tw_stretch_bytes(&s, 0), 0);
 }
 
-/* ---- where it is refused, and one rank ---- */
+/* ---- the other collectives, of arrays that are long enough to be sampled ---- */
 
-static void other_collectives_refuse(void) {
-    tw_comm *c = NULL;
-    tw_reducer *red = NULL;
+typedef struct call {
+    tw_comm *comm;
+    tw_kind kind;
+    const tw_spec *spec;
+    int rank;
+    tw_status status;
+    pthread_t thread;
+} call;
+enum { BLOCK = COUNT / RANKS };
+
+static void *call_of(void *arg) {
+    call *c = arg;
+    float *from = in[0][c->rank], *to = out[c->rank];
+    if (c->kind == TW_KIND_REDUCE_SCATTER)
+        c->status = tw_reduce_scatter(c->comm, c->spec, from, to, BLOCK, TW_F32, TW_SUM);
+    else if (c->kind == TW_KIND_ALLGATHER)
+        c->status = tw_allgather(c->comm, c->spec, from, to, BLOCK, TW_F32);
+    else
+        c->status = tw_broadcast(c->comm, c->spec, from, COUNT, TW_F32, 1);
+    return NULL;
+}
+
+/* The k largest of v[0..n), by sorting; the rest is 0. */
+static void keep_of(const float *v, uint32_t n, uint32_t k, float *want) {
+    for (uint32_t i = 0; i < n; i++)
+        entry[i] = (struct entry){unit_bits(v[i]) & 0x7fffffffu, i};
+    qsort(entry, n, sizeof *entry, larger_first);
+    memset(want, 0, n * sizeof *want);
+    for (uint32_t i = 0; i < k; i++)
+        want[entry[i].at] = v[entry[i].at];
+}
+
+static uint32_t share(uint32_t n) {
+    return (uint32_t)((n * UINT64_C(10000000) + 500000000u) / 1000000000u);
+}
+
+static void expect(tw_kind kind, const float *from[RANKS]) {
+    static float want[COUNT], part[COUNT];
+    for (int r = 0; r < RANKS; r++) {
+        uint32_t n = kind == TW_KIND_REDUCE_SCATTER ? BLOCK : COUNT / RANKS * RANKS;
+        memset(want, 0, sizeof want);
+        if (kind == TW_KIND_BROADCAST)
+            keep_of(from[1], n = COUNT, share(COUNT), want);
+        for (int q = 0; q < RANKS && kind == TW_KIND_ALLGATHER; q++)
+            keep_of(from[q], BLOCK, share(BLOCK), want + q * BLOCK);
+        for (int q = 0; q < RANKS && kind == TW_KIND_REDUCE_SCATTER; q++) {
+            keep_of(from[q] + r * BLOCK, BLOCK, q == r ? BLOCK : share(BLOCK), part);
+            for (uint32_t i = 0; i < BLOCK; i++)
+                want[i] += part[i];
+        }
+        CU_ASSERT(!memcmp(want, kind == TW_KIND_BROADCAST ? in[0][r] : out[r], n * sizeof *want));
+    }
+}
+
+static void other_collectives_select_too(void) {
+    static const tw_kind kinds[] = {TW_KIND_REDUCE_SCATTER, TW_KIND_ALLGATHER, TW_KIND_BROADCAST};
+    const float *from[RANKS] = {in[1][0], in[1][1], in[1][2]};
+    tw_comm *comm[RANKS];
     tw_spec s;
-    float v[4] = {1, 2, 3, 4}, w[4] = {0};
-    const tw_layer layers[] = {TW_LAYER("a", 4)};
-    CU_ASSERT_EQUAL_FATAL(tw_comm_create_local(NULL, 1, &c), TW_OK);
-    CU_ASSERT_EQUAL(tw_spec_parse("topk", &s), TW_OK);
-    CU_ASSERT_EQUAL(tw_reduce_scatter(c, &s, v, w, 4, TW_F32, TW_AVG), TW_ERR_UNSUPPORTED);
-    unit_has(tw_last_error(), "tw_reduce_scatter: 'topk' works in an allreduce");
-    CU_ASSERT_EQUAL(tw_allgather(c, &s, v, w, 4, TW_F32), TW_ERR_UNSUPPORTED);
-    unit_has(tw_last_error(), "tw_allgather: 'topk'");
-    CU_ASSERT_EQUAL(tw_broadcast(c, &s, v, 4, TW_F32, 0), TW_ERR_UNSUPPORTED);
-    unit_has(tw_last_error(), "tw_broadcast: 'topk'");
-    CU_ASSERT_EQUAL(tw_allreduce(c, &s, v, w, 4, TW_F32, TW_AVG), TW_OK);
-    CU_ASSERT(w[0] == 1 && w[3] == 4);
-    CU_ASSERT_EQUAL(tw_reducer_create(c, layers, 1, "*=none until 5 then topk:density=0.1+ef", NULL, &red), TW_OK);
-    CU_ASSERT_EQUAL(tw_reducer_begin(red, 5, NULL), TW_OK);
-    tw_piece p = TW_PIECE(0, 0, 4, v, w);
-    CU_ASSERT_EQUAL(tw_reducer_post_allgather(red, &p, 1, NULL), TW_ERR_UNSUPPORTED);
-    unit_has(tw_last_error(), "tw_reducer_post_allgather, layer 'a': 'topk'");
-    CU_ASSERT_EQUAL(tw_reducer_post_reduce_scatter(red, &p, 1, NULL), TW_ERR_UNSUPPORTED);
-    CU_ASSERT_EQUAL(tw_reducer_post(red, &p, 1, NULL), TW_OK);
-    CU_ASSERT_EQUAL(tw_reducer_end(red, NULL), TW_OK);
-    CU_ASSERT_EQUAL(tw_reducer_destroy(red), TW_OK);
-    CU_ASSERT_EQUAL(tw_comm_destroy(c), TW_OK);
+    call c[RANKS];
+    unit_rng r = unit_seeded("others");
+    CU_ASSERT_EQUAL_FATAL(tw_comm_create_local(NULL, RANKS, comm), TW_OK);
+    CU_ASSERT_EQUAL(tw_spec_parse("topk:density=0.01", &s), TW_OK);
+    for (uint32_t i = 0; i < RANKS * COUNT; i++)
+        in[1][i / COUNT][i % COUNT] = one_value(&r, i / COUNT ? NORMAL : STEPPED, i % COUNT);
+    for (size_t k = 0; k < UNIT_COUNT(kinds); k++) {
+        memcpy(in[0], in[1], sizeof in[0]);
+        for (int i = 0; i < RANKS; i++) {
+            c[i] = (call){.comm = comm[i], .kind = kinds[k], .spec = &s, .rank = i};
+            CU_ASSERT_EQUAL_FATAL(pthread_create(&c[i].thread, NULL, call_of, &c[i]), 0);
+        }
+        for (int i = 0; i < RANKS; i++)
+            pthread_join(c[i].thread, NULL);
+        for (int i = 0; i < RANKS; i++)
+            CU_ASSERT_EQUAL_FATAL(c[i].status, TW_OK);
+        expect(kinds[k], from);
+    }
+    for (int i = 0; i < RANKS; i++)
+        CU_ASSERT_EQUAL(tw_comm_destroy(comm[i]), TW_OK);
 }
 
 int main(void) {
     static const unit_test tests[] = {
         UNIT_TEST(long_layers_are_as_sorted), UNIT_TEST(thresholds_come_from_the_sample), UNIT_TEST(spans_fit),
-        UNIT_TEST(expected_bytes_are_near),   UNIT_TEST(other_collectives_refuse),
+        UNIT_TEST(expected_bytes_are_near),   UNIT_TEST(other_collectives_select_too),
     };
     return unit_main("sparse_reduce", tests, UNIT_COUNT(tests));
 }

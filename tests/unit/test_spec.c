@@ -44,6 +44,13 @@ static const struct {
     {"randk:scale=unbiased,density=1",
      "randk:density=1,scale=unbiased",
      {sizeof(tw_spec), 7, 1, 0, TW_SCALE_UNBIASED, 0, 0, 0, 0, 0, 0, 1000000000}},
+    {"powersgd", "powersgd", {sizeof(tw_spec), 8, 1, .rank = 4, .iterations = 1, .warm_start = 1}},
+    {"powersgd:seed=0,columns=0,warm_start=1,iterations=1,rank=4+ef",
+     "powersgd+ef",
+     {sizeof(tw_spec), 8, 2, .rank = 4, .iterations = 1, .warm_start = 1}},
+    {"powersgd:warm_start=0,rank=3,iterations=16,columns=4294967295,seed=7",
+     "powersgd:rank=3,columns=4294967295,iterations=16,warm_start=0,seed=7",
+     {sizeof(tw_spec), 8, 1, .rank = 3, .iterations = 16, .columns = UINT32_MAX, .seed = 7}},
     {"quant", "quant", {sizeof(tw_spec), 4, 1, 0, TW_SCALE_ABSMAX, 512, 8, 1, 1, 0, 0}},
     {"quant:bits=4+ef", "quant:bits=4+ef", {sizeof(tw_spec), 4, 2, 0, TW_SCALE_ABSMAX, 512, 4, 1, 1, 0, 0}},
     {"quant:seed=0,rotate=none,scale=absmax,rounding=nearest,group=512,bits=8",
@@ -128,6 +135,14 @@ static const struct {
     {"randk:density=0", "density=0 must be above 0 and at most 1"},
     {"randk:group=128", "'group' is an option of 'cast', not of 'randk'; did you mean"},
     {"randk:scale=unbiased+ef", "scale=unbiased loses more than there is, so it goes without feedback"},
+    {"powersgd:rank=0", "rank=0 must be a number, 1..128"},
+    {"powersgd:rank=129", "rank=129 must be a number, 1..128"},
+    {"powersgd:iterations=17", "iterations=17 must be a number, 1..16"},
+    {"powersgd:warm_start=2", "warm_start=2 must be a number, 0..1"},
+    {"powersgd:columns=4294967296", "columns=4294967296 must be a number, 0..4294967295"},
+    {"powersgd:colums=5", "unknown option 'colums'; did you mean 'columns'?"},
+    {"powergsd", "unknown codec 'powergsd'; did you mean 'powersgd'?"},
+    {"onebit:rank=4", "'rank' is an option of 'powersgd', not of 'onebit'"},
     {"radnk", "unknown codec 'radnk'; did you mean 'randk'?"},
     {"topk:values=(randk)", "must be a codec of fixed rate, without feedback, seed and density"},
     {"quant:bits=5", "unknown value of 'bits' '5'; did you mean '8'?"},
@@ -202,7 +217,7 @@ static void hand_made_structs_are_named(void) {
     tw_spec s = TW_SPEC_INIT;
     s.size--;
     CU_ASSERT_EQUAL(tw_spec_check(&s), TW_ERR_ARG);
-    unit_has(tw_last_error(), "size is 47, must be 48");
+    unit_has(tw_last_error(), "size is 59, must be 60");
     s = (tw_spec){sizeof s, 9, 1, 0, 0, 0};
     CU_ASSERT_EQUAL(tw_spec_check(&s), TW_ERR_ARG);
     unit_has(tw_last_error(), "unknown codec id 9");
@@ -336,7 +351,7 @@ static void nearest_words(void) {
 
 static void codec_rows_are_in_place(void) {
     static const tw_codec *const rows[] = {&tw_codec_none,    &tw_codec_cast, &tw_codec_onebit, &tw_codec_quant,
-                                           &tw_codec_ternary, &tw_codec_topk, &tw_codec_randk};
+                                           &tw_codec_ternary, &tw_codec_topk, &tw_codec_randk,  &tw_codec_powersgd};
     CU_ASSERT_PTR_NULL(tw_codec_get(0));
     CU_ASSERT_PTR_NULL(tw_codec_get(TW_CODECS));
     CU_ASSERT_PTR_NULL(tw_codec_get(UINT32_MAX));
@@ -350,7 +365,8 @@ static void codec_rows_are_in_place(void) {
         CU_ASSERT_EQUAL(tw_spec_parse(c->name, &s), TW_OK); /* the row's name is the word in the text */
         CU_ASSERT_EQUAL(s.codec, id);
         uint32_t tiled = TW_TRAIT_TILED | TW_TRAIT_FIXED_RATE;
-        CU_ASSERT_EQUAL(c->traits(&s) & (tiled | TW_TRAIT_SPARSE), id == TW_CODEC_TOPK ? TW_TRAIT_SPARSE : tiled);
+        uint32_t kind = id == TW_CODEC_TOPK ? TW_TRAIT_SPARSE : id == TW_CODEC_POWERSGD ? TW_TRAIT_LOWRANK : tiled;
+        CU_ASSERT_EQUAL(c->traits(&s) & (tiled | TW_TRAIT_SPARSE | TW_TRAIT_LOWRANK), kind);
         CU_ASSERT_EQUAL(c->bytes == NULL, c->most != NULL);
         for (int t = TW_F32; t <= TW_BF16; t++)
             CU_ASSERT_EQUAL(c->roundings(&s, (tw_dtype)t),

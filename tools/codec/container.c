@@ -225,6 +225,19 @@ static tw_status understand(const tc_reader *r, tc_tensor *t) {
     return TW_OK;
 }
 
+/* A matrix that goes as factors is one chunk, whatever its size; others have chunks of at most TC_MOST_CHUNK_TILES. */
+static tw_status check_chunks(const tc_reader *r, tc_tensor *t) {
+    bool lowrank = *t->spec && tw_codec_is_lowrank(&t->parsed);
+    if (lowrank && !tc_settle_rows(t))
+        return damaged(r, "tensor '%.*s': factors would save nothing", TC_SHOWN, t->name);
+    if (lowrank && t->count > tc_chunk_values(t))
+        return damaged(r, "tensor '%.*s': a matrix in more than one chunk", TC_SHOWN, t->name);
+    if (!lowrank && t->chunk_tiles > TC_MOST_CHUNK_TILES)
+        return damaged(r, "tensor '%.*s': chunks of %u tiles; 1 to %d are possible", TC_SHOWN, t->name, t->chunk_tiles,
+                       TC_MOST_CHUNK_TILES);
+    return TW_OK;
+}
+
 static tw_status read_tensor(tc_reader *r) {
     tens h;
     tc_tensor t = {0};
@@ -236,7 +249,7 @@ static tw_status read_tensor(tc_reader *r) {
     uint64_t need = sizeof h + 8 * (uint64_t)h.dims + h.name_bytes + h.spec_bytes;
     if (h.dims > TC_MOST_DIMS || h.spec_bytes > TC_MOST_SPEC || need != r->bytes || h.reserved)
         return damaged(r, "tensor %u: its description contradicts itself", r->list.n);
-    if (!h.chunk_tiles || h.chunk_tiles > TC_MOST_CHUNK_TILES)
+    if (!h.chunk_tiles || h.chunk_tiles > TC_MOST_MATRIX_TILES)
         return damaged(r, "tensor %u: chunks of %u tiles; 1 to %d are possible", r->list.n, h.chunk_tiles,
                        TC_MOST_CHUNK_TILES);
     memcpy(t.shape, r->body + sizeof h, 8 * h.dims);
@@ -252,7 +265,9 @@ static tw_status read_tensor(tc_reader *r) {
     t.version = h.payload_version;
     t.step = h.step;
     st = tc_list_add(&r->list, &t, h.name_bytes);
-    return st >= 0 ? understand(r, &r->list.item[r->list.n - 1]) : st;
+    if (st >= 0)
+        st = understand(r, &r->list.item[r->list.n - 1]);
+    return st >= 0 ? check_chunks(r, &r->list.item[r->list.n - 1]) : st;
 }
 
 /* To the tensor that the next chunk belongs to: those without values have none. */

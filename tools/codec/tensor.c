@@ -172,18 +172,32 @@ tc_tensor *tc_list_find(const tc_list *l, const char *name) {
     return NULL;
 }
 
+bool tc_settle_rows(tc_tensor *t) {
+    uint64_t last = t->dims ? t->shape[t->dims - 1] : 0;
+    if (!t->parsed.columns && last <= UINT32_MAX)
+        t->parsed.columns = (uint32_t)last;
+    return tw_lowrank_values(t->parsed.rank, t->count, t->parsed.columns) > 0;
+}
+
 tw_status tc_set_spec(tc_tensor *t, const tw_spec *s) {
     char text[TC_MOST_SPEC + 1] = "";
     bool coded = s && s->codec != TW_CODEC_NONE && tc_is_coded(t->dtype);
     if (s && s->feedback != TW_FEEDBACK_NONE)
         return tw_fail(TW_ERR_ARG, "tensor '%.*s': a file has no residual: leave out the feedback (+...)", TC_SHOWN,
                        t->name);
-    if (coded) {
-        int n = tw_spec_format(s, text, sizeof text);
-        if (n < 0)
-            return (tw_status)n;
+    if (coded)
         t->parsed = *s;
+    if (coded && tw_codec_is_lowrank(s)) {
+        coded = tc_settle_rows(t);
+        if (coded && t->count > TC_MOST_MATRIX_TILES * (uint64_t)TW_MAX_TILE)
+            return tw_fail(TC_ERR_REFUSED, "tensor '%.*s': '%s' takes matrices of up to %u values", TC_SHOWN, t->name,
+                           tw_codec_get(s->codec)->name, TC_MOST_MATRIX_TILES * TW_MAX_TILE);
+        if (coded)
+            t->chunk_tiles = (uint32_t)tw_ceil_div(t->count, TW_MAX_TILE);
     }
+    int n = coded ? tw_spec_format(s, text, sizeof text) : 0;
+    if (n < 0)
+        return (tw_status)n;
     char *copy = copy_of(text, strlen(text));
     if (!copy)
         return TW_ERR_NOMEM;

@@ -12,11 +12,12 @@
 #define TC_ERR_REFUSED TW_ERR_UNSUPPORTED /* an input that is whole and cannot be handled */
 
 enum {
-    TC_MOST_DIMS = 32,    /* what numpy takes */
-    TC_MOST_NAME = 65535, /* bytes */
-    TC_MOST_SPEC = 1023,  /* bytes */
-    TC_SHOWN = 80,        /* bytes of a name in a sentence */
-    TC_DTYPES = 18        /* 1 + the largest number */
+    TC_MOST_DIMS = 32,            /* what numpy takes */
+    TC_MOST_NAME = 65535,         /* bytes */
+    TC_MOST_SPEC = 1023,          /* bytes */
+    TC_MOST_MATRIX_TILES = 16384, /* of a matrix that goes as factors, which is one chunk */
+    TC_SHOWN = 80,                /* bytes of a name in a sentence */
+    TC_DTYPES = 18                /* 1 + the largest number */
 };
 #define TC_MOST_BYTES ((uint64_t)1 << 60) /* of a tensor and of a file: sums of a few never overflow */
 
@@ -56,8 +57,12 @@ tw_status tc_list_unique(const tc_list *l);
 void tc_list_free(tc_list *l);
 tc_tensor *tc_list_find(const tc_list *l, const char *name); /* NULL if it is not there */
 /* The codec for a tensor: text is parsed, checked and made canonical. NULL or `none`, or a dtype that codecs do not
- * take: as it is, bit for bit (the codec `none` would make NaN canonical). */
+ * take, or a low-rank codec where factors save nothing: as it is, bit for bit (the codec `none` would make NaN canonical).
+ * Under a low-rank codec the tensor is one chunk. */
 tw_status tc_set_spec(tc_tensor *t, const tw_spec *s);
+
+/* Rows are the last dimension unless t->parsed says otherwise. True: it goes as factors; false: that saves nothing. */
+bool tc_settle_rows(tc_tensor *t);
 
 static inline uint64_t tc_chunk_values(const tc_tensor *t) {
     return (uint64_t)t->chunk_tiles * TW_MAX_TILE;
