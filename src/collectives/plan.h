@@ -124,6 +124,8 @@ typedef struct tw_plan_part {
                             * for hop 2 */
     uint64_t home_at;  /* arena: their sums, where no residual takes them in or they stay at home */
     uint64_t flags_at; /* word of the bits of the op's tiles, in tw_exec.flagged */
+    uint64_t tiles_at; /* ... and of what is told of each, in tw_exec.kept_of */
+    uint64_t keeps[2], kept_at[2]; /* exact: so many are kept at each hop; their place in tw_exec.kept */
 } tw_plan_part;
 
 /* A layer that goes as two factors (lowrank.c). */
@@ -173,10 +175,11 @@ typedef struct tw_plan {
     uint32_t *succ;
     tw_plan_part *part; /* [nlayer]; NULL: no layer is sparse */
     uint32_t nlayer;
-    uint32_t own_run;     /* the first of the frames that this rank sums */
-    uint64_t sample_room; /* values that a selection looks at closely */
+    uint32_t own_run;    /* the first of the frames that this rank sums */
+    uint64_t aside_room; /* values that a selection looks at closely */
+    uint64_t kept_room;  /* that selections keep */
+    uint64_t part_tiles; /* of sparse layers */
     uint64_t flag_words;
-    uint64_t most_tiles; /* of a sparse layer */
     uint64_t arena_bytes;
     uint64_t payload_bytes, wire_bytes, sends; /* of this rank, all layers present; of sparse ones about */
     uint64_t native_bytes;

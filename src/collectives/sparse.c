@@ -6,26 +6,40 @@
  * stay at home are selected from by nobody. */
 #include "collectives/direct.h"
 
-/* Values that a selection sets aside: a sample, or those above a bound that leaves a little more than are kept. */
-static uint64_t sample_room(const tw_plan_layer *l, uint32_t tile) {
-    uint64_t n = tw_tiles_values(l->count, tile, l->first, l->tiles), k = tw_sparse_wanted(&l->spec, n);
-    uint64_t room = k + k / 4 + (1u << 18),
-             most = n < 1u << 30 ? n : 1u << 30; /* if it is full, there is another way */
-    return room < most ? room : most;
+/* Values that a selection from n sets aside: a sample, or those above a bound that leaves some more than are kept. Where it
+ * is full, what is not among the k largest goes; so that this is seldom, there is room for half as many more. */
+static uint64_t aside_room(const tw_spec *s, uint64_t n, uint32_t tile) {
+    bool exact = s->select == TW_SELECT_EXACT;
+    uint64_t k = tw_sparse_wanted(s, n), sample = exact ? 1u << 16 : 1u << 18;
+    uint64_t room = (n < sample ? n : sample) + TW_LOOK_SLACK, more = k + k / 2 + 4 * (uint64_t)tile;
+    more = (n < more ? n : more) + tile + TW_LOOK_SLACK;
+    return exact && more > room ? more : room;
+}
+
+static void make_lists(tw_plan *p, tw_plan_part *part, const tw_plan_layer *l) {
+    uint64_t own = tw_tiles_values(l->count, p->tile, part->first, part->tiles);
+    uint64_t all = tw_tiles_values(l->count, p->tile, l->first, l->tiles), from[2] = {p->gather ? all : all - own, own};
+    part->tiles_at = p->part_tiles;
+    p->part_tiles += l->tiles;
+    for (int hop = 0; hop < 2; hop++) {
+        uint64_t room = aside_room(&l->spec, from[hop], p->tile);
+        part->keeps[hop] = l->spec.select == TW_SELECT_EXACT ? tw_sparse_wanted(&l->spec, from[hop]) : 0;
+        part->kept_at[hop] = p->kept_room;
+        p->kept_room += part->keeps[hop];
+        p->aside_room = room > p->aside_room ? room : p->aside_room;
+    }
 }
 
 static void make_part(tw_builder *b, uint32_t layer) {
     const tw_plan_layer *l = &b->in->layer[layer];
     tw_plan *p = b->p;
     tw_plan_part *part = &p->part[layer];
-    uint64_t room = sample_room(l, p->tile);
     part->tiles = tw_answered_tiles(b->in, l, &part->first);
     part->base = l->first;
     part->all = l->tiles;
     part->flags_at = p->flag_words;
     p->flag_words += tw_ceil_div(l->tiles, 32);
-    p->most_tiles = l->tiles > p->most_tiles ? l->tiles : p->most_tiles;
-    p->sample_room = room > p->sample_room ? room : p->sample_room;
+    make_lists(p, part, l);
     if ((l->spec.feedback == TW_FEEDBACK_NONE && !p->gather) || b->in->kind == TW_KIND_REDUCE_SCATTER) {
         part->home_at = p->arena_bytes;
         p->arena_bytes += tw_round_up(tw_tiles_values(l->count, p->tile, part->first, part->tiles) * sizeof(float), 64);

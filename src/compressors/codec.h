@@ -53,7 +53,8 @@ bool tw_codec_is_sparse(const tw_spec *s);
 tw_status tw_codec_check_owned(const tw_spec *s, const char *what);
 
 /* ---- sparse layers in plans: sparse.c ---- */
-#define TW_SPAN_KEPT TW_MAX_TILE /* a span's kept values are one tile for their codec */
+#define TW_SPAN_KEPT  TW_MAX_TILE /* a span's kept values are one tile for their codec */
+#define TW_LOOK_SLACK 16u         /* vectors may write past the last value that is set aside */
 /* How many of n are wanted: density * n, to nearest, one at least; 0 of 0. */
 uint64_t tw_sparse_wanted(const tw_spec *s, uint64_t n);
 /* The most that spans of n values can take together, `kept` of them kept, where `ends` of them may have to end early. */

@@ -57,6 +57,34 @@ uint64_t tw_stretch_bytes(const tw_spec *s, uint64_t n) {
            4 * tw_ceil_div(k * (2 + floor_log2(n / k)), 32);
 }
 
+/* ---- the k largest ---- */
+
+static uint64_t count_all(tw_count_fn count, const float *x, uint64_t n, uint32_t bits) {
+    const uint64_t most = 1u << 30; /* for one call */
+    uint64_t found = 0;
+    for (uint64_t at = 0; at < n; at += most)
+        found += count(x + at, (uint32_t)(n - at < most ? n - at : most), bits);
+    return found;
+}
+
+tw_cut tw_cut_of(tw_count_fn count, const float *x, uint64_t n, uint64_t k) {
+    uint32_t low = 0, high = 0x7fffffffu; /* k are above the first, fewer above the second */
+    uint64_t above = 0;
+    if (count_all(count, x, n, 0) < k)
+        return (tw_cut){0, 0};
+    while (high - low > 1) {
+        uint32_t half = low + (high - low) / 2;
+        uint64_t found = count_all(count, x, n, half);
+        if (found >= k) {
+            low = half;
+        } else {
+            high = half;
+            above = found;
+        }
+    }
+    return (tw_cut){high, k - above};
+}
+
 /* ---- radix selection over 31 bits of magnitude: digits of 10, 11 and 10 bits, from the top ---- */
 
 void tw_radix_begin(tw_radix *r, uint64_t k) {

@@ -29,9 +29,25 @@ typedef struct tw_kept {
     _Alignas(64) float value[TW_SPAN_KEPT];
 } tw_kept;
 
-/* Appends what is kept of x[0..n) as positions base, base + 1, ...; stops where *to is full. Returns the values looked at;
- * c->ties counts down. */
-typedef uint32_t (*tw_select_fn)(const float *x, uint32_t n, uint32_t base, tw_cut *c, tw_kept *to);
+/* A tile on its one way through the caches: x = g * scale + e (two roundings, never fused). */
+typedef struct tw_look {
+    const float *g; /* any 4-byte alignment */
+    const float *e; /* 64-byte aligned, or NULL */
+    float *out;     /* NULL, or where x goes past the caches, with +0 in place of what is set aside; 64-byte aligned */
+    float scale;
+    uint32_t n;     /* up to TW_MAX_TILE */
+    uint32_t floor; /* below the bits of Inf */
+} tw_look;
+
+/* Sets aside, in order, every x whose magnitude has bits above `floor` (so NaN and Inf, too): its place in the tile and the
+ * value. Room for n and the slack. Returns how many. *rest: the sum of squares of x in the order of codec.h, with +0 in
+ * place of those. */
+typedef uint32_t (*tw_look_fn)(const tw_look *l, uint16_t *place, float *value, double *rest);
+double tw_slow_rest(const tw_look *l); /* the same, where sums left the range in which fp32 is safe */
+/* How many of x have magnitude bits above these. */
+typedef uint32_t (*tw_count_fn)(const float *x, uint32_t n, uint32_t bits);
+/* The cut that keeps the k > 0 largest of x[0..n); of fewer that are not zero all. By halving what it may be. */
+tw_cut tw_cut_of(tw_count_fn count, const float *x, uint64_t n, uint64_t k);
 
 /* Bytes of a span of k kept values, with coded positions of `index` bytes. */
 uint64_t tw_span_bytes(const tw_spec *s, uint32_t k, uint64_t index);

@@ -76,13 +76,14 @@ typedef struct tw_exec_layer {
     bool broken; /* a sum was not finite: all ranks see it, and leave the rest out */
 } tw_exec_layer;
 
-/* What is kept of a sparse layer: all above, and ties up to a place. */
-typedef struct tw_cut_at {
-    uint32_t bits;
-    uint64_t tile, ties; /* where the last tie is kept, and how many are there */
-} tw_cut_at;
+/* Of a tile of a layer whose k largest are kept. */
+typedef struct tw_kept_of {
+    uint64_t first; /* its entries in the list of the layer and hop */
+    uint32_t count;
+    double rest; /* sum of squares of what is not kept */
+} tw_kept_of;
 typedef struct tw_exec_part { /* of a sparse layer */
-    tw_cut_at cut[2];         /* at each hop */
+    tw_cut cut[2];            /* threshold: at each hop, with all ties */
     bool any;                 /* some rank has it: there are sums */
     uint64_t sent;            /* payload bytes of this rank */
 } tw_exec_part;
@@ -113,9 +114,12 @@ typedef struct tw_exec {
     float *rows;           /* [plan->unit_values], where a unit of rows is not in one place; NULL: no matrix */
     tw_exec_part *part_of; /* sparse layers [nlayer]; from here on NULL where the plan has none */
     tw_picks *picks;
-    float *sample;     /* [plan->sample_room] */
-    uint32_t *aside;   /* of each tile of a selection: so many values of the sample are its or before it */
-    uint32_t *flagged; /* bits of tiles: NaN or Inf, in what this rank sends of them or as their owner */
+    float *aside;          /* [plan->aside_room]: a sample, or what may turn out to be kept */
+    uint16_t *aside_place; /* [plan->aside_room]: in its tile */
+    float *kept;           /* [plan->kept_room]: what is kept of layers whose k largest are */
+    uint16_t *kept_place;  /* [plan->kept_room] */
+    tw_kept_of *kept_of;   /* [plan->part_tiles] */
+    uint32_t *flagged;     /* bits of tiles: NaN or Inf, in what this rank sends of them or as their owner */
     tw_run_sum
         *sums; /* of own runs, between their sum and the answer, or of all of a gather [plan->nrun - plan->own_run] */
     tw_reader *reader; /* gather of sparse layers: in each rank's spans [size] */

@@ -37,7 +37,8 @@ typedef struct tw_kernels {
     /* Philox4x32-7 for n values, a byte each: 4 words of 32 lanes for every 512, where quant and ternary look for them */
     void (*draw)(const tw_noise *noise, uint32_t n, uint32_t *words);
     const tw_index_loops *index;
-    tw_select_fn select;
+    tw_look_fn look;
+    tw_count_fn count;
     tw_radix_fn radix;
     const tw_lowrank_loops *lowrank;
 } tw_kernels;

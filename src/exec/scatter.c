@@ -47,11 +47,15 @@ static void take_span(tw_exec *x, const tw_span *span, const tw_spec *values) {
 
 /* ---- summing ---- */
 
-static void add_own(tw_exec *x, uint32_t layer, uint64_t tile, uint64_t stop, tw_run_sum *s) {
+/* begun: parts of ranks before this one are there. */
+static void add_own(tw_exec *x, uint32_t layer, uint64_t tile, uint64_t stop, bool begun, tw_run_sum *s) {
     for (; tile < stop; tile++) {
         uint32_t n = tw_len_of(x, layer, tile);
         const float *g = tw_tile_load(x, layer, tile, n, x->tile);
-        x->k->add_scaled(tw_waiting(x, layer, tile, 2), g, x->input_scale, n);
+        float *sum = tw_waiting(x, layer, tile, 2);
+        if (!begun)
+            memset(sum, 0, n * sizeof *sum);
+        x->k->add_scaled(sum, g, x->input_scale, n);
         tw_note_own(x, g, n, s);
     }
 }
@@ -69,21 +73,36 @@ static void add_peer(tw_exec *x, const tw_frame *f, const tw_tiles *run, int ran
     }
 }
 
-/* Sum, in rank order, beginning with +0; times 1/P; plus the owner's residual. */
+/* Times 1/P; plus the owner's residual; flags tiles with NaN or Inf. Tile by tile, so that it is one pass over memory. */
+static void finish_tiles(tw_exec *x, uint32_t layer, uint64_t tile, uint64_t stop) {
+    const tw_exec_layer *l = &x->layer[layer];
+    float weight = x->redop == TW_AVG ? 1.0f / (float)x->plan->size : 1.0f;
+    for (; tile < stop; tile++) {
+        float *sum = tw_waiting(x, layer, tile, 2);
+        uint32_t n = tw_len_of(x, layer, tile);
+        x->k->set_scaled(sum, sum, weight, n);
+        if (l->e)
+            x->k->add_scaled(sum, l->e + tile * x->plan->tile, 1.0f, n);
+        if (!(x->k->sum_sq(sum, n) >= 0))
+            tw_flag(x, layer, tile);
+    }
+}
+
+/* Sum, in rank order, beginning with +0. */
 static void sum_stretch(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, uint64_t stop, tw_run_sum *s) {
     const tw_tiles *run = &x->plan->run[f->run0 + i];
     const tw_exec_layer *l = &x->layer[run->layer];
-    float *sum = tw_waiting(x, run->layer, tile, 2), weight = x->redop == TW_AVG ? 1.0f / (float)x->plan->size : 1.0f;
-    uint32_t n = (uint32_t)tw_tiles_values(l->count, x->plan->tile, tile, stop - tile);
-    memset(sum, 0, n * sizeof *sum);
+    float *sum = tw_waiting(x, run->layer, tile, 2);
+    uint64_t n = tw_tiles_values(l->count, x->plan->tile, tile, stop - tile);
+    bool begun = x->plan->me > 0 || l->absent; /* else the own part is the first, and zeros need not wait in memory */
+    if (begun)
+        memset(sum, 0, n * sizeof *sum);
     for (int r = 0; r < x->plan->size; r++)
         if (r == x->plan->me && !l->absent)
-            add_own(x, run->layer, tile, stop, s);
+            add_own(x, run->layer, tile, stop, begun, s);
         else if (r != x->plan->me && tw_has_run(x, f, r, i))
             add_peer(x, f, run, r, tile, stop);
-    x->k->set_scaled(sum, sum, weight, n);
-    if (l->e)
-        x->k->add_scaled(sum, l->e + tile * x->plan->tile, 1.0f, n);
+    finish_tiles(x, run->layer, tile, stop);
 }
 
 static void take_flags(tw_exec *x, const tw_frame *f, uint32_t i) {
@@ -104,8 +123,6 @@ static void clear_flagged(tw_exec *x, const tw_tiles *run, tw_run_sum *s) {
     for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
         uint32_t n = tw_len_of(x, run->layer, tile);
         float *sum = tw_waiting(x, run->layer, tile, 2);
-        if (!(x->k->sum_sq(sum, n) >= 0))
-            tw_flag(x, run->layer, tile);
         if (!tw_flagged(x, run->layer, tile))
             continue;
         memset(sum, 0, n * sizeof *sum);
@@ -229,18 +246,21 @@ static void poison(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n) {
         tw_keep_slot(x, &x->layer[layer], tile, n);
 }
 
-/* The tile's values of a span, from entry *k on. base: the tile's place in the span. */
+/* The tile's values of a span, from entry *k on, through L1, so that the output is written once. base: the tile's place in
+ * the span. */
 static void scatter_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, uint32_t base, uint32_t *k) {
     const tw_kept *kept = &x->picks->kept;
+    tw_spec plain = TW_SPEC_INIT;
     bool wanted;
-    float *target = tw_tile_target(x, layer, tile, n, &wanted), *to = target ? target : x->tile;
+    float *target = tw_tile_target(x, layer, tile, n, &wanted), *y = x->tile + TW_MAX_TILE;
     if (wanted)
-        memset(to, 0, n * sizeof *to);
+        memset(y, 0, n * sizeof *y);
     for (; *k < kept->count && kept->pos[*k] - base < n; ++*k)
-        if (wanted)
-            to[kept->pos[*k] - base] = kept->value[*k];
-    if (wanted && !target)
-        tw_tile_store(x, layer, tile, n, to);
+        y[kept->pos[*k] - base] = kept->value[*k];
+    if (target)
+        x->k->decode_stream[TW_CODEC_NONE](&plain, TW_F32, y, target, n, NULL);
+    else if (wanted)
+        tw_tile_store(x, layer, tile, n, y);
 }
 
 static void decode_span(tw_exec *x, const tw_tiles *run, uint64_t tile, const tw_span *span, const uint8_t *bits) {

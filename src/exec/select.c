@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * SELECT: which values of a sparse layer are kept, of what this rank sends to owners (hop 1: tiles of others) or of what
- * it answers (hop 2: the sums of its own tiles). With feedback hop 1 forms x = input + residual here, in the new residual's
- * place; ENCODE then finds it there. Of x a sample says below which magnitude none is kept; what is above is set aside on
- * the way, and selected from. */
+ * it answers (hop 2: the sums of its own tiles). Of x a sample says below which magnitude none is kept. Then all values are
+ * looked at once: with feedback hop 1 forms x = input + residual in the new residual's place, and what is above that bound
+ * is set aside, with 0 in its place. Of what is aside the k largest are kept; the others go back. */
 #include "exec/stages.h"
 
 typedef struct search {
     tw_exec *x;
     uint32_t layer, hop;
     uint64_t first[2], tiles[2], values; /* one range of tiles or two */
-    uint32_t n;                          /* set aside */
-    bool full;                           /* there were more */
+    uint64_t want, n;                    /* to be kept; aside */
+    uint64_t seen;                       /* tiles that were looked at */
+    uint32_t floor;                      /* what is not above it is not kept */
 } search;
 
 typedef struct walk { /* over the tiles of a search */
@@ -41,14 +42,7 @@ static void find_tiles(search *s) {
         s->values += tw_tiles_values(s->x->layer[s->layer].count, s->x->plan->tile, s->first[i], s->tiles[i]);
 }
 
-/* A copy is not made where it would be the input. */
-static const float *as_given(tw_exec *x, uint32_t layer, uint64_t tile, const float *g) {
-    bool same = !x->layer[layer].e && x->input_scale == 1.0f && !tw_flagged(x, layer, tile);
-    return same && x->k->sum_sq(g, tw_len_of(x, layer, tile)) >= 0 ? g : NULL;
-}
-
-/* As it takes part in x; NULL: none. */
-static const float *residual_of(tw_exec *x, uint32_t layer, uint64_t tile) {
+const float *tw_residual_of(tw_exec *x, uint32_t layer, uint64_t tile) {
     const tw_exec_layer *l = &x->layer[layer];
     float factor = tw_fold_factor(x, layer, tile), *folded = x->tile + 3 * TW_MAX_TILE;
     if (!l->e || factor == 1.0f)
@@ -57,35 +51,14 @@ static const float *residual_of(tw_exec *x, uint32_t layer, uint64_t tile) {
     return folded;
 }
 
-const float *tw_form(tw_exec *x, uint32_t layer, uint64_t tile, float *to) {
-    tw_spec plain = TW_SPEC_INIT;
-    tw_tile_stat stat;
-    tw_enc a = {.scale = x->input_scale, .n = tw_len_of(x, layer, tile), .dtype = TW_F32, .dst = to};
-    a.g = tw_tile_load(x, layer, tile, a.n, x->tile);
-    const float *given = as_given(x, layer, tile, a.g);
-    if (given)
-        return given;
-    a.e = residual_of(x, layer, tile);
-    x->k->encode[TW_CODEC_NONE][a.e ? TW_V_DRAIN : TW_V_PLAIN](&plain, &a, &stat); /* x itself */
-    if (stat.nonfinite || tw_flagged(x, layer, tile)) {                            /* zeros are never kept */
-        memset(to, 0, a.n * sizeof *to);
-        tw_flag(x, layer, tile);
-    }
-    return to;
-}
-
-/* After the first look at them. */
-static const float *formed(search *s, uint64_t tile) {
-    const float *at = tw_waiting(s->x, s->layer, tile, s->hop);
-    return at ? at : tw_form(s->x, s->layer, tile, s->x->tile + TW_MAX_TILE);
-}
-
 /* ---- the sample: every stride-th value of the layer, by position ---- */
 
-/* Where it decides, 2^17 values; for a bound fewer are enough. */
+/* Where it decides, 2^17 values; for a bound fewer are enough. The step is odd, so that it goes round in rows of any even
+ * length. */
 static uint32_t stride_of(const search *s) {
-    bool decides = s->x->layer[s->layer].spec.select == TW_SELECT_THRESHOLD;
-    return (uint32_t)(s->values >> (decides ? 17 : 15)) | 1;
+    if (s->x->layer[s->layer].spec.select == TW_SELECT_THRESHOLD)
+        return (uint32_t)(s->values >> 17) | 1;
+    return (uint32_t)(s->values < 1u << 19 ? 16 : s->values >> 15) | 1;
 }
 
 static void sample_tile(search *s, uint64_t tile, uint32_t stride) {
@@ -102,7 +75,7 @@ static void sample_tile(search *s, uint64_t tile, uint32_t stride) {
             y = y * x->input_scale;
             y = l->e ? y + l->e[at + i] * tw_fold_factor(x, s->layer, tile) : y;
         }
-        x->sample[s->n++] = y - y == 0 ? y : 0.0f; /* NaN and Inf */
+        x->aside[s->n++] = y - y == 0 ? y : 0.0f; /* NaN and Inf */
     }
 }
 
@@ -111,131 +84,121 @@ static void sample(search *s) {
         sample_tile(s, walk_tile(s, &w), stride_of(s));
 }
 
-/* The cut that keeps k of what was set aside; *same: values right at it. */
-static tw_cut cut_of_sample(const search *s, uint64_t k, uint64_t *same) {
-    tw_radix r;
-    tw_radix_begin(&r, k);
-    for (uint32_t pass = 0; pass < TW_RADIX_PASSES; pass++) {
-        tw_radix_add(&r, s->x->sample, s->n, 0, 1);
-        tw_radix_next(&r);
-    }
-    *same = r.same;
-    return tw_radix_cut(&r);
-}
-
 /* ---- exact ---- */
 
-/* A tile's x, for the first time: in hop 1 it goes to its place past the caches, since ENCODE comes much later. */
-static const float *first_look(search *s, uint64_t tile, uint32_t n) {
-    tw_exec *x = s->x;
-    float *at = tw_waiting(x, s->layer, tile, s->hop);
-    tw_spec plain = TW_SPEC_INIT;
-    if (s->hop == 2)
-        return at;
-    const float *v = tw_form(x, s->layer, tile, x->tile + TW_MAX_TILE);
-    if (at)
-        x->k->decode_stream[TW_CODEC_NONE](&plain, TW_F32, v, at, n, NULL);
-    return v;
-}
-
-/* Sets aside what is above floor, as long as there is room. Returns how many there are. */
-static uint64_t set_aside(search *s, uint32_t floor) {
-    tw_exec *x = s->x;
-    uint64_t seen = 0, tiles = 0;
-    s->n = 0;
-    for (walk w = {0}; walk_ok(s, &w); w.at++) {
-        uint64_t tile = walk_tile(s, &w);
-        tw_kept *kept = &x->picks->kept;
-        tw_cut above = {floor, 0};
-        uint32_t n = tw_len_of(x, s->layer, tile);
-        kept->count = 0;
-        x->k->select(first_look(s, tile, n), n, 0, &above, kept);
-        seen += kept->count;
-        s->full = seen > x->plan->sample_room;
-        if (!s->full)
-            memcpy(x->sample + s->n, kept->value, kept->count * sizeof(float));
-        s->n += s->full ? 0 : kept->count;
-        x->aside[tiles++] = s->n;
-    }
-    return seen;
-}
-
-/* All values are looked at three times: the sample misled, or very many are large. */
-static tw_cut cut_of_all(search *s, uint64_t k, uint32_t floor, uint64_t *same) {
-    tw_exec *x = s->x;
-    tw_radix r;
-    tw_radix_begin(&r, k);
-    for (uint32_t pass = 0; pass < TW_RADIX_PASSES; pass++) {
-        for (walk w = {0}; walk_ok(s, &w); w.at++) {
-            uint64_t tile = walk_tile(s, &w);
-            x->k->radix(&r, formed(s, tile), tw_len_of(x, s->layer, tile), floor);
-        }
-        tw_radix_next(&r);
-    }
-    *same = r.same;
-    return tw_radix_cut(&r);
-}
-
-static uint32_t count_ties(const float *v, uint32_t n, uint32_t bits) {
-    uint32_t found = 0, u;
-    for (uint32_t i = 0; i < n; i++) {
-        memcpy(&u, &v[i], sizeof u);
-        found += (u & 0x7fffffffu) == bits;
-    }
-    return found;
-}
-
-/* Not all ties are kept: up to which place. What was set aside has them all, in order. */
-static void place_ties(search *s, uint64_t wanted, tw_cut_at *c) {
-    uint64_t tiles = 0;
-    for (walk w = {0}; walk_ok(s, &w); w.at++, tiles++) {
-        uint64_t tile = walk_tile(s, &w);
-        uint32_t from = tiles ? s->x->aside[tiles - 1] : 0, here;
-        if (s->full)
-            here = count_ties(formed(s, tile), tw_len_of(s->x, s->layer, tile), c->bits);
-        else
-            here = count_ties(s->x->sample + from, s->x->aside[tiles] - from, c->bits);
-        if (here >= wanted) {
-            c->tile = tile;
-            c->ties = wanted;
-            return;
-        }
-        wanted -= here;
-    }
-}
-
-static uint32_t floor_of(search *s, uint64_t k) {
-    uint64_t same;
-    if (stride_of(s) == 1)
+/* The sample's share and three times what it is likely to be off by. */
+static uint32_t floor_of(search *s) {
+    if (s->values < 1024)
         return 0;
+    s->n = 0;
     sample(s);
-    uint64_t share = tw_ceil_div(k * s->n, s->values), wanted = share + share / 8 + 64;
-    return cut_of_sample(s, wanted < s->n ? wanted : s->n, &same).bits;
+    uint64_t share = tw_ceil_div(s->want * s->n, s->values), off = 1;
+    while (off * off < share)
+        off++;
+    tw_cut cut = tw_cut_of(s->x->k->count, s->x->aside, s->n, share + 3 * off + 4);
+    return cut.bits ? cut.bits - 1 : 0;
 }
 
-static tw_cut_at exact_cut(search *s) {
-    uint64_t k = tw_sparse_wanted(&s->x->layer[s->layer].spec, s->values);
-    uint32_t floor = floor_of(s, k);
-    uint64_t same;
-    uint64_t seen = set_aside(s, floor);
-    if (seen < k) {
-        s->full = s->full || floor > 0;
-        floor = 0;
+static tw_kept_of *of_tile(const search *s, uint64_t tile) {
+    const tw_plan_part *p = &s->x->plan->part[s->layer];
+    return &s->x->kept_of[p->tiles_at + (tile - p->base)];
+}
+
+/* Where x is 0 in place of what is aside; NULL: nowhere. */
+static float *left_of(const search *s, uint64_t tile) {
+    const tw_exec_layer *l = &s->x->layer[s->layer];
+    return s->hop == 1 && l->e && !l->drain ? l->e_new + tile * s->x->plan->tile : NULL;
+}
+
+/* Of a tile's values aside those that the cut keeps move to entry `to`. */
+static void narrow_tile(search *s, uint64_t tile, uint64_t to, tw_cut *cut) {
+    tw_kept_of *t = of_tile(s, tile);
+    const float *value = s->x->aside + t->first;
+    const uint16_t *place = s->x->aside_place + t->first;
+    float *left = left_of(s, tile);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < t->count; i++) {
+        uint32_t u;
+        memcpy(&u, &value[i], sizeof u);
+        u &= 0x7fffffffu;
+        bool tie = u == cut->bits && cut->ties > 0;
+        if (u > cut->bits || tie) {
+            cut->ties -= tie;
+            s->x->aside_place[to + n] = place[i];
+            s->x->aside[to + n++] = value[i];
+        } else {
+            t->rest += (double)value[i] * (double)value[i];
+            if (left)
+                left[place[i]] = value[i];
+        }
     }
-    tw_cut cut = s->full ? cut_of_all(s, k, floor, &same) : cut_of_sample(s, k, &same);
-    tw_cut_at c = {.bits = cut.bits, .tile = cut.bits ? UINT64_MAX : 0};
-    if (cut.ties < same && cut.bits)
-        place_ties(s, cut.ties, &c);
-    return c;
+    t->first = to;
+    t->count = n;
+}
+
+/* Leaves aside the k largest of those that are. Later ones are among the k largest only where they are larger than the
+ * least of these, ties go by position. */
+static void narrow(search *s) {
+    uint64_t to = 0, tiles = 0;
+    if (s->n <= s->want)
+        return;
+    tw_cut cut = tw_cut_of(s->x->k->count, s->x->aside, s->n, s->want);
+    s->floor = cut.bits > s->floor ? cut.bits : s->floor;
+    for (walk w = {0}; tiles < s->seen && walk_ok(s, &w); w.at++, tiles++) {
+        narrow_tile(s, walk_tile(s, &w), to, &cut);
+        to += of_tile(s, walk_tile(s, &w))->count;
+    }
+    s->n = to;
+}
+
+static void look_at(search *s, uint64_t tile) {
+    tw_exec *x = s->x;
+    tw_kept_of *t = of_tile(s, tile);
+    tw_look look = {.out = left_of(s, tile), .scale = 1.0f, .n = tw_len_of(x, s->layer, tile)};
+    if (x->plan->aside_room - s->n < look.n + TW_LOOK_SLACK)
+        narrow(s);
+    look.floor = s->floor;
+    look.g = s->hop == 2 ? tw_waiting(x, s->layer, tile, 2) : tw_tile_load(x, s->layer, tile, look.n, x->tile);
+    if (s->hop == 1) {
+        look.scale = x->input_scale;
+        look.e = tw_residual_of(x, s->layer, tile);
+    }
+    *t = (tw_kept_of){.first = s->n};
+    t->count = x->k->look(&look, x->aside_place + s->n, x->aside + s->n, &t->rest);
+    if (tw_any_nonfinite(x->aside + s->n, t->count)) {
+        *t = (tw_kept_of){.first = s->n};
+        tw_flag(x, s->layer, tile);
+    }
+    s->n += t->count;
+}
+
+static void look_at_all(search *s, uint32_t floor) {
+    s->floor = floor;
+    s->n = s->seen = 0;
+    for (walk w = {0}; walk_ok(s, &w); w.at++, s->seen++)
+        look_at(s, walk_tile(s, &w));
+}
+
+/* Where the sample misled, once more without a bound. */
+static void keep_largest(search *s) {
+    tw_exec *x = s->x;
+    const tw_plan_part *p = &x->plan->part[s->layer];
+    s->want = p->keeps[s->hop - 1];
+    uint32_t floor = floor_of(s);
+    look_at_all(s, floor);
+    if (s->n < s->want && floor > 0)
+        look_at_all(s, 0);
+    narrow(s);
+    memcpy(x->kept + p->kept_at[s->hop - 1], x->aside, s->n * sizeof *x->kept);
+    memcpy(x->kept_place + p->kept_at[s->hop - 1], x->aside_place, s->n * sizeof *x->kept_place);
 }
 
 /* ---- threshold: all above the sample's quantile, ties too ---- */
 
-static tw_cut_at sampled_cut(search *s) {
-    uint64_t same;
+static tw_cut sampled_cut(search *s) {
     sample(s);
-    tw_cut cut = cut_of_sample(s, tw_sparse_wanted(&s->x->layer[s->layer].spec, s->n), &same);
-    return (tw_cut_at){.bits = cut.bits, .tile = cut.bits ? UINT64_MAX : 0};
+    tw_cut cut = tw_cut_of(s->x->k->count, s->x->aside, s->n, tw_sparse_wanted(&s->x->layer[s->layer].spec, s->n));
+    return (tw_cut){cut.bits, cut.bits ? TW_SELECT_ALL : 0};
 }
 
 void tw_exec_select(tw_exec *x, uint32_t layer, uint32_t hop) {
@@ -244,5 +207,8 @@ void tw_exec_select(tw_exec *x, uint32_t layer, uint32_t hop) {
     find_tiles(&s);
     if (s.values == 0 || (hop == 1 ? l->absent : !x->part_of[layer].any))
         return;
-    x->part_of[layer].cut[hop - 1] = l->spec.select == TW_SELECT_EXACT ? exact_cut(&s) : sampled_cut(&s);
+    if (l->spec.select == TW_SELECT_EXACT)
+        keep_largest(&s);
+    else
+        x->part_of[layer].cut[hop - 1] = sampled_cut(&s);
 }

@@ -4,7 +4,7 @@
 #ifndef TW_EXEC_SPAN_H
 #define TW_EXEC_SPAN_H
 
-#include "exec/exec.h"
+#include "exec/take.h"
 
 typedef struct tw_span {
     uint32_t values, kept, index_bytes;
@@ -17,6 +17,7 @@ struct tw_picks {
     tw_kept kept;
     _Alignas(64) float decoded[TW_SPAN_KEPT];
     uint8_t index[TW_SPAN_INDEX];
+    tw_taken taken, of_group; /* of a tile */
 };
 
 /* Writes a span of `covered` values to dst, where `room` bytes are. decoded: NULL, or what the kept values will be. */

@@ -10,61 +10,13 @@ typedef struct writer {
     const tw_tiles *run;
     uint32_t hop;
     tw_spec values;
-    uint64_t from;   /* tile where the span begins */
-    uint64_t budget; /* what may still be kept of the run: its frame has no room for more */
+    uint64_t from; /* tile where the span begins */
     uint8_t *dst;
     tw_run_sum *s;
 } writer;
 
 static tw_exec_layer *layer_of(const writer *w) {
     return &w->x->layer[w->run->layer];
-}
-
-/* Every value of a group has the same rank among its own: the cut is found here. */
-static tw_cut group_cut(const writer *w, const float *v, uint32_t n) {
-    tw_radix r;
-    tw_radix_begin(&r, tw_sparse_wanted(&layer_of(w)->spec, n));
-    for (uint32_t pass = 0; pass < TW_RADIX_PASSES; pass++) {
-        tw_radix_add(&r, v, n, 0, 1);
-        tw_radix_next(&r);
-    }
-    return tw_radix_cut(&r);
-}
-
-static tw_cut cut_of_tile(const writer *w, uint64_t tile) {
-    const tw_cut_at *c = &w->x->part_of[w->run->layer].cut[w->hop - 1];
-    return (tw_cut){c->bits, tile < c->tile ? TW_SELECT_ALL : tile == c->tile ? c->ties : 0};
-}
-
-/* So much is kept of the op's tiles at most. */
-static uint64_t budget_of(const writer *w) {
-    const tw_exec_layer *l = layer_of(w);
-    const tw_plan_part *p = &w->x->plan->part[w->run->layer];
-    if (l->spec.select != TW_SELECT_EXACT)
-        return UINT64_MAX;
-    return tw_sparse_wanted(&l->spec, tw_tiles_values(l->count, w->x->plan->tile, p->base, p->all));
-}
-
-/* Appends what is kept of a tile. False: no room for all of it, and nothing was done. Without feedback the input is looked at
- * again here; if it has changed since the selection, which it must not, no more is kept all the same. */
-static bool select_tile(writer *w, uint64_t tile, const float *v, uint32_t n) {
-    const tw_spec *s = &layer_of(w)->spec;
-    tw_kept *kept = &w->x->picks->kept;
-    uint32_t before = kept->count, base = (uint32_t)((tile - w->from) * w->x->plan->tile);
-    uint32_t group = s->select == TW_SELECT_GROUP ? s->group : n;
-    for (uint32_t at = 0; at < n; at += group) {
-        uint32_t m = n - at < group ? n - at : group;
-        tw_cut cut = s->select == TW_SELECT_GROUP ? group_cut(w, v + at, m) : cut_of_tile(w, tile);
-        uint32_t here = kept->count;
-        if (w->x->k->select(v + at, m, base + at, &cut, kept) < m) {
-            kept->count = before;
-            return false;
-        }
-        uint64_t most = s->select == TW_SELECT_GROUP ? tw_sparse_wanted(s, m) : w->budget;
-        kept->count = kept->count - here > most ? here + (uint32_t)most : kept->count;
-    }
-    w->budget -= s->select == TW_SELECT_EXACT ? kept->count - before : 0;
-    return true;
 }
 
 /* ---- a span ---- */
@@ -113,7 +65,7 @@ static void put_span(writer *w, uint64_t stop) {
     } while (drop_overflowed(w, p->decoded));
     for (uint32_t i = 0; i < p->kept.count; i++) {
         p->decoded[i] = p->kept.value[i] - p->decoded[i];
-        if (left)
+        if (left && (w->hop == 2 || p->decoded[i] != 0.0f)) /* 0 is there already, and lines are far away */
             left[p->kept.pos[i]] = p->decoded[i];
     }
     w->s->e_sq += p->kept.count ? x->k->sum_sq(p->decoded, p->kept.count) : 0;
@@ -122,32 +74,109 @@ static void put_span(writer *w, uint64_t stop) {
     p->kept.count = 0;
 }
 
-/* ---- a run ---- */
+/* ---- a tile ---- */
+
+/* Values at these places of a tile are kept; rest: the sum of squares of the others. */
+static void keep(writer *w, uint64_t tile, const uint16_t *place, const float *value, uint32_t n, double rest) {
+    tw_kept *kept = &w->x->picks->kept;
+    double sq = 0;
+    if (kept->count + n > TW_SPAN_KEPT)
+        put_span(w, tile);
+    uint32_t base = (uint32_t)((tile - w->from) * w->x->plan->tile);
+    for (uint32_t i = 0; i < n; i++) {
+        kept->pos[kept->count + i] = base + place[i];
+        sq += (double)value[i] * (double)value[i];
+    }
+    memcpy(kept->value + kept->count, value, n * sizeof *value);
+    kept->count += n;
+    w->s->x_sq += rest + sq;
+    w->s->e_sq += rest;
+}
+
+static void keep_listed(writer *w, uint64_t tile) {
+    const tw_plan_part *p = &w->x->plan->part[w->run->layer];
+    const tw_kept_of *t = &w->x->kept_of[p->tiles_at + (tile - p->base)];
+    uint64_t at = p->kept_at[w->hop - 1] + t->first;
+    keep(w, tile, w->x->kept_place + at, w->x->kept + at, t->count, t->rest);
+}
+
+/* x of a tile that no SELECT looked at: the owner's sum, or what goes to an owner, and into the new residual. */
+static tw_look look_at(const writer *w, uint64_t tile) {
+    tw_exec *x = w->x;
+    tw_look look = {.scale = 1.0f, .n = tw_len_of(x, w->run->layer, tile)};
+    float *waiting = tw_waiting(x, w->run->layer, tile, w->hop);
+    if (w->hop == 2) {
+        look.g = waiting;
+        return look;
+    }
+    look.g = tw_tile_load(x, w->run->layer, tile, look.n, x->tile);
+    look.e = tw_residual_of(x, w->run->layer, tile);
+    look.out = waiting;
+    look.scale = x->input_scale;
+    return look;
+}
+
+static void keep_above(writer *w, uint64_t tile) {
+    tw_look look = look_at(w, tile);
+    tw_taken *t = &w->x->picks->taken;
+    tw_cut cut = w->x->part_of[w->run->layer].cut[w->hop - 1];
+    tw_take(w->x->k, &look, &cut, t);
+    if (tw_any_nonfinite(t->value, t->count))
+        tw_flag(w->x, w->run->layer, tile);
+    else
+        keep(w, tile, t->place, t->value, t->count, t->rest);
+}
+
+/* x in L1: for hop 1 made there. NULL: there is NaN or Inf. */
+static const float *formed(writer *w, const tw_look *look) {
+    tw_spec plain = TW_SPEC_INIT;
+    tw_tile_stat stat;
+    tw_enc a = {.g = look->g, .e = look->e, .scale = look->scale, .n = look->n, .dtype = TW_F32};
+    a.dst = w->x->tile + TW_MAX_TILE;
+    if (w->hop == 2)
+        return look->g;
+    w->x->k->encode[TW_CODEC_NONE][a.e ? TW_V_DRAIN : TW_V_PLAIN](&plain, &a, &stat);
+    return stat.nonfinite ? NULL : a.dst;
+}
+
+/* The largest of each group. */
+static void keep_groups(writer *w, uint64_t tile) {
+    const tw_spec *s = &layer_of(w)->spec;
+    tw_look look = look_at(w, tile);
+    tw_taken *t = &w->x->picks->taken, *g = &w->x->picks->of_group;
+    const float *v = formed(w, &look);
+    t->count = 0;
+    t->rest = 0;
+    if (!v) {
+        tw_flag(w->x, w->run->layer, tile);
+        return;
+    }
+    for (uint32_t at = 0; at < look.n; at += s->group) {
+        tw_look part = {.g = v + at, .out = look.out ? look.out + at : NULL, .scale = 1.0f};
+        part.n = look.n - at < s->group ? look.n - at : s->group;
+        tw_cut cut = tw_group_cut(w->x->k, part.g, part.n, (uint32_t)tw_sparse_wanted(s, part.n), g);
+        tw_take(w->x->k, &part, &cut, g);
+        for (uint32_t i = 0; i < g->count; i++)
+            t->place[t->count + i] = (uint16_t)(at + g->place[i]);
+        memcpy(t->value + t->count, g->value, g->count * sizeof *t->value);
+        t->count += g->count;
+        t->rest += g->rest;
+    }
+    keep(w, tile, t->place, t->value, t->count, t->rest);
+}
 
 static void put_tile(writer *w, uint64_t tile) {
-    tw_exec *x = w->x;
-    const tw_exec_layer *l = layer_of(w);
-    bool formed = w->hop == 2 || (l->e && l->spec.select == TW_SELECT_EXACT);
-    uint32_t n = tw_len_of(x, w->run->layer, tile);
-    float *left = tw_waiting(x, w->run->layer, tile, w->hop);
-    const float *v = formed ? left : tw_form(x, w->run->layer, tile, left ? left : x->tile + TW_MAX_TILE);
-    tw_kept *kept = &x->picks->kept;
-    if (tw_flagged(x, w->run->layer, tile))
+    if (tw_flagged(w->x, w->run->layer, tile))
         return;
-    if (!select_tile(w, tile, v, n)) {
-        put_span(w, tile);
-        (void)select_tile(w, tile, v, n); /* a span holds a tile */
-    }
-    w->s->x_sq += x->k->sum_sq(v, n);
-    if (!left) {
-        left = x->tile + 2 * TW_MAX_TILE;
-        memcpy(left, v, n * sizeof *left);
-    }
-    uint32_t base = (uint32_t)((tile - w->from) * x->plan->tile);
-    for (uint32_t i = kept->count; i > 0 && kept->pos[i - 1] >= base; i--)
-        left[kept->pos[i - 1] - base] = 0.0f;
-    w->s->e_sq += x->k->sum_sq(left, n);
+    if (layer_of(w)->spec.select == TW_SELECT_EXACT)
+        keep_listed(w, tile);
+    else if (layer_of(w)->spec.select == TW_SELECT_THRESHOLD)
+        keep_above(w, tile);
+    else
+        keep_groups(w, tile);
 }
+
+/* ---- a run ---- */
 
 /* Whether tiles are flagged: their residuals are put back when the answer is here. Of a layer that lost its feedback nothing
  * is left. */
@@ -180,7 +209,6 @@ uint8_t *tw_spans_write(tw_exec *x, const tw_tiles *run, uint32_t hop, uint8_t *
     writer w = {.x = x, .run = run, .hop = hop, .from = run->first, .dst = dst, .s = s};
     uint64_t stretch = tw_stretch_tiles(&layer_of(&w)->spec, x->plan->tile), end = run->first + run->n;
     w.values = tw_spec_values(&layer_of(&w)->spec);
-    w.budget = budget_of(&w);
     x->picks->kept.count = 0;
     for (uint64_t tile = run->first; tile < end; tile++) {
         put_tile(&w, tile);

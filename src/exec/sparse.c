@@ -16,7 +16,7 @@ typedef struct work {
     uint8_t *dst, *end;
     uint64_t *len;
     tw_array_stat *stat;
-    _Alignas(64) float wide[TW_MAX_TILE], lost[TW_MAX_TILE];
+    _Alignas(64) float wide[TW_MAX_TILE];
 } work;
 
 static uint32_t tile_at(const tw_array *a, uint64_t at) {
@@ -60,6 +60,23 @@ static bool cut_above(work *w, uint64_t k, uint32_t floor) {
     return true;
 }
 
+/* The same in one look, where the payload's room holds what is above `floor`. False, too, if it does not. */
+static bool cut_listed(work *w, uint64_t k, uint32_t floor) {
+    float *list = (float *)(void *)w->dst;
+    uint64_t room = (uint64_t)(w->end - w->dst) / sizeof *list, n = 0;
+    for (uint64_t at = 0; at < w->a->count; at += TW_MAX_TILE) {
+        tw_look l = {.g = tw_array_tile(w->a, at, w->wide), .scale = 1.0f, .n = tile_at(w->a, at), .floor = floor};
+        double rest;
+        if (room - n < TW_MAX_TILE + TW_LOOK_SLACK)
+            return false;
+        n += w->a->k->look(&l, w->p.taken.place, list + n, &rest);
+    }
+    if (n < k)
+        return false;
+    w->cut = tw_cut_of(w->a->k->count, list, n, k);
+    return true;
+}
+
 static uint32_t sample_stride(const tw_array *a) {
     return (uint32_t)(a->count >> 17) | 1; /* of independent values: 10 % +- 1 %, 1 % +- 3 % */
 }
@@ -71,19 +88,16 @@ static void exact_cut(work *w, uint64_t k) {
     uint64_t of = tw_ceil_div(w->a->count, stride), share = tw_ceil_div(k, stride);
     if (stride > 1)
         floor = sampled_cut(w, share + share / 8 + 64 < of ? share + share / 8 + 64 : of, stride).bits;
+    floor = floor < INFINITE ? floor : INFINITE - 1;
+    if (cut_listed(w, k, floor))
+        return;
     w->cut = (tw_cut){0, 0};
     if (!cut_above(w, k, floor) && floor)
         cut_above(w, k, 0);
 }
 
 static tw_status find_group_cut(work *w, const float *x, uint32_t n) {
-    tw_radix r;
-    tw_radix_begin(&r, tw_sparse_wanted(w->a->spec, n));
-    for (uint32_t pass = 0; pass < TW_RADIX_PASSES; pass++) {
-        tw_radix_add(&r, x, n, 0, 1);
-        tw_radix_next(&r);
-    }
-    w->cut = tw_radix_cut(&r);
+    w->cut = tw_group_cut(w->a->k, x, n, (uint32_t)tw_sparse_wanted(w->a->spec, n), &w->p.of_group);
     return w->cut.bits < INFINITE ? TW_OK : too_many_bad(w->a);
 }
 
@@ -118,33 +132,37 @@ static tw_status put_span(work *w, uint64_t stop) {
     return TW_OK;
 }
 
-/* Values [at, at + n) of the array, which are x. What is left out is lost, beside what the values' codec loses. */
-static tw_status put_tile(work *w, const float *x, uint64_t at, uint32_t n) {
-    float *lost = w->lost;
-    memcpy(lost, x, n * sizeof *lost);
-    for (uint32_t seen = 0; seen < n;) {
-        uint32_t before = w->p.kept.count, base = (uint32_t)(at - w->from);
-        seen += w->a->k->select(x + seen, n - seen, base + seen, &w->cut, &w->p.kept);
-        for (uint32_t i = before; i < w->p.kept.count; i++)
-            lost[w->p.kept.pos[i] - base] = 0.0f;
-        tw_status st = seen < n ? put_span(w, at + seen) : TW_OK;
+/* What the cut keeps of values [at, at + n) of the array, which are x. A span that is full ends before the first value that
+ * it has no room for. */
+static tw_status put_tile(work *w, const float *x, uint64_t at, uint32_t n, double *x_sq, double *e_sq) {
+    tw_taken *t = &w->p.taken;
+    tw_kept *kept = &w->p.kept;
+    tw_look look = {.g = x, .scale = 1.0f, .n = n};
+    tw_take(w->a->k, &look, &w->cut, t);
+    *e_sq += t->rest;
+    *x_sq += t->rest;
+    for (uint32_t i = 0; i < t->count; i++) {
+        tw_status st = kept->count == TW_SPAN_KEPT ? put_span(w, at + t->place[i]) : TW_OK;
         if (st < 0)
             return st;
+        kept->pos[kept->count] = (uint32_t)(at + t->place[i] - w->from);
+        kept->value[kept->count++] = t->value[i];
+        *x_sq += (double)t->value[i] * (double)t->value[i];
     }
     return TW_OK;
 }
 
 static tw_status put_groups(work *w, const float *x, uint64_t at, uint32_t n) {
-    uint32_t group = w->a->spec->select == TW_SELECT_GROUP ? w->a->spec->group : n;
-    double x_sq = w->a->k->sum_sq(x, n), e_sq = 0;
+    bool grouped = w->a->spec->select == TW_SELECT_GROUP;
+    uint32_t group = grouped ? w->a->spec->group : n;
+    double x_sq = 0, e_sq = 0;
     for (uint32_t first = 0; first < n; first += group) {
         uint32_t m = n - first < group ? n - first : group;
-        tw_status st = w->a->spec->select == TW_SELECT_GROUP ? find_group_cut(w, x + first, m) : TW_OK;
+        tw_status st = grouped ? find_group_cut(w, x + first, m) : TW_OK;
         if (st >= 0)
-            st = put_tile(w, x + first, at + first, m);
+            st = put_tile(w, x + first, at + first, m, &x_sq, &e_sq);
         if (st < 0)
             return st;
-        e_sq += w->a->k->sum_sq(w->lost, m);
     }
     if (x_sq <= (double)FLT_MAX * n * (double)FLT_MAX) {
         w->stat->x_sq += x_sq;

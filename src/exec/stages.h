@@ -70,9 +70,8 @@ static inline float tw_fold_factor(const tw_exec *x, uint32_t layer, uint64_t ti
     bool own = tile >= p->first && tile < p->first + p->tiles;
     return x->plan->gather && own && x->redop == TW_AVG ? (float)x->plan->size : 1.0f;
 }
-/* The tile's x for hop 1, made from input and residual in `to` (or the input itself); flags a tile with NaN or Inf, which
- * is zeros then. */
-const float *tw_form(tw_exec *x, uint32_t layer, uint64_t tile, float *to);
+/* The tile's residual as it takes part in x, times that factor; NULL: none. */
+const float *tw_residual_of(tw_exec *x, uint32_t layer, uint64_t tile);
 /* The run as spans and, where tiles are flagged, their bits. Adds to s->x_sq and e_sq; *bad: some tile is. Returns the end. */
 uint8_t *tw_spans_write(tw_exec *x, const tw_tiles *run, uint32_t hop, uint8_t *dst, tw_run_sum *s, bool *bad);
 /* The run that arrived at *src: everything is looked at; *src is moved behind it. */

@@ -250,10 +250,14 @@ static tw_status allocate_sparse(tw_exec *x, tw_ctx *ctx) {
     }
     x->part_of = tw_alloc(ctx, (p->nlayer + 1) * sizeof *x->part_of);
     x->picks = tw_alloc(ctx, sizeof *x->picks);
-    x->sample = tw_alloc_raw(ctx, p->sample_room * sizeof *x->sample);
-    x->aside = tw_alloc(ctx, p->most_tiles * sizeof *x->aside);
+    x->aside = tw_alloc_raw(ctx, p->aside_room * sizeof *x->aside);
+    x->aside_place = tw_alloc_raw(ctx, p->aside_room * sizeof *x->aside_place);
+    x->kept = tw_alloc_raw(ctx, (p->kept_room + 1) * sizeof *x->kept);
+    x->kept_place = tw_alloc_raw(ctx, (p->kept_room + 1) * sizeof *x->kept_place);
+    x->kept_of = tw_alloc_raw(ctx, p->part_tiles * sizeof *x->kept_of);
     x->flagged = tw_alloc(ctx, p->flag_words * sizeof *x->flagged);
-    return ok && x->part_of && x->picks && x->sample && x->aside && x->flagged ? TW_OK : TW_ERR_NOMEM;
+    ok = ok && x->part_of && x->picks && x->aside && x->aside_place && x->flagged;
+    return ok && x->kept && x->kept_place && x->kept_of ? TW_OK : TW_ERR_NOMEM;
 }
 
 static uint64_t sparse_bytes(const tw_exec *x, const tw_plan *p) {
@@ -262,8 +266,9 @@ static uint64_t sparse_bytes(const tw_exec *x, const tw_plan *p) {
         return sums;
     sums += p->gather ? tw_held((unsigned)p->size * sizeof *x->reader) : 0;
     return sums + tw_held((p->nlayer + 1) * sizeof *x->part_of) + tw_held(sizeof *x->picks) +
-           tw_held(p->sample_room * sizeof *x->sample) + tw_held(p->flag_words * sizeof *x->flagged) +
-           tw_held(p->most_tiles * sizeof *x->aside);
+           tw_held(p->aside_room * sizeof *x->aside) + tw_held(p->aside_room * sizeof *x->aside_place) +
+           tw_held((p->kept_room + 1) * sizeof *x->kept) + tw_held((p->kept_room + 1) * sizeof *x->kept_place) +
+           tw_held(p->part_tiles * sizeof *x->kept_of) + tw_held(p->flag_words * sizeof *x->flagged);
 }
 
 static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint32_t given) {
@@ -350,8 +355,11 @@ static void free_op(tw_op *op) {
     tw_free(ctx, op->x.part);
     tw_free(ctx, op->x.part_of);
     tw_free(ctx, op->x.picks);
-    tw_free(ctx, op->x.sample);
     tw_free(ctx, op->x.aside);
+    tw_free(ctx, op->x.aside_place);
+    tw_free(ctx, op->x.kept);
+    tw_free(ctx, op->x.kept_place);
+    tw_free(ctx, op->x.kept_of);
     tw_free(ctx, op->x.flagged);
     tw_free(ctx, op->x.sums);
     tw_free(ctx, op->x.reader);

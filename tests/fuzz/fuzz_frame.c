@@ -23,8 +23,10 @@ static tw_exec_piece pieces[LAYERS];
 static const uint32_t piece0[LAYERS + 1] = {0, 1, 2, 3, 4, 5, 6};
 static tw_exec_part part_of[LAYERS];
 static tw_picks picks;
-static float sample[COUNT + 64];
-static uint32_t flagged[LAYERS], aside[8];
+static float aside[COUNT + 1024], kept[LAYERS * COUNT];
+static uint16_t aside_place[COUNT + 1024], kept_place[LAYERS * COUNT];
+static tw_kept_of kept_of[LAYERS * 8];
+static uint32_t flagged[LAYERS];
 static tw_run_sum sums[64];
 static uint32_t cursor[RANKS];
 static const uint8_t *part[RANKS];
@@ -77,9 +79,12 @@ static void prepare(void) {
                   .tile = tile,
                   .part_of = part_of,
                   .picks = &picks,
-                  .sample = sample,
-                  .flagged = flagged,
                   .aside = aside,
+                  .aside_place = aside_place,
+                  .kept = kept,
+                  .kept_place = kept_place,
+                  .kept_of = kept_of,
+                  .flagged = flagged,
                   .sums = sums,
                   .input_scale = 1.0f,
                   .redop = TW_AVG,
@@ -87,8 +92,9 @@ static void prepare(void) {
                   .nan_layer = -1};
     x.stamp = (tw_stamp){.plan = plan->hash, .step = 7, .epoch = 3};
     x.arena = tw_alloc(ctx, plan->arena_bytes);
-    FUZZ_REQUIRE(x.arena && plan->sample_room <= COUNT && plan->flag_words <= LAYERS && plan->most_tiles <= 8 &&
-                 plan->nrun <= 64);
+    FUZZ_REQUIRE(x.arena && plan->aside_room <= TW_ARRAY_LEN(aside) && plan->kept_room <= TW_ARRAY_LEN(kept) &&
+                 plan->part_tiles <= TW_ARRAY_LEN(kept_of));
+    FUZZ_REQUIRE(plan->flag_words <= LAYERS && plan->nrun <= 64);
 }
 
 static uint8_t next_byte(const uint8_t **data, size_t *size) {

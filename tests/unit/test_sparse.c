@@ -3,7 +3,7 @@
  * Sparse codecs on arrays: what is kept against a sort, every ISA against the reference, sizes against the bound, and
  * bytes that somebody damaged. */
 #include "exec/array.h"
-#include "compressors/sparse.h"
+#include "exec/take.h"
 #include "unit.h"
 #include <math.h>
 
@@ -198,6 +198,84 @@ static void a_threshold_is_about_right(void) {
     }
 }
 
+/* ---- one look at a tile: every ISA against the reference, and the reference against the rules ---- */
+
+static void one_look(unit_rng *r, uint32_t n, int kind) {
+    static _Alignas(64) float g[TW_MAX_TILE + 1], e[TW_MAX_TILE], want_x[TW_MAX_TILE], x[TW_MAX_TILE + 16];
+    static tw_taken want, got;
+    tw_look l = {.g = g + unit_below(r, 2), .scale = unit_below(r, 2) ? 1.0f : 0.5f, .n = n};
+    uint32_t found = 0;
+    double sq = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        g[i] = one_value(r, kind, i);
+        e[i] = one_value(r, unit_below(r, 4) ? ZEROS : kind, i);
+    }
+    g[n] = unit_from_bits(unit_below(r, 2) ? 0x7fc00000u : 0xff800000u);
+    l.e = unit_below(r, 2) ? e : NULL;
+    l.out = unit_below(r, 2) ? want_x : NULL;
+    l.floor = unit_bits(one_value(r, kind, 0)) & 0x7f7fffffu;
+    l.floor = unit_below(r, 4) ? l.floor : unit_below(r, 2) ? 0 : 0x7f7fffffu;
+    memset(want_x, 0x44, sizeof want_x);
+    want.count = tw_kernels_ref.look(&l, want.place, want.value, &want.rest);
+    for (uint32_t i = 0; i < n; i++) {
+        float y = l.e ? l.g[i] * l.scale + e[i] : l.g[i] * l.scale;
+        bool above = (unit_bits(y) & 0x7fffffffu) > l.floor;
+        CU_ASSERT_FATAL(!above || (want.place[found] == i && unit_bits(want.value[found]) == unit_bits(y)));
+        CU_ASSERT(!l.out || unit_bits(want_x[i]) == (above ? 0 : unit_bits(y)));
+        sq += above ? 0.0 : (double)y * (double)y;
+        found += above;
+    }
+    CU_ASSERT(found == want.count && fabs(want.rest - sq) <= 0x1p-16 * sq);
+    for (const char *const *isa = tw_isa_list(); *isa; isa++) {
+        const tw_kernels *k = tw_kernels_named(*isa);
+        memset(x, 0x44, sizeof x);
+        l.out = l.out ? x : NULL;
+        got.count = k->look(&l, got.place, got.value, &got.rest);
+        CU_ASSERT(got.count == found && !memcmp(got.place, want.place, found * sizeof *got.place));
+        CU_ASSERT(!memcmp(got.value, want.value, found * sizeof *got.value));
+        CU_ASSERT(!memcmp(&got.rest, &want.rest, sizeof got.rest) && (!l.out || !memcmp(x, want_x, sizeof want_x)));
+        CU_ASSERT(unit_bits(x[TW_MAX_TILE]) == 0x44444444u);
+        CU_ASSERT_EQUAL(k->count(l.g, n, l.floor), tw_kernels_ref.count(l.g, n, l.floor));
+    }
+}
+
+static void looks_are_the_same(void) {
+    static const uint32_t lengths[] = {1, 7, 31, 32, 33, 127, 1023, 1024, 1025, 2047, 4093, 4095, 4096};
+    unit_rng r = unit_seeded("look");
+    tw_fpenv env = tw_fp_enter();
+    for (int round = 0; round < 8; round++)
+        for (size_t i = 0; i < UNIT_COUNT(lengths); i++)
+            for (int kind = 0; kind < KINDS; kind++)
+                one_look(&r, lengths[i], kind);
+    tw_fp_leave(env);
+}
+
+/* The cut of a group by its k-th largest: what a sort says, with the part that says first below which none is kept wrong, too. */
+static void cuts_are_as_sorted(void) {
+    static float x[TW_MAX_TILE];
+    static entry all[TW_MAX_TILE];
+    static tw_taken work;
+    unit_rng r = unit_seeded("cut");
+    for (int round = 0; round < 400; round++) {
+        uint32_t n = 1 + unit_below(&r, TW_MAX_TILE), k = 1 + unit_below(&r, unit_below(&r, 2) ? n : n / 50 + 1),
+                 above = 0;
+        int kind = (int)unit_below(&r, KINDS), misled = (int)unit_below(&r, 3);
+        for (uint32_t i = 0; i < n; i++) {
+            x[i] = one_value(&r, kind, i) * (misled == 1 && i % 512 < 32   ? 1e6f
+                                             : misled == 2 && i % 512 < 32 ? 0.0f
+                                                                           : 1.0f);
+            all[i] = (entry){unit_bits(x[i]) & 0x7fffffffu, i};
+        }
+        qsort(all, n, sizeof *all, larger_first);
+        for (uint32_t i = 0; i < n; i++)
+            above += all[i].bits > all[k - 1].bits;
+        for (const char *const *isa = tw_isa_list(); *isa; isa++) {
+            tw_cut cut = tw_group_cut(tw_kernels_named(*isa), x, n, k, &work);
+            CU_ASSERT(cut.bits == all[k - 1].bits && cut.ties == (cut.bits ? k - above : 0));
+        }
+    }
+}
+
 static void halves_and_misaligned(void) {
     static float x[5000];
     static uint16_t h[5000];
@@ -340,6 +418,8 @@ int main(void) {
         UNIT_TEST(kept_is_what_a_sort_keeps),
         UNIT_TEST(long_arrays_are_sampled),
         UNIT_TEST(a_threshold_is_about_right),
+        UNIT_TEST(looks_are_the_same),
+        UNIT_TEST(cuts_are_as_sorted),
         UNIT_TEST(halves_and_misaligned),
         UNIT_TEST(nonfinite),
         UNIT_TEST(damaged_bytes),

@@ -9,7 +9,7 @@
 #include <pthread.h>
 
 enum { RANKS = 3, COUNT = 700001, STEPS = 2, TILE = 4096 };
-enum { NORMAL, STEPPED, EQUAL, ZEROS, TOGETHER, SAMPLE_LOW, SAMPLE_HIGH, HALVES, SHAPES };
+enum { NORMAL, STEPPED, EQUAL, ZEROS, TOGETHER, BOUND_LOW, TIES_LOW, BOUND_HIGH, SAMPLE_HIGH, HALVES, SHAPES };
 
 static float in[STEPS][RANKS][COUNT], out[RANKS][COUNT], e[RANKS][COUNT], x[COUNT], sum[COUNT];
 static bool keep[COUNT];
@@ -26,9 +26,13 @@ static float one_value(unit_rng *r, int shape, uint32_t i) {
         return 0.0f;
     case TOGETHER: /* all in few frames */
         return i < 20000 || i > COUNT - 9000 ? v + 10 : v * 1e-6f;
-    case SAMPLE_LOW: /* the sample of every third value sees zeros */
-        return i % 3 == 0 ? 0.0f : v;
-    case SAMPLE_HIGH:
+    case BOUND_LOW: /* the bound comes from every 17th value, and these are zeros: what is set aside fills its room */
+        return i % 17 == 0 ? 0.0f : v;
+    case TIES_LOW:
+        return i % 17 == 0 ? 0.0f : (float)(int)(v * 8) * 0.125f;
+    case BOUND_HIGH: /* fewer than are wanted are above the bound */
+        return i % 17 == 0 ? v + 100 : v;
+    case SAMPLE_HIGH: /* thresholds come from every third value */
         return i % 3 == 0 ? v + 100 : v;
     default:
         return v;
