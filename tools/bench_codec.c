@@ -38,6 +38,7 @@ typedef struct row {
     const char *text;
     tw_spec spec;
     double encode_gbs, add_gbs, encode_of_bound, add_of_bound, bits, nmse;
+    double draw_gbs;                  /* of the random numbers alone; 0: none */
     unsigned encode_bound, add_bound; /* variants of the skeleton */
 } row;
 
@@ -346,6 +347,20 @@ static void measure(work *w, double *gbs, double *of_bound, unsigned *variant) {
     free(speed);
 }
 
+/* The second bound of rounding at random: the random numbers of as many tiles, and nothing else. */
+static void measure_draw(work *w) {
+    enum { ROUNDS = 256, AT_ONCE = 16 };
+    double speed[ROUNDS];
+    static uint32_t words[TILE / 4];
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        double t = bc_now();
+        for (uint32_t tile = 0; tile < AT_ONCE; tile++)
+            w->failed |= tw_tile_draw(w->c->isa, i, TILE, words) != TW_OK;
+        speed[i] = (double)AT_ONCE * TILE * sizeof(float) / (bc_now() - t) * 1e-9;
+    }
+    w->r->draw_gbs = bc_median(speed, ROUNDS);
+}
+
 static bool run_row(const config *c, row *r, arrays *m) {
     work w = {.c = c, .r = r, .m = m, .feedback = r->spec.feedback == TW_FEEDBACK_EF};
     r->bits = (double)tw_spec_bound(&r->spec, m->n, TW_F32) * 8 / (double)m->n;
@@ -353,6 +368,8 @@ static bool run_row(const config *c, row *r, arrays *m) {
     if (!check_plain(c, r, m) || !check_reference(c, r, m) || (w.feedback && !check_feedback(c, r, m)))
         return false;
     measure(&w, &r->encode_gbs, &r->encode_of_bound, &r->encode_bound);
+    if (r->spec.rounding == TW_ROUNDING_STOCHASTIC)
+        measure_draw(&w);
     tw_tile_stat total;
     w.add = true;
     w.failed |= !round_trip(c, &r->spec, m, 0, false, &total);
@@ -379,6 +396,9 @@ static void print_row(const row *r) {
     printf("%-28s %11.1f %9.3f %12.1f %9.3f %9.3f %10.3g\n", r->text, r->encode_gbs, r->encode_of_bound, r->add_gbs,
            r->add_of_bound, r->bits, r->nmse);
     printf("#   bounds: encode %s; decode-add %s\n", encode, add);
+    if (r->draw_gbs > 0)
+        printf("#   second bound: Philox4x32-7 alone %.1f GB/s; encode reaches %.3f of it\n", r->draw_gbs,
+               r->encode_gbs / r->draw_gbs);
     fflush(stdout);
 }
 
@@ -391,6 +411,8 @@ static void write_json(const config *c, const row *r, const arrays *m, FILE *to)
     bc_json_number(&j, "decode_add_gbs", r->add_gbs);
     bc_json_number(&j, "encode_of_bound", r->encode_of_bound);
     bc_json_number(&j, "decode_add_of_bound", r->add_of_bound);
+    if (r->draw_gbs > 0)
+        bc_json_number(&j, "philox_gbs", r->draw_gbs);
     bc_json_number(&j, "bits_per_value", r->bits);
     bc_json_number(&j, "nmse", r->nmse);
     bc_json_string(&j, "isa", isa_name(c));
@@ -418,6 +440,7 @@ static void help(void) {
          "Speed of encode and of decode-add on one core, in GB/s of fp32 input, and as a part of what a loop with the\n"
          "same reads and writes and next to no arithmetic reaches (the best of several, alternated in the same "
          "process).\n"
+         "Where values are rounded at random, the rate of the random numbers alone is a second bound.\n"
          "Inputs are normal numbers of 64 layers with scales 1e-4 to 1e-2, new for every encode.\n");
     bc_print_options(stdout, options);
     puts("\nExit status: 0 all good; 1 a decoded value, residual or payload was wrong, or output could not be "

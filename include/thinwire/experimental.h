@@ -67,6 +67,8 @@ TW_API tw_status tw_tile_encode(const char *isa, const tw_spec *s, const float *
                                 void *dst, float *e_out, tw_tile_stat *stat);
 /* y = decoded, or y += decoded. */
 TW_API tw_status tw_tile_decode(const char *isa, const tw_spec *s, const void *src, float *y, uint32_t n, int add);
+/* The random numbers of a tile of n values, as stochastic rounding takes them: a byte a value, words[ceil(n/512) * 128]. */
+TW_API tw_status tw_tile_draw(const char *isa, uint32_t seed, uint32_t n, uint32_t *words);
 /* NUL-terminated names of the ISAs that this build has and this CPU can run, best last; the one chosen, and why. */
 TW_API const char *const *tw_isa_list(void);
 TW_API const char *tw_isa_chosen(const char **why);

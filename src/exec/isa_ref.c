@@ -69,6 +69,16 @@ static void tw_ref_add_scaled(float *y, const float *g, float scale, uint32_t n)
         y[i] = y[i] + g[i] * scale;
 }
 
+static void tw_ref_draw(const tw_noise *noise, uint32_t n, uint32_t *words) {
+    for (uint32_t c = 0; c < tw_ceil_div(n, 512) * TW_LANES; c++) {
+        const uint32_t counter[4] = {c, noise->tile[0], noise->tile[1], 0};
+        uint32_t out[4];
+        tw_philox(TW_PHILOX_FEW, counter, noise->key, out);
+        for (uint32_t w = 0; w < 4; w++)
+            words[(c / TW_LANES * 4 + w) * TW_LANES + c % TW_LANES] = out[w];
+    }
+}
+
 static double tw_ref_sum_sq(const float *x, uint32_t n) {
     return tw_slow_sum_sq(x, n);
 }

@@ -34,6 +34,8 @@ typedef struct tw_kernels {
     void (*set_scaled)(float *y, const float *g, float scale, uint32_t n); /* y  = g*scale */
     void (*add_scaled)(float *y, const float *g, float scale, uint32_t n); /* y += g*scale, rounded twice */
     double (*sum_sq)(const float *x, uint32_t n);                          /* as in codec.h; NaN if not finite */
+    /* Philox4x32-7 for n values, a byte each: 4 words of 32 lanes for every 512, where quant and ternary look for them */
+    void (*draw)(const tw_noise *noise, uint32_t n, uint32_t *words);
     const tw_index_loops *index;
     tw_select_fn select;
     tw_radix_fn radix;

@@ -748,6 +748,12 @@ static void tile_arguments(void) {
     CU_ASSERT_EQUAL(tw_tile_decode(NULL, &s, NULL, g, 1, 0), TW_ERR_ARG);
     CU_ASSERT_EQUAL(tw_tile_decode(NULL, &s, payload, g, 5000, 0), TW_ERR_ARG);
     CU_ASSERT_EQUAL(tw_tile_decode("ref", &s, payload, g, 4, 0), TW_OK);
+    CU_ASSERT_EQUAL(tw_tile_encode(NULL, &s, g, NULL, 1.0f, 1, payload, NULL, NULL), TW_OK);
+    wrong = s; /* beside one that was good a moment ago */
+    wrong.group = 100;
+    CU_ASSERT_EQUAL(tw_tile_encode(NULL, &wrong, g, NULL, 1.0f, 1, payload, NULL, NULL), TW_ERR_ARG);
+    memset(&wrong, 0, sizeof wrong);
+    CU_ASSERT_EQUAL(tw_tile_encode(NULL, &wrong, g, NULL, 1.0f, 1, payload, NULL, NULL), TW_ERR_ARG);
 }
 
 static void isa_is_named(void) {

@@ -7,6 +7,7 @@
 
 #include <fenv.h>
 #include <math.h>
+#include <thinwire/experimental.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -118,6 +119,29 @@ static void philox_matches_published_values(void) {
         tw_philox(known[i].rounds, out, known[i].key, out);
         CU_ASSERT_EQUAL(memcmp(out, known[i].out, sizeof out), 0);
     }
+}
+
+/* What rounds at random: word w of lane l's counter stands in row w. */
+static void draws_are_philox(void) {
+    enum { TILE_MAX = 4096 };
+    static uint32_t words[TILE_MAX / 4];
+    const uint32_t key[2] = {77, 0};
+    for (const char *const *isa = tw_isa_list(); *isa; isa++)
+        for (uint32_t n = 1; n <= TILE_MAX; n += n < 4 ? 1 : 511) {
+            uint32_t used = (n + 511) / 512 * 128;
+            memset(words, 0x5a, sizeof words);
+            CU_ASSERT_EQUAL(tw_tile_draw(*isa, 77, n, words), TW_OK);
+            for (uint32_t i = 0; i < TILE_MAX / 4; i++) {
+                const uint32_t counter[4] = {i / 128 * 32 + i % 32, 0, 0, 0};
+                uint32_t out[4];
+                tw_philox(7, counter, key, out);
+                CU_ASSERT_EQUAL(words[i], i < used ? out[i / 32 % 4] : 0x5a5a5a5au);
+            }
+        }
+    CU_ASSERT_EQUAL(tw_tile_draw(NULL, 1, 0, words), TW_ERR_ARG);
+    CU_ASSERT_EQUAL(tw_tile_draw(NULL, 1, TILE_MAX + 1, words), TW_ERR_ARG);
+    CU_ASSERT_EQUAL(tw_tile_draw(NULL, 1, 1, NULL), TW_ERR_ARG);
+    CU_ASSERT_EQUAL(tw_tile_draw("avx3", 1, 1, words), TW_ERR_UNSUPPORTED);
 }
 
 /* ---- halves ---- */
@@ -276,6 +300,7 @@ int main(void) {
         UNIT_TEST(hashes_match_published_values),
         UNIT_TEST(the_check_sees_every_bit),
         UNIT_TEST(philox_matches_published_values),
+        UNIT_TEST(draws_are_philox),
         UNIT_TEST(all_halves_come_back),
         UNIT_TEST(halves_round_to_nearest_even),
         UNIT_TEST(fp8_is_as_defined),
