@@ -743,7 +743,8 @@ static bool sweep_spec(trial *t, tw_spec spec, uint64_t *done) {
 }
 
 bool scatter_sweep(trial *t, uint64_t *done) {
-    bool seen[TW_CODECS] = {true}; /* there is no codec 0 */
+    bool seen[TW_CODECS] = {true};  /* there is no codec 0 */
+    seen[TW_CODEC_POWERSGD] = true; /* of matrices, which these layers are not: property.c draws it */
     tw_spec spec;
     for (size_t i = 0; i < sizeof swept / sizeof swept[0]; i++) {
         if (tw_spec_parse(swept[i], &spec) != TW_OK)
