@@ -62,7 +62,7 @@ valgrind@have valgrind@memory errors
 gcc-aarch64-linux-gnu libc6-dev-arm64-cross@have aarch64-linux-gnu-gcc@cross compilation
 qemu-user@have qemu-aarch64 || uname -m | grep -qx aarch64@tests of the aarch64 build
 xz-utils@have xz@make distcheck
-python3-numpy python3-matplotlib@python_with numpy,matplotlib@tests of the scripts of bench
+python3-numpy python3-matplotlib@python_with numpy,matplotlib >/dev/null@tests of the scripts of bench
 iproute2@have_system ip && have_system tc@the network lab"
 
 have_libfuzzer() {

@@ -502,6 +502,16 @@ static bool check_sums(scene *s, uint32_t k) {
     return true;
 }
 
+/* A sum of finite values beyond what the cast can say. */
+static bool overflowed(const scene *s, uint32_t k) {
+    const one_layer *l = &s->l[k];
+    for (int r = 0; r < s->ranks && spec_now(s, l)->codec == TW_CODEC_CAST; r++)
+        for (uint32_t i = 0; s->wanted[k][r] && i < l->count; i++)
+            if (!isfinite(value_at(l->mem + ((size_t)r * l->count * 4) + i * tw_dtype_size(l->dtype), l->dtype)))
+                return true;
+    return false;
+}
+
 static bool check_layer(scene *s, uint32_t k, bool committed) {
     one_layer *l = &s->l[k];
     bool whole = is_factored(s, l), same = !committed || l->away || (l->bad && whole);
@@ -514,7 +524,7 @@ static bool check_layer(scene *s, uint32_t k, bool committed) {
         return false;
     if (!committed || l->away || l->lossy) /* sums of what is known no more are no use */
         return true;
-    if (l->bad && !whole) { /* tiles: others' trials */
+    if (!whole && (l->bad || overflowed(s, k))) { /* tiles: others' trials */
         l->lossy = l->loose = true;
         return true;
     }
