@@ -82,7 +82,7 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
  *         seed=N                           of the positions, any u32 (0)
  *   topk:density=D,values=SPEC,             the share D of largest magnitude (0.01) and where they stand; the values through
  *        select=exact|threshold|group,     a codec of fixed rate (none); of the whole array, about, or of each group of N
- *        group=N                           (4096). Allreduces, arrays and files (codec.h); not the other collectives
+ *        group=N                           (4096)
  *   powersgd:rank=R,columns=C,              two factors of R (1..128; 4) columns each, of rows of C values (0: as the layer, array
  *            iterations=N,warm_start=0|1,   or file says); N rounds (1..16; 1) from the last step's factor (1) or a random one,
  *            seed=N                         any u32 (0). Allreduces, arrays and files (codec.h); not the other collectives

@@ -680,7 +680,7 @@ bool lowrank_run(trial *t, uint64_t seed, int most_ranks) {
     s.rc.tile = t->rc.tile = 128u << rng_below(s.r, 3);
     s.rc.redop = rng_chance(s.r, 70) ? TW_AVG : TW_SUM;
     s.rc.nonfinite = (tw_nonfinite)rng_range(s.r, 1, 3);
-    s.rc.algo = (tw_algo)(rng_chance(s.r, 70) ? TW_ALGO_AUTO : TW_ALGO_SRA);
+    s.rc.algo = rng_chance(s.r, 70) ? TW_ALGO_AUTO : s.ranks % 2 ? TW_ALGO_GATHER : TW_ALGO_SRA;
     s.rc.frame_bytes = rng_chance(s.r, 70) ? (uint32_t)rng_range(s.r, 64, 4000) & ~3u : 0;
     s.rc.bucket_bytes = rng_chance(s.r, 50) ? 20000 : 0;
     bool switching = s.push || rng_chance(s.r, 50), ok = true;
