@@ -186,8 +186,8 @@ static void go_on(void) {
     tw_fpenv env = tw_fp_enter();
     for (uint32_t f = 0; f < x.plan->nframe; f++)
         if (x.plan->frame[f].owner == x.plan->me)
-            (x.plan->frame[f].sparse ? tw_exec_sum(&x, &x.plan->frame[f])
-                                     : (void)tw_exec_reduce(&x, &x.plan->frame[f]));
+            (void)(x.plan->frame[f].sparse ? tw_exec_sum(&x, &x.plan->frame[f])
+                                           : tw_exec_reduce(&x, &x.plan->frame[f]));
     for (uint32_t l = 0; l < LAYERS; l++)
         if (tw_codec_is_sparse(&layers[l].spec))
             tw_exec_select(&x, l, 2);
