@@ -172,12 +172,15 @@ static uint8_t *keep_home(tw_exec *x, const tw_tiles *run, uint8_t *dst, tw_run_
     return dst + run->answer;
 }
 
-static uint32_t keep_frame(tw_exec *x, const tw_frame *f) {
+typedef uint8_t *run_fn(tw_exec *x, const tw_tiles *run, uint8_t *dst, tw_run_sum *s);
+
+/* What is said of each run, and its trailers; returns the frame's bytes. */
+static uint32_t answer_frame(tw_exec *x, const tw_frame *f, run_fn *answer) {
     uint8_t *dst = x->arena + f->hop2_at + TW_HEADER_BYTES, *aside = tw_trailers2_aside(x, f);
     for (uint32_t i = 0; i < f->nrun; i++) {
         const tw_tiles *run = &x->plan->run[f->run0 + i];
         tw_run_sum *s = &x->sums[f->run0 + i - x->plan->own_run];
-        dst = keep_home(x, run, dst, s);
+        dst = answer(x, run, dst, s);
         tw_trailer2 t = tw_certify(x, run, s);
         memcpy(aside + i * TW_TRAILER2_BYTES, &t, sizeof t);
     }
@@ -209,7 +212,7 @@ uint32_t tw_exec_sum(tw_exec *x, const tw_frame *f) {
         x->cursor[r] = TW_HEADER_BYTES;
     for (uint32_t i = 0; i < f->nrun; i++)
         sum_run(x, f, i);
-    return x->plan->kind == TW_KIND_REDUCE_SCATTER ? keep_frame(x, f) : 0;
+    return x->plan->kind == TW_KIND_REDUCE_SCATTER ? answer_frame(x, f, keep_home) : 0;
 }
 
 /* ---- the answer ---- */
@@ -226,15 +229,7 @@ static uint8_t *answer_run(tw_exec *x, const tw_tiles *run, uint8_t *dst, tw_run
 }
 
 uint32_t tw_exec_answer(tw_exec *x, const tw_frame *f) {
-    uint8_t *dst = x->arena + f->hop2_at + TW_HEADER_BYTES, *aside = tw_trailers2_aside(x, f);
-    for (uint32_t i = 0; i < f->nrun; i++) {
-        const tw_tiles *run = &x->plan->run[f->run0 + i];
-        tw_run_sum *s = &x->sums[f->run0 + i - x->plan->own_run];
-        dst = answer_run(x, run, dst, s);
-        tw_trailer2 t = tw_certify(x, run, s);
-        memcpy(aside + i * TW_TRAILER2_BYTES, &t, sizeof t);
-    }
-    return tw_seal_answer(x, f, dst);
+    return answer_frame(x, f, answer_run);
 }
 
 /* ---- outputs ---- */
