@@ -38,7 +38,7 @@ TW_API const char *tw_version_string(void);
     X(ERR_UNSUPPORTED, -3, "not available in this build, transport or codec")                                          \
     X(ERR_MISMATCH, -4, "ranks disagree")                                                                              \
     X(ERR_NONFINITE, -5, "NaN or Inf in the input or in a sum")                                                        \
-    X(ERR_CORRUPT, -6, "received bytes are not a valid frame")                                                         \
+    X(ERR_CORRUPT, -6, "received bytes are not a valid frame or state")                                                         \
     X(ERR_TIMEOUT, -7, "the deadline passed")                                                                          \
     X(ERR_PEER, -8, "a peer failed or is gone")                                                                        \
     X(ERR_POISONED, -9, "the communicator refuses work after a fault")                                                 \
@@ -397,6 +397,33 @@ TW_API tw_status tw_reducer_layer_report(const tw_reducer *r, uint32_t layer, tw
 /* Copies this rank's residual of a layer, fp32[count]: for element i this rank holds mass weight(i) x dst[i], where weight
  * is 1 in tiles that this rank owns and 1/P elsewhere (AVG), or 1 (SUM). Zeros if the layer has no error feedback. */
 TW_API tw_status tw_reducer_residual(const tw_reducer *r, uint32_t layer, float *dst);
+
+/* State: what a reducer keeps between steps, for checkpoints. Call both between steps; a step that is open is TW_ERR_ARG.
+ *
+ * save writes this rank's residuals, ledger, factors and numbers to a stream (docs/state-format.md), front to back, through
+ * `put`; a negative status of it ends the call and is returned. Local: ranks need not save at the same time, but after the
+ * same step. It allocates 1 MiB.
+ *
+ * load replaces the state. Collective: args[0..n) are n streams that saves have written, read front to back by `get`, which
+ * gives exactly `bytes` bytes or fails. Together all ranks give the stream of every rank that was, once. Where as many ranks
+ * as then are given one stream each, their own (and tile and pins are those of then), steps go on bit for bit as if nothing
+ * had happened. Else what the old ranks held is folded: the sum of weight times residual becomes the residual of the tiles'
+ * new owners, so nothing is lost but fp32 rounding, which the certificate counts; 4 to 3, 4 to 8 or 8 to 1 ranks alike (one
+ * rank alone adds it to its next result). Layers are found by name; names, counts, dtypes and columns must be those of the
+ * state, rules may differ as long as a layer that has a residual keeps one.
+ * A damaged stream is TW_ERR_CORRUPT on the rank that was given it and TW_ERR_PEER on the others, streams of different
+ * steps or a rank too many or too few are TW_ERR_MISMATCH; after a failure every rank's state is as before the call. */
+typedef tw_status (*tw_state_put)(void *arg, const void *data, size_t bytes);
+typedef tw_status (*tw_state_get)(void *arg, void *data, size_t bytes);
+TW_API tw_status tw_reducer_save(const tw_reducer *r, tw_state_put put, void *arg);
+TW_API tw_status tw_reducer_load(tw_reducer *r, uint32_t n, tw_state_get get, void *const args[]);
+/* The same with files: rank k saves to PATH.k, by way of PATH.k.tmp and a rename once all of it is on the disk: whatever
+ * stops a save, the file that was there stays whole. A stopped save of several ranks can leave files of two steps, which
+ * load refuses; so let PATH carry the step's number, and remove older ones when all ranks have saved. load_files reads
+ * PATH.0 for how many ranks there were (its own file where PATH.0 is not to be seen, as on a disk of its own), and gives
+ * load the files rank, rank + P, ... of them. */
+TW_API tw_status tw_reducer_save_file(const tw_reducer *r, const char *path);
+TW_API tw_status tw_reducer_load_files(tw_reducer *r, const char *path);
 
 /* Requests of tw_reducer_post. test: TW_IN_PROGRESS, TW_OK, or the op's failure. wait: until done or until timeout_s
  * (<= 0: the context's deadline) has passed, which is TW_ERR_TIMEOUT, ends the op and poisons the communicator.

@@ -110,7 +110,7 @@ uint64_t tw_left_values(const tw_layer_state *l, const tw_spec *s) {
 }
 
 /* Of the phase that needs most. */
-static uint64_t most_left_values(const tw_layer_state *l) {
+uint64_t tw_left_room(const tw_layer_state *l) {
     uint64_t most = 0;
     for (uint32_t i = 0; i < l->nphase; i++) {
         uint64_t n = tw_left_values(l, &l->phase[i].spec);
@@ -144,7 +144,7 @@ static uint64_t layer_state_bytes(const tw_layer_state *l, bool slots, uint64_t 
 
 static tw_status make_state(tw_reducer *r, tw_layer_state *l, bool dry) {
     bool slots = wants_slots(l) && r->comm->size > 1; /* one rank sends nothing, so it drops nothing */
-    uint64_t left = r->comm->size > 1 ? most_left_values(l) : 0, bytes = layer_state_bytes(l, slots, left);
+    uint64_t left = r->comm->size > 1 ? tw_left_room(l) : 0, bytes = layer_state_bytes(l, slots, left);
     r->state_bytes += bytes;
     if (dry || bytes == 0)
         return TW_OK;
@@ -155,6 +155,20 @@ static tw_status make_state(tw_reducer *r, tw_layer_state *l, bool dry) {
         if (!l->cert[i] || (slots && !l->slot[i]) || (left && !l->left[i]))
             return TW_ERR_NOMEM;
     }
+    return TW_OK;
+}
+
+tw_status tw_reducer_give_slots(tw_reducer *r, tw_layer_state *l) {
+    float *slot[2];
+    for (int i = 0; i < 2; i++)
+        slot[i] = tw_alloc(r->ctx, l->count * sizeof(float));
+    if (!slot[0] || !slot[1]) {
+        tw_free(r->ctx, slot[0]);
+        tw_free(r->ctx, slot[1]);
+        return TW_ERR_NOMEM;
+    }
+    memcpy(l->slot, slot, sizeof slot);
+    r->state_bytes += 2 * tw_held(l->count * sizeof(float));
     return TW_OK;
 }
 

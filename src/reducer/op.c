@@ -444,7 +444,7 @@ static tw_status fill(const tw_op_args *a, tw_op *op) {
     for (uint32_t i = 0; i < x->nlayer; i++) {
         const tw_op_layer *l = &a->layer[op->layer_of[i]];
         tw_exec_layer *e = &x->layer[i];
-        bool held = a->comm->size > 1 && (l->spec.feedback != TW_FEEDBACK_NONE || l->drain);
+        bool held = l->drain || (a->comm->size > 1 && l->spec.feedback != TW_FEEDBACK_NONE);
         e->absent = x->piece0[i + 1] > x->piece0[i] && !x->piece[x->piece0[i]].in;
         e->own_seen = false;
         if (op->plan->kind == TW_KIND_ALLGATHER)

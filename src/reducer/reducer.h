@@ -113,6 +113,9 @@ tw_status tw_reducer_make(tw_comm *c, const tw_layer *layers, uint32_t n, const 
                           const tw_reducer_config *cfg, tw_reducer **out);
 void tw_reducer_manifest(const tw_reducer *r, tw_manifest *m);
 uint64_t tw_left_values(const tw_layer_state *l, const tw_spec *s); /* of its left factor, kept under s; 0: none is */
+uint64_t tw_left_room(const tw_layer_state *l); /* of what is kept of its left factor, whatever the phase */
+/* Residuals for a layer that has none: one rank alone drops nothing, but it may load what others did. */
+tw_status tw_reducer_give_slots(tw_reducer *r, tw_layer_state *l);
 uint64_t tw_reducer_layer_hash(const tw_layer_state *l);
 tw_status tw_manifest_compare(const tw_manifest *mine, const tw_manifest *theirs, int rank);
 void tw_reducer_unmake(tw_reducer *r);

@@ -12,6 +12,11 @@ static double seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* This step's error stays in a residual. One rank alone makes none: what it loaded goes out with the next result. */
+static bool holds_back(const tw_reducer *r, const tw_op_layer *v) {
+    return v->spec.feedback != TW_FEEDBACK_NONE && r->comm->size > 1;
+}
+
 void tw_reducer_view(tw_reducer *r, uint64_t step) {
     for (uint32_t i = 0; i < r->nlayer; i++) {
         const tw_layer_state *l = &r->layer[i];
@@ -23,7 +28,7 @@ void tw_reducer_view(tw_reducer *r, uint64_t step) {
         v->shard = l->shard;
         v->spec = *tw_phase_at(l->phase, l->nphase, step);
         v->no_native = l->used || v->spec.feedback != TW_FEEDBACK_NONE;
-        v->drain = l->held && v->spec.feedback == TW_FEEDBACK_NONE;
+        v->drain = l->held && !holds_back(r, v);
         v->e = l->slot[l->now];
         v->e_new = l->slot[1 - l->now];
         v->cols = l->cols;
@@ -400,7 +405,7 @@ static void collect(tw_reducer *r, const tw_op *op) {
 static void commit(tw_reducer *r) {
     for (uint32_t i = 0; i < r->nlayer; i++) {
         tw_layer_state *l = &r->layer[i];
-        bool ef = r->view[i].spec.feedback != TW_FEEDBACK_NONE;
+        bool ef = holds_back(r, &r->view[i]);
         l->native = l->native || l->summed;
         if (!l->sra)
             continue;
@@ -413,7 +418,7 @@ static void commit(tw_reducer *r) {
             l->left_cols = tw_op_columns(&r->view[i]);
             l->left_rank = r->view[i].spec.rank;
         }
-        l->used = l->used || ef;
+        l->used = l->used || r->view[i].spec.feedback != TW_FEEDBACK_NONE;
         l->cert_now = 1 - l->cert_now;
         l->bound_sq = l->bound_sq_new + (l->stale ? l->bound_sq : 0);
         l->joint += l->joint_new;
