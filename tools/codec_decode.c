@@ -96,7 +96,7 @@ tw_status codec_inspect(const codec_options *o) {
 /* ---- decompress ---- */
 
 /* --tensor: the list of that one. Its texts stay the reader's. */
-static tw_status select_tensors(const codec_options *o, const tc_reader *r, tc_list *l, uint32_t *only) {
+static tw_status select_tensors(const codec_options *o, tc_reader *r, tc_list *l, uint32_t *only) {
     *l = r->list;
     *only = UINT32_MAX;
     if (!o->tensor)
@@ -186,7 +186,7 @@ static tw_status find_marks(tc_reader *r, tc_mark *marks) {
     return st;
 }
 
-static tw_status fits(const codec_options *o, const tc_reader *r, const tc_list *base) {
+static tw_status fits(const codec_options *o, const tc_reader *r, tc_list *base) {
     char a[64], b[64];
     if (r->content != TC_CONTENT_DIFFERENCES)
         return tw_fail(TC_ERR_REFUSED, "%s: holds tensors, not differences", o->file[1]);

@@ -153,7 +153,8 @@ static double per_value(const codec_row *row, uint64_t bytes) {
 }
 
 static double nmse(const codec_row *row) {
-    return row->e_sq == 0.0 ? 0.0 : row->e_sq / row->x_sq;
+    bool nothing = row->x_sq == 0.0 && row->bad_tiles; /* no tile is left that it could be of */
+    return row->e_sq == 0.0 && !nothing ? 0.0 : row->e_sq / row->x_sq;
 }
 
 static void print_row(FILE *to, const codec_row *row, int name_width, int spec_width) {

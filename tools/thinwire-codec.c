@@ -13,6 +13,7 @@ static int exit_status(tw_status st) {
     case TC_ERR_DAMAGED:
         return CODEC_DAMAGED;
     case TC_ERR_REFUSED:
+    case TW_ERR_NONFINITE:
         return CODEC_REFUSED;
     default:
         return st < 0 ? CODEC_FAILED : 0;

@@ -7,7 +7,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#define SHOWN       60 /* characters of the offending text in a sentence */
+#define LONGEST     1023u /* characters of a spec */
+#define SHOWN       60    /* characters of the offending text in a sentence */
 #define MOST_WORDS  5u
 #define DENSITY_ONE 1000000000u
 
@@ -405,6 +406,8 @@ tw_status tw_spec_parse_n(const char *p, size_t len, const char *what, tw_spec *
     if (!p || !out)
         return tw_fail(TW_ERR_ARG, "%s%s%s is NULL", what ? what : "", what ? ": " : "", p ? "out" : "spec text");
     const parser ps = {{p, len}, what};
+    if (len > LONGEST) /* parentheses nest: what they may take of the stack has an end, too */
+        return bad(&ps, "%zu characters; a spec has %u at most", len, LONGEST);
     text feedback = ps.whole;
     bool has_options, has_feedback;
     text list = cut(&feedback, '+', &has_feedback);

@@ -28,6 +28,7 @@ tw_status tw_span_put(const tw_kernels *k, const tw_spec *values, tw_noise noise
     memset(dst + *bytes - padded, 0, padded);
     memcpy(dst + *bytes - padded, p->index, index);
     *e_sq = stat.e_sq;
+    p->bad = stat.nonfinite;
     return TW_OK;
 }
 

@@ -18,6 +18,7 @@ struct tw_picks {
     _Alignas(64) float decoded[TW_SPAN_KEPT];
     uint8_t index[TW_SPAN_INDEX];
     tw_taken taken, of_group; /* of a tile */
+    bool bad; /* the kept values of the last span do not all decode to finite ones: e_sq is not theirs */
 };
 
 /* Writes a span of `covered` values to dst, where `room` bytes are. decoded: NULL, or what the kept values will be. */

@@ -3,7 +3,7 @@
  * Whole arrays through a sparse codec (codec.h): find the cut, then span by span. */
 #include "exec/array.h"
 #include "exec/span.h"
-#include <float.h>
+#include <math.h>
 
 #define INFINITE 0x7f800000u /* bits of Inf; those of NaN are above */
 
@@ -16,6 +16,9 @@ typedef struct work {
     uint8_t *dst, *end;
     uint64_t *len;
     tw_array_stat *stat;
+    uint64_t tile, first_tile,
+        bad_until; /* in work; first of those whose rest waits; those before are counted if bad */
+    double rest, first_rest;
     _Alignas(64) float wide[TW_MAX_TILE];
 } work;
 
@@ -117,6 +120,74 @@ static tw_status first_cut(work *w) {
 
 /* ---- spans ---- */
 
+/* ---- what was lost. What tiles leave out waits until the span that ends behind them has been made ---- */
+
+static void add_rest(work *w, double sq) {
+    w->stat->x_sq += sq;
+    w->stat->e_sq += sq;
+}
+
+/* A tile's, once more: kept are a span's [first, end). */
+static double rest_of(const work *w, uint64_t tile, uint32_t first, uint32_t end) {
+    _Alignas(64) float wide[TW_MAX_TILE]; /* the other one holds the tile in work */
+    uint64_t at = tile * TW_MAX_TILE;
+    const float *x = tw_array_tile(w->a, at, wide);
+    double sq = 0;
+    if (tile == w->first_tile) /* the span before may have kept some of it */
+        return w->first_rest;
+    for (uint32_t i = 0, k = first; i < tile_at(w->a, at); i++) {
+        bool kept = k < end && w->from + w->p.kept.pos[k] == at + i;
+        k += kept;
+        sq += kept ? 0 : (double)x[i] * (double)x[i];
+    }
+    return sq;
+}
+
+/* A tile's kept values, of which i is the first. Returns the first behind them. *bad: not all of them come out finite. */
+static uint32_t add_kept(work *w, uint64_t tile, uint32_t i, bool *bad) {
+    const tw_kept *kept = &w->p.kept;
+    double x_sq = 0, e_sq = 0;
+    for (; i < kept->count && (w->from + kept->pos[i]) / TW_MAX_TILE == tile; i++) {
+        double x = (double)kept->value[i], lost = x - (double)w->p.decoded[i];
+        x_sq += x * x;
+        e_sq += lost * lost;
+    }
+    *bad = !isfinite(e_sq);
+    w->stat->x_sq += *bad ? 0 : x_sq;
+    w->stat->e_sq += *bad ? 0 : e_sq;
+    return i;
+}
+
+/* A span whose values cannot all be told: one NaN takes its group, a half overflows. The tiles that it spoils are counted
+ * and leave the sums; what the span before kept of its first tile stays in them. */
+static void leave_bad_tiles(work *w, const uint8_t *span) {
+    static const tw_noise none = {{0}, {0}};
+    uint64_t tile = w->from / TW_MAX_TILE;
+    w->a->k->decode_set[w->values.codec](&w->values, TW_F32, span + TW_SPAN_HEADER, w->p.decoded, w->p.kept.count,
+                                         &none);
+    for (uint32_t i = 0, first = 0; tile <= w->tile; tile++, first = i) {
+        bool bad;
+        i = add_kept(w, tile, i, &bad);
+        if (!bad && tile >= w->first_tile && tile < w->tile)
+            add_rest(w, rest_of(w, tile, first, i));
+        w->stat->bad_tiles += bad && tile >= w->bad_until;
+        w->bad_until = bad ? tile + 1 : w->bad_until;
+    }
+}
+
+static void add_span(work *w, const uint8_t *span, double e_sq) {
+    if (w->p.bad) {
+        leave_bad_tiles(w, span);
+    } else {
+        add_rest(w, w->rest);
+        w->stat->e_sq += e_sq;
+        for (uint32_t i = 0; i < w->p.kept.count; i++)
+            w->stat->x_sq += (double)w->p.kept.value[i] * (double)w->p.kept.value[i];
+    }
+    w->first_tile = w->tile;
+    w->rest = 0;
+}
+
 static tw_status put_span(work *w, uint64_t stop) {
     uint64_t bytes;
     double e_sq;
@@ -124,7 +195,7 @@ static tw_status put_span(work *w, uint64_t stop) {
                                (uint32_t)(stop - w->from), w->dst, (uint64_t)(w->end - w->dst), NULL, &bytes, &e_sq);
     if (st < 0)
         return st;
-    w->stat->e_sq += e_sq;
+    add_span(w, w->dst, e_sq);
     w->dst += bytes;
     *w->len += bytes;
     w->from = stop;
@@ -134,20 +205,18 @@ static tw_status put_span(work *w, uint64_t stop) {
 
 /* What the cut keeps of values [at, at + n) of the array, which are x. A span that is full ends before the first value that
  * it has no room for. */
-static tw_status put_tile(work *w, const float *x, uint64_t at, uint32_t n, double *x_sq, double *e_sq) {
+static tw_status put_tile(work *w, const float *x, uint64_t at, uint32_t n, double *rest) {
     tw_taken *t = &w->p.taken;
     tw_kept *kept = &w->p.kept;
     tw_look look = {.g = x, .scale = 1.0f, .n = n};
     tw_take(w->a->k, &look, &w->cut, t);
-    *e_sq += t->rest;
-    *x_sq += t->rest;
+    *rest += t->rest;
     for (uint32_t i = 0; i < t->count; i++) {
         tw_status st = kept->count == TW_SPAN_KEPT ? put_span(w, at + t->place[i]) : TW_OK;
         if (st < 0)
             return st;
         kept->pos[kept->count] = (uint32_t)(at + t->place[i] - w->from);
         kept->value[kept->count++] = t->value[i];
-        *x_sq += (double)t->value[i] * (double)t->value[i];
     }
     return TW_OK;
 }
@@ -155,21 +224,18 @@ static tw_status put_tile(work *w, const float *x, uint64_t at, uint32_t n, doub
 static tw_status put_groups(work *w, const float *x, uint64_t at, uint32_t n) {
     bool grouped = w->a->spec->select == TW_SELECT_GROUP;
     uint32_t group = grouped ? w->a->spec->group : n;
-    double x_sq = 0, e_sq = 0;
+    double rest = 0;
     for (uint32_t first = 0; first < n; first += group) {
         uint32_t m = n - first < group ? n - first : group;
         tw_status st = grouped ? find_group_cut(w, x + first, m) : TW_OK;
         if (st >= 0)
-            st = put_tile(w, x + first, at + first, m, &x_sq, &e_sq);
+            st = put_tile(w, x + first, at + first, m, &rest);
         if (st < 0)
             return st;
     }
-    if (x_sq <= (double)FLT_MAX * n * (double)FLT_MAX) {
-        w->stat->x_sq += x_sq;
-        w->stat->e_sq += e_sq;
-    } else {
-        w->stat->bad_tiles++;
-    }
+    if (w->first_tile == w->tile)
+        w->first_rest = rest;
+    w->rest += w->bad_until > w->tile ? 0 : rest; /* the span that ended in it may have spoilt it */
     return TW_OK;
 }
 
@@ -179,11 +245,13 @@ tw_status tw_sparse_encode(const tw_array *a, void *dst, uint64_t cap, uint64_t 
     *len = 0;
     tw_status st = a->count ? first_cut(&w) : TW_OK;
     for (uint64_t at = 0; at < a->count && st >= 0; at += TW_MAX_TILE) {
+        w.tile = at / TW_MAX_TILE;
         if (at - w.from > TW_SPAN_VALUES - TW_MAX_TILE)
             st = put_span(&w, at);
         if (st >= 0)
             st = put_groups(&w, tw_array_tile(a, at, w.wide), at, tile_at(a, at));
     }
+    w.tile++;
     return st >= 0 && a->count > w.from ? put_span(&w, a->count) : st;
 }
 

@@ -4,6 +4,8 @@
  * Kept are hashes, in payloads.txt; `test_golden --write` prints that file from the reference loops. */
 #include <inttypes.h>
 #include "../unit/unit.h"
+#include <stdbool.h>
+#include "exec/array.h"
 #include "exec/kernels.h"
 
 /* Integer arithmetic makes the inputs, so they are the same on every machine. */
@@ -78,6 +80,37 @@ static const golden_case golden_cases[] = {
     {"randk:density=0.25,scale=unbiased", 1025, 76, 100, 27, TW_F32},
 };
 
+/* Whole arrays: what is selected, where it stands (index coding), factors. */
+typedef struct golden_array {
+    const char *spec;
+    uint32_t n, seed;
+    int shape; /* 0: exponents 2^-20 .. 2^-9; 1: large values in clusters; 2: many equal magnitudes; 3: with NaN and Inf */
+    tw_dtype dtype;
+} golden_array;
+
+static const golden_array golden_arrays[] = {
+    {"topk", 100000, 101, 0, TW_F32},
+    {"topk:density=0.0005", 300007, 102, 0, TW_F32},
+    {"topk:density=0.2", 50000, 103, 0, TW_F32},
+    {"topk:density=0.02", 200001, 104, 1, TW_F32},
+    {"topk:density=0.001", 400000, 105, 1, TW_F32},
+    {"topk:density=0.1", 70001, 106, 2, TW_F32},
+    {"topk:density=0.01", 65536, 107, 3, TW_F32},
+    {"topk:density=0.03,select=threshold", 300000, 108, 0, TW_F32},
+    {"topk:density=0.05,select=group,group=512", 40009, 109, 1, TW_F32},
+    {"topk:density=0.01,values=(quant:bits=4,group=256)", 100000, 110, 0, TW_F32},
+    {"topk:density=0.02,values=(quant:rounding=stochastic)", 100000, 111, 0, TW_BF16},
+    {"topk:density=0.05,values=(cast:type=fp16)", 33333, 112, 1, TW_F16},
+    {"ternary:density=0.015", 300000, 113, 0, TW_F32},
+    {"ternary:density=0.05,select=group", 100001, 114, 1, TW_F32},
+    {"topk:density=1", 5000, 115, 0, TW_F32},
+    {"topk:density=0.5", 1, 116, 0, TW_F32},
+    {"powersgd:rank=4,columns=100", 30000, 117, 0, TW_F32},
+    {"powersgd:rank=1,columns=64,iterations=3,seed=5", 6400, 118, 1, TW_F32},
+    {"powersgd:rank=2,columns=50", 5000, 119, 0, TW_BF16},
+    {"powersgd:rank=4,columns=100", 30000, 120, 3, TW_F32},
+};
+
 static uint64_t golden_next(uint64_t *state) {
     uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
     z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
@@ -128,13 +161,70 @@ static golden_result golden_run(const golden_case *c, const tw_kernels *k) {
     return r;
 }
 
+enum { ARRAY_MOST = 1 << 19, CASES = TW_ARRAY_LEN(golden_cases) + TW_ARRAY_LEN(golden_arrays) };
+
+static float array_value(const golden_array *c, uint32_t i, uint64_t *state) {
+    float x = golden_value(state, -20, 12);
+    bool far = (i / 300) % 40 == 7;
+    if (c->shape == 1 && !far)
+        x *= 0x1p-30f;
+    if (c->shape == 2)
+        x = golden_next(state) % 3 ? 0.5f : x < 0 ? -1.0f : 1.0f;
+    if (c->shape == 3 && (i == 77 || i == 20001))
+        x = i == 77 ? __builtin_nanf("") : -__builtin_inff();
+    return x;
+}
+
+static void narrow_array(float *x, uint32_t n, tw_dtype t) {
+    uint16_t *half = (uint16_t *)(void *)x;
+    for (uint32_t i = 0; i < n && t != TW_F32; i++)
+        half[i] = t == TW_F16 ? tw_f32_to_f16(x[i]) : tw_f32_to_bf16(x[i]);
+}
+
+static golden_result array_run(const golden_array *c, const tw_kernels *k) {
+    static _Alignas(64) float x[ARRAY_MOST], y[ARRAY_MOST];
+    static _Alignas(64) uint8_t payload[5 * ARRAY_MOST];
+    uint64_t state = c->seed, len = 0;
+    tw_spec s = TW_SPEC_INIT;
+    tw_array_stat stat = TW_ARRAY_STAT_INIT;
+    golden_result r = {0, 0, 0, 0};
+    if (tw_spec_parse(c->spec, &s) != TW_OK || tw_spec_bound(&s, c->n, c->dtype) > sizeof payload)
+        return r;
+    for (uint32_t i = 0; i < c->n; i++)
+        x[i] = array_value(c, i, &state);
+    narrow_array(x, c->n, c->dtype);
+    tw_array a = {
+        .spec = &s, .in = x, .count = c->n, .t = c->dtype, .k = k, .args = {.size = sizeof a.args, .name = "x"}};
+    tw_status st = TW_OK;
+    if (tw_codec_is_sparse(&s))
+        st = tw_sparse_encode(&a, payload, tw_spec_bound(&s, c->n, c->dtype), &len, &stat);
+    else
+        tw_matrix_encode(&a, payload, &len, &stat);
+    if (st >= 0)
+        st = (tw_codec_is_sparse(&s) ? tw_sparse_decode : tw_matrix_decode)(&a, payload, len, y);
+    if (st < 0)
+        return r;
+    r.payload = tw_hash64(payload, len, len);
+    r.stat = tw_hash64(&stat, sizeof stat, 0);
+    r.decoded = tw_hash64(y, c->n * tw_dtype_size(c->dtype), 0);
+    return r;
+}
+
+/* Tiles first, then arrays. */
+static golden_result nth_run(size_t i, const tw_kernels *k) {
+    size_t tiles = TW_ARRAY_LEN(golden_cases);
+    return i < tiles ? golden_run(&golden_cases[i], k) : array_run(&golden_arrays[i - tiles], k);
+}
+
 static void write_file(void) {
     tw_fpenv env = tw_fp_enter();
     printf("# case, XXH64 of payload, residual, stat and decoded values, spec, values; made by test_golden --write\n");
-    for (size_t i = 0; i < TW_ARRAY_LEN(golden_cases); i++) {
-        golden_result r = golden_run(&golden_cases[i], &tw_kernels_ref);
+    for (size_t i = 0; i < CASES; i++) {
+        bool tile = i < TW_ARRAY_LEN(golden_cases);
+        const golden_array *a = &golden_arrays[tile ? 0 : i - TW_ARRAY_LEN(golden_cases)];
+        golden_result r = nth_run(i, &tw_kernels_ref);
         printf("%zu %016" PRIx64 " %016" PRIx64 " %016" PRIx64 " %016" PRIx64 " %s %u\n", i, r.payload, r.residual,
-               r.stat, r.decoded, golden_cases[i].spec, golden_cases[i].n);
+               r.stat, r.decoded, tile ? golden_cases[i].spec : a->spec, tile ? golden_cases[i].n : a->n);
     }
     tw_fp_leave(env);
 }
@@ -161,8 +251,8 @@ static void compare(const tw_kernels *k) {
                    &want.stat, &want.decoded) != 5)
             continue;
         CU_ASSERT_EQUAL_FATAL(index, i);
-        CU_ASSERT_TRUE_FATAL(i < TW_ARRAY_LEN(golden_cases));
-        got = golden_run(&golden_cases[i++], k);
+        CU_ASSERT_TRUE_FATAL(i < CASES);
+        got = nth_run(i++, k);
         if (memcmp(&got, &want, sizeof got))
             printf("%s differs: %s", k->name, line);
         CU_ASSERT_EQUAL(got.payload, want.payload);
@@ -171,7 +261,7 @@ static void compare(const tw_kernels *k) {
         CU_ASSERT_EQUAL(got.decoded, want.decoded);
     }
     tw_fp_leave(env);
-    CU_ASSERT_EQUAL(i, TW_ARRAY_LEN(golden_cases));
+    CU_ASSERT_EQUAL(i, CASES);
     if (f)
         fclose(f);
 }

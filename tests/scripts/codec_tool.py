@@ -5,6 +5,7 @@
 usage: codec_tool.py PROGRAM"""
 import json
 import math
+import resource
 import os
 import random
 import re
@@ -191,6 +192,20 @@ def report():
         payload = {"onebit": {"scales": 4 * -(-n // 512), "signs": 3 * 512 + 4}, "cast:type=bf16": {"codes": 2 * n + 2 * (n % 2)},
                    "none": {"values": 4 * n}}[spec]
         ok(good and row["part_bytes"] == payload, "%s: report against an independent computation" % spec, row, e, most, payload)
+    for spec, known in (("topk:density=0.05", {"indices", "values"}), ("ternary:density=0.05", {"indices", "scales", "signs"})):
+        run("compress", "r.raw", "--dtype", "fp32", "--spec", spec, "-o", "r.tw", "-f", "--json", "r.json")
+        parts = json.loads(read("r.json"))["tensors"][0]["part_bytes"]
+        k = round(0.05 * n)
+        want = {"values": 4 * k, "scales": 4, "signs": 4 * -(-k // 32)}
+        ok(set(parts) == known and all(parts[p] == want[p] for p in known - {"indices"}) and k * 4 < 8 * parts["indices"] < k * 8,
+           "%s: bits by part" % spec, parts)
+    write("p.raw", wire_format.pack([math.nan] + [1.0] * 8191, 1))
+    run("compress", "p.raw", "--dtype", "fp32", "--shape", "64,128", "--spec", "powersgd:rank=2", "-o", "p.tw", "--json", "p.json")
+    row = json.loads(read("p.json"))["tensors"][0]
+    ok(row["nmse"] is None and row["nonfinite_tiles"] == 2, "a tensor without finite tiles has no NMSE", row)
+    write("n.raw", wire_format.pack([math.nan] * 400 + [1.0] * 4096, 1))
+    gives(4, "more NaN and Inf than values are kept", "compress", "n.raw", "--dtype", "fp32", "--spec", "topk:density=0.01", "-o", "n.tw")
+    run("compress", "r.raw", "--dtype", "fp32", "--spec", "none", "-o", "r.tw", "-f")
     status, out, err = run("inspect", "r.tw", "--json", "-")
     ok(status == 0 and json.loads(out)["tensors"][0]["codec"] == "none", "inspect --json -", out, err)
 
@@ -310,6 +325,13 @@ def differences():
     gives(4, "has no tensor of floats 'emb.weight'", "apply", "fewer.safetensors", "d.tw", "-o", "d3.safetensors")
     run("compress", "base.safetensors", "--spec", "onebit", "-o", "t.tw")
     gives(4, "holds tensors, not differences", "apply", "base.safetensors", "t.tw", "-o", "d3.safetensors")
+    many = [("t%d" % i, "F32", [0], b"") for i in range(20000)]
+    write("many.safetensors", safetensors(many))
+    run("diff", "many.safetensors", "many.safetensors", "-o", "many.tw")
+    begun = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    a = run("apply", "many.safetensors", "many.tw", "-o", "many.out")
+    took = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - begun
+    ok(a[0] == 0 and took < 20, "20,000 tensors are found in little time", a[2][-200:], took)
     broken = bytearray(read("d.tw"))
     broken[-60] ^= 4
     write("broken.tw", broken)

@@ -102,6 +102,26 @@ static void check_kept(const drawn *d, const float *x, const float *y, uint32_t 
     CU_ASSERT(d->spec.select == TW_SELECT_THRESHOLD ? most <= least : wrong == 0);
 }
 
+/* Sums over the tiles that come out finite. */
+static void check_stat(const tw_array_stat *stat, const float *x, const float *y, uint64_t n, double slack) {
+    uint64_t bad = 0;
+    double x_sq = 0, e_sq = 0;
+    for (uint64_t at = 0; at < n; at += 4096) {
+        double tx = 0, te = 0;
+        for (uint64_t i = at; i < n && i < at + 4096; i++) {
+            double d = (double)x[i] - (double)y[i];
+            tx += (double)x[i] * (double)x[i];
+            te += d * d;
+        }
+        bad += !isfinite(te);
+        x_sq += isfinite(te) ? tx : 0;
+        e_sq += isfinite(te) ? te : 0;
+    }
+    CU_ASSERT_EQUAL(stat->bad_tiles, bad);
+    CU_ASSERT(fabs(stat->x_sq - x_sq) <= (1e-4 + slack) * x_sq &&
+              fabs(stat->e_sq - e_sq) <= 1e-4 * e_sq + slack * x_sq);
+}
+
 static void one_case(unit_rng *r, uint64_t n, int kind) {
     static float x[MOST + 4], y[MOST + 4], z[MOST];
     static uint32_t want[ROOM / 4], got[ROOM / 4];
@@ -118,12 +138,7 @@ static void one_case(unit_rng *r, uint64_t n, int kind) {
     CU_ASSERT_EQUAL(unit_bits(y[n]), 0x77777777u);
     if (d.spec.values.codec == TW_CODEC_NONE)
         check_kept(&d, x, y, (uint32_t)n);
-    double x_sq = 0, e_sq = 0;
-    for (uint64_t i = 0; i < n; i++) {
-        x_sq += (double)x[i] * (double)x[i];
-        e_sq += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
-    }
-    CU_ASSERT(fabs(stat.x_sq - x_sq) <= 1e-4 * x_sq && fabs(stat.e_sq - e_sq) <= 1e-4 * e_sq + 1e-12 * x_sq);
+    check_stat(&stat, x, y, n, 1e-12);
     for (const char *const *isa = tw_isa_list(); *isa; isa++) {
         tw_array a = {.spec = &d.spec, .in = x, .count = n, .t = TW_F32, .k = tw_kernels_named(*isa)};
         uint64_t length = 0;
@@ -305,6 +320,29 @@ static void halves_and_misaligned(void) {
     }
 }
 
+/* What the payload cannot tell counts, whoever spoilt it: against the tiles of what comes out. */
+static void tells_bad_tiles(void) {
+    static const char *const specs[] = {"topk:density=0.01,values=(cast:type=fp16)", "ternary:density=0.01",
+                                        "topk:density=0.02,values=(quant:group=128)"};
+    enum { N = 200 * 4096 };
+    static float x[N], y[N];
+    static uint32_t payload[N];
+    unit_rng r = unit_seeded("bad tiles");
+    for (uint32_t i = 0; i < N; i++)
+        x[i] = unit_float(&r);
+    for (int k = 0; k < 6; k++) {
+        tw_array_stat stat = TW_ARRAY_STAT_INIT;
+        tw_spec s;
+        uint64_t len;
+        x[100 * 4096 + 5] = k % 2 ? NAN : 7e4f;
+        CU_ASSERT_EQUAL_FATAL(tw_spec_parse(specs[k / 2], &s), TW_OK);
+        CU_ASSERT_EQUAL_FATAL(tw_encode(&s, NULL, x, N, TW_F32, payload, sizeof payload, &len, &stat), TW_OK);
+        CU_ASSERT_EQUAL_FATAL(tw_decode(&s, NULL, payload, len, y, N, TW_F32), TW_OK);
+        CU_ASSERT(k == 2 || k == 4 || stat.bad_tiles > 0); /* a large value alone spoils an fp16 only */
+        check_stat(&stat, x, y, N, 1e-3);                  /* a tile that two spans share */
+    }
+}
+
 static void nonfinite(void) {
     static float x[8192], y[8192];
     static uint32_t payload[20000];
@@ -422,6 +460,7 @@ int main(void) {
         UNIT_TEST(cuts_are_as_sorted),
         UNIT_TEST(halves_and_misaligned),
         UNIT_TEST(nonfinite),
+        UNIT_TEST(tells_bad_tiles),
         UNIT_TEST(damaged_bytes),
         UNIT_TEST(specs_are_read_and_written),
     };

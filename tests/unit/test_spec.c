@@ -173,7 +173,7 @@ static void wrong_text_is_named(void) {
 
 static void parse_n_uses_its_length_and_name(void) {
     tw_spec s = TW_SPEC_INIT;
-    char far[4096];
+    char far[1000];
     CU_ASSERT_EQUAL(tw_spec_parse_n("onebit+efX", 9, "rule 2", &s), TW_OK);
     CU_ASSERT_EQUAL(s.feedback, TW_FEEDBACK_EF);
     CU_ASSERT_EQUAL(tw_spec_parse_n("onebit+efX", 10, "rule 2", &s), TW_ERR_ARG);
@@ -349,6 +349,21 @@ static void nearest_words(void) {
     CU_ASSERT_PTR_EQUAL(tw_nearest_word("none", 4, long_valid, 1), huge);
 }
 
+/* Parentheses nest, and each takes some stack. */
+static void long_texts_are_refused(void) {
+    static char text[300000];
+    tw_spec s;
+    for (size_t levels = 1; levels < 20000; levels *= 10) {
+        text[0] = 0;
+        char *end = text;
+        for (size_t i = 0; i < levels; i++)
+            end += sprintf(end, "topk:values=(");
+        sprintf(end, "none");
+        CU_ASSERT_EQUAL(tw_spec_parse(text, &s), TW_ERR_ARG);
+    }
+    unit_has(tw_last_error(), "a spec has 1023 at most");
+}
+
 static void codec_rows_are_in_place(void) {
     static const tw_codec *const rows[] = {&tw_codec_none,    &tw_codec_cast, &tw_codec_onebit, &tw_codec_quant,
                                            &tw_codec_ternary, &tw_codec_topk, &tw_codec_randk,  &tw_codec_powersgd};
@@ -486,6 +501,7 @@ int main(void) {
         UNIT_TEST(equal_looks_at_all_fields),
         UNIT_TEST(random_text_is_harmless),
         UNIT_TEST(nearest_words),
+        UNIT_TEST(long_texts_are_refused),
         UNIT_TEST(codec_rows_are_in_place),
         UNIT_TEST(traits_follow_the_spec),
         UNIT_TEST(tile_bytes),

@@ -162,14 +162,36 @@ void tc_list_free(tc_list *l) {
         free(l->meta[i]);
     free(l->item);
     free(l->meta);
+    free(l->sorted);
     *l = (tc_list){0};
 }
 
-tc_tensor *tc_list_find(const tc_list *l, const char *name) {
-    for (uint32_t i = 0; i < l->n; i++)
+struct tc_name {
+    const char *name; /* first: by_name compares what it finds here */
+    uint32_t item;
+};
+
+/* Without memory for it, what is found is found slowly. */
+static void sort_names(tc_list *l) {
+    struct tc_name *sorted = malloc(l->n * sizeof *sorted);
+    free(l->sorted);
+    l->sorted = sorted;
+    l->nsorted = sorted ? l->n : 0;
+    for (uint32_t i = 0; i < l->nsorted; i++)
+        sorted[i] = (struct tc_name){l->item[i].name, i};
+    if (l->nsorted)
+        qsort(sorted, l->nsorted, sizeof *sorted, by_name);
+}
+
+tc_tensor *tc_list_find(tc_list *l, const char *name) {
+    if (l->n && l->nsorted != l->n)
+        sort_names(l);
+    const struct tc_name key = {name, 0};
+    const struct tc_name *hit = l->nsorted ? bsearch(&key, l->sorted, l->nsorted, sizeof key, by_name) : NULL;
+    for (uint32_t i = l->nsorted; i < l->n && !hit; i++)
         if (!strcmp(l->item[i].name, name))
             return &l->item[i];
-    return NULL;
+    return hit ? &l->item[hit->item] : NULL;
 }
 
 bool tc_settle_rows(tc_tensor *t) {

@@ -48,6 +48,8 @@ typedef struct tc_list {
     uint32_t n, cap;
     char **meta; /* key, value, key, value ... */
     uint32_t pairs, meta_cap;
+    struct tc_name *sorted; /* made by tc_list_find, of the first nsorted items */
+    uint32_t nsorted;
 } tc_list;
 
 /* A tensor more: its name is copied, count and bytes are computed. Checks dims, sizes and the name. */
@@ -55,7 +57,8 @@ tw_status tc_list_add(tc_list *l, const tc_tensor *t, size_t name_bytes);
 tw_status tc_list_meta(tc_list *l, const char *key, size_t key_bytes, const char *value, size_t value_bytes);
 tw_status tc_list_unique(const tc_list *l);
 void tc_list_free(tc_list *l);
-tc_tensor *tc_list_find(const tc_list *l, const char *name); /* NULL if it is not there */
+/* NULL if it is not there. The first call sorts the names: names of items do not change behind it. */
+tc_tensor *tc_list_find(tc_list *l, const char *name);
 /* The codec for a tensor: text is parsed, checked and made canonical. NULL or `none`, or a dtype that codecs do not
  * take, or a low-rank codec where factors save nothing: as it is, bit for bit (the codec `none` would make NaN canonical).
  * Under a low-rank codec the tensor is one chunk. */
