@@ -54,6 +54,8 @@ libmpich-dev mpich@have_mpi mpich@tests over MPICH
 libopenblas-dev@have_openblas@the example trainer
 python3@have python3@the text that the example trains on
 libcunit1-dev@have_header CUnit/CUnit.h@unit tests
+libsimde-dev@uname -m | grep -qxv x86_64 || have_header simde/x86/avx512.h@tests of the AVX-512 loops on CPUs without
+ccache@have ccache@what several stages compile alike
 clang@have clang@second compiler
 libclang-rt-14-dev@have_libfuzzer@fuzzing
 clang-format-14@have clang-format-14 || have clang-format@layout of the sources

@@ -89,3 +89,19 @@ AC_DEFUN([TW_SANITIZERS], [
     AC_SUBST([TW_SANITIZE])
     AC_SUBST([TW_SHLIB_LDFLAGS])
 ])
+
+dnl The loops for AVX-512 where there is no AVX-512: tests/emulated/avx512.h gives them their intrinsics.
+AC_DEFUN([TW_EMULATED_AVX512], [
+    AC_ARG_ENABLE([emulated-avx512],
+        [AS_HELP_STRING([--enable-emulated-avx512],
+            [for tests only: the AVX-512 loops in instructions of AVX2, through SIMDe; slow])],
+        [], [enable_emulated_avx512=no])
+    TW_AVX512_TEXT="where the CPU has it"
+    AS_IF([test "x$enable_emulated_avx512" != xno], [
+        AS_CASE([$host_cpu], [x86_64], [], [AC_MSG_ERROR([--enable-emulated-avx512 is for x86-64])])
+        AC_CHECK_HEADER([simde/x86/avx512.h], [],
+            [AC_MSG_ERROR([--enable-emulated-avx512 needs SIMDe (Debian, Ubuntu: libsimde-dev)])])
+        TW_CFLAGS="$TW_CFLAGS -DTW_EMULATE_AVX512"
+        TW_AVX512_TEXT="emulated: this build is for tests only"
+    ])
+])

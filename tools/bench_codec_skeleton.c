@@ -223,10 +223,15 @@ void skeleton_run(const skeleton *s, unsigned variant) {
     size_t ahead = distances[variant % DISTANCES];
 #if defined(__x86_64__)
     const char *isa = isa_of(variant);
-    if (!strcmp(isa, "avx512"))
-        avx512_run(s, ahead);
-    else if (!strcmp(isa, "avx2"))
+#if defined(TW_EMULATE_AVX512)
+    bool emulated = !strcmp(isa, "avx512");
+#else
+    bool emulated = false;
+#endif
+    if (emulated || !strcmp(isa, "avx2"))
         avx2_run(s, ahead);
+    else if (!strcmp(isa, "avx512"))
+        avx512_run(s, ahead);
     else
         plain_run(s, ahead);
     _mm_sfence();

@@ -93,6 +93,13 @@ static void show_build(int json) {
 
 /* ---- the CPU ---- */
 
+/* configure --enable-emulated-avx512 */
+#if defined(TW_EMULATE_AVX512)
+#define EMULATED "avx512"
+#else
+#define EMULATED ""
+#endif
+
 static void show_cpu(int json) {
     const char *why = "", *chosen = tw_isa_chosen(&why), *source = "";
     const char *const *list = tw_isa_list();
@@ -107,6 +114,7 @@ static void show_cpu(int json) {
         }
         fputs("], ", stdout);
         pair("chosen", chosen, ", ");
+        pair("emulated", EMULATED, ", ");
         pair("why", why, "},\n");
         printf("\"topology\": {\"cores\": %u, \"l2_bytes\": %llu, ", cores, (unsigned long long)l2);
         pair("source", source, "},\n");
@@ -114,7 +122,8 @@ static void show_cpu(int json) {
     }
     fputs("\nCPU\n  codecs run as:", stdout);
     for (int i = 0; list[i]; i++)
-        printf(" %s%s", list[i], strcmp(list[i], chosen) ? "" : "*");
+        printf(" %s%s%s", list[i], strcmp(list[i], chosen) ? "" : "*",
+               strcmp(list[i], EMULATED) ? "" : " (emulated: a build for tests)");
     printf("   (*: chosen, %s)\n", why);
     printf("  topology:      %u cores for this process, L2 cache %.0f KiB (%s)\n", cores, (double)l2 / 1024, source);
 }

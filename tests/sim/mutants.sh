@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-3-Clause
-# mutants.sh [--quick] [--configs N] [--seconds S] [--list FILE] [NAME...]: plants the bugs of mutants.txt (or FILE), one at
-# a time, and lets the property test look for them, S seconds at most (default 60). Each must be found by one of its checks within N configurations (default 1000); a crash or a hang counts
-# only where the bug's line says that it is expected. Nothing is written to the source tree.
+# mutants.sh [--quick] [--jobs J] [--configs N] [--seconds S] [--list FILE] [NAME...]: plants the bugs of mutants.txt (or
+# FILE), one at a time (J programs side by side), and lets the property test look for them, S seconds at most (default 60).
+# Each must be found by one of its checks within N configurations (default 1000); a crash or a hang counts only where the
+# bug's line says that it is expected. Nothing is written to the source tree.
 # Objects of a build are used where builddir names one; else all is compiled here.
 set -u
 export LC_ALL=C
@@ -11,6 +12,7 @@ srcdir=${srcdir:-$(cd "$here/../.." && pwd)}
 cc=${CC:-cc}
 flags="-std=c11 -D_GNU_SOURCE -O1 -w -ffp-contract=off -I$srcdir/include -I$srcdir/src ${CPPFLAGS:-}"
 quick=0
+jobs=1
 configs=1000
 seconds=60
 names=
@@ -18,10 +20,11 @@ list=$here/mutants.txt
 while [ $# -gt 0 ]; do
     case $1 in
     --quick) quick=1 ;;
+    --jobs) jobs=${2:?--jobs wants a number}; shift ;;
     --configs) configs=${2:?--configs wants a number}; shift ;;
     --seconds) seconds=${2:?--seconds wants a number}; shift ;;
     --list) list=${2:?--list wants a file}; shift ;;
-    -h | --help) sed -n '3,6s/^# //p' "$0"; exit 0 ;;
+    -h | --help) sed -n '3,7s/^# //p' "$0"; exit 0 ;;
     -*) echo "mutants.sh: no option $1" >&2; exit 2 ;;
     *) names="$names $1" ;;
     esac
@@ -30,6 +33,7 @@ done
 tmp=$(mktemp -d) || exit 99
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
+work=$tmp # of this process; each of those that search side by side has its own
 
 compile() { # compile FILE OBJECT
     # shellcheck disable=SC2086 # several words
@@ -67,11 +71,11 @@ compile "$srcdir/tests/sim/property.c" "$tmp/property.o" || exit 99
 # search PROGRAM: how the test ended, in $ending: passed, check (one of its checks failed), crash, hang, or slow; $found
 # says more.
 search() {
-    timeout -k 5 "$seconds" "$1" --configs "$configs" --seed 1 --time-limit $((seconds * 3 / 4)) >"$tmp/out" 2>/dev/null
+    timeout -k 5 "$seconds" "$1" --configs "$configs" --seed 1 --time-limit $((seconds * 3 / 4)) >"$work/out" 2>/dev/null
     status=$?
-    tries=$(sed -n 's/^\([0-9]*\) passed, [0-9]* failed$/\1/p' "$tmp/out")
-    seed=$(sed -n 's/^  again: .* --only \([0-9]*\) .*/\1/p' "$tmp/out" | head -n 1)
-    found=$(sed -n 's/^FAILED: //p' "$tmp/out" | head -n 1)
+    tries=$(sed -n 's/^\([0-9]*\) passed, [0-9]* failed$/\1/p' "$work/out")
+    seed=$(sed -n 's/^  again: .* --only \([0-9]*\) .*/\1/p' "$work/out" | head -n 1)
+    found=$(sed -n 's/^FAILED: //p' "$work/out" | head -n 1)
     if [ $status -eq 0 ]; then
         ending=passed
     elif [ $status -eq 124 ] || [ $status -eq 137 ]; then
@@ -118,14 +122,14 @@ judge() {
     caught=$((caught + 1))
 }
 
-try() { # try NAME FILE EXPECTED, script in $tmp/script
-    sed -f "$tmp/script" "$srcdir/$2" >"$tmp/mutant.c" || exit 99
-    if cmp -s "$srcdir/$2" "$tmp/mutant.c"; then
+try() { # try NAME FILE EXPECTED
+    sed -f "$tmp/$1.sed" "$srcdir/$2" >"$work/mutant.c" || exit 99
+    if cmp -s "$srcdir/$2" "$work/mutant.c"; then
         miss "$1" "its script changes nothing in $2; the code has moved"
-    elif ! compile "$tmp/mutant.c" "$tmp/mutant.o" 2>"$tmp/errors" || ! link_test "$tmp/mutant" "$tmp/mutant.o" 2>>"$tmp/errors"; then
-        miss "$1" "does not compile: $(head -n 3 "$tmp/errors" | tr '\n' ' ')"
+    elif ! compile "$work/mutant.c" "$work/mutant.o" 2>"$work/errors" || ! link_test "$work/mutant" "$work/mutant.o" 2>>"$work/errors"; then
+        miss "$1" "does not compile: $(head -n 3 "$work/errors" | tr '\n' ' ')"
     else
-        search "$tmp/mutant"
+        search "$work/mutant"
         judge "$1" "$3"
     fi
 }
@@ -140,14 +144,31 @@ wanted() { # wanted NAME QUICK
 
 # Records to $tmp/list, scripts to $tmp/NAME.sed.
 awk -v to="$tmp" '/^#/ || /^$/ { next } /^[^ ]/ { print; out = to "/" $1 ".sed"; next } { print > out }' "$list" >"$tmp/list"
-while read -r name file rest; do
-    speed=${rest%% *}
-    [ "$speed" = quick ] && rest=${rest#quick} && rest=${rest# }
-    if wanted "$name" "$speed"; then
-        cp "$tmp/$name.sed" "$tmp/script"
-        try "$name" "$file" "$rest"
-    fi
-done <"$tmp/list"
+mkdir "$tmp/taken"
+try_list() { # try_list FOLDER: those bugs that no other process has taken; works in FOLDER and leaves the counts there
+    mkdir "$1"
+    work=$1
+    while read -r name file rest; do
+        speed=${rest%% *}
+        [ "$speed" = quick ] && rest=${rest#quick} && rest=${rest# }
+        if wanted "$name" "$speed" && mkdir "$tmp/taken/$name" 2>/dev/null; then try "$name" "$file" "$rest"; fi
+    done <"$tmp/list"
+    echo "$caught $missed" >"$work/counts"
+}
+job=0
+processes=
+while [ $job -lt "$jobs" ]; do
+    job=$((job + 1))
+    try_list "$tmp/job$job" &
+    processes="$processes $!"
+done
+trap 'kill $processes 2>/dev/null; exit 1' HUP INT TERM
+for process in $processes; do wait "$process" || exit 99; done
+while read -r c m; do
+    caught=$((caught + c)) missed=$((missed + m))
+done <<END
+$(cat "$tmp"/job*/counts)
+END
 echo "$caught caught, $missed missed"
 echo "$caught passed, $missed failed"
 [ $missed -eq 0 ] && [ $caught -gt 0 ]
