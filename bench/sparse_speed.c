@@ -66,8 +66,9 @@ static void make_exec(rank *r, tw_ctx *ctx, const tw_plan *p, const tw_spec *s, 
     x->tile = get(ctx, 4 * TW_MAX_TILE * sizeof *x->tile);
     x->part_of = get(ctx, sizeof *x->part_of);
     x->picks = get(ctx, sizeof *x->picks);
-    x->aside = get(ctx, p->aside_room * sizeof *x->aside);
-    x->aside_place = get(ctx, p->aside_room * sizeof *x->aside_place);
+    x->reader = get(ctx, 2 * sizeof *x->reader);
+    x->aside = get(ctx, tw_plan_aside(p) * sizeof *x->aside);
+    x->aside_place = get(ctx, tw_plan_aside(p) * sizeof *x->aside_place);
     x->kept = get(ctx, (p->kept_room + 1) * sizeof *x->kept);
     x->kept_place = get(ctx, (p->kept_room + 1) * sizeof *x->kept_place);
     x->kept_of = get(ctx, p->part_tiles * sizeof *x->kept_of);

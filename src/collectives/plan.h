@@ -126,6 +126,7 @@ typedef struct tw_plan_part {
     uint64_t flags_at; /* word of the bits of the op's tiles, in tw_exec.flagged */
     uint64_t tiles_at; /* ... and of what is told of each, in tw_exec.kept_of */
     uint64_t keeps[2], kept_at[2]; /* exact: so many are kept at each hop; their place in tw_exec.kept */
+    uint64_t sums_at, sums_room;   /* exact: place in tw_exec.aside for sums, set aside as they are made; 0: none */
 } tw_plan_part;
 
 /* A layer that goes as two factors (lowrank.c). */
@@ -176,7 +177,8 @@ typedef struct tw_plan {
     tw_plan_part *part; /* [nlayer]; NULL: no layer is sparse */
     uint32_t nlayer;
     uint32_t own_run;    /* the first of the frames that this rank sums */
-    uint64_t aside_room; /* values that a selection looks at closely */
+    uint64_t aside_room; /* values that a selection looks at closely, and behind them */
+    uint64_t sums_room;  /* ... those of sums, by layer */
     uint64_t kept_room;  /* that selections keep */
     uint64_t part_tiles; /* of sparse layers */
     uint64_t flag_words;
@@ -200,6 +202,9 @@ static inline uint32_t tw_trailer_bytes(const tw_plan *p, uint32_t hop) {
 /* A frame of this hop carries spans. What goes back of a reduce-scatter has a fixed length. */
 static inline bool tw_has_spans(const tw_plan *p, const tw_frame *f, uint32_t hop) {
     return f->sparse && (hop == 1 || p->kind != TW_KIND_REDUCE_SCATTER);
+}
+static inline uint64_t tw_plan_aside(const tw_plan *p) {
+    return p->aside_room + p->sums_room;
 }
 uint64_t tw_plan_bytes(const tw_plan *p);    /* of memory, without the arena */
 uint64_t tw_plan_crossing(const tw_plan *p); /* bytes that all ranks send together: SRA and linear plans */

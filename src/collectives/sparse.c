@@ -2,7 +2,7 @@
  *
  * Sparse layers in a plan. Which values are kept is known once a rank has seen all that it sends of a layer (SELECT), and
  * at the owner once all its tiles of it are summed; so the owner's REDUCE becomes two actions: sums of a frame, which frees
- * the slots that it came in, and behind the layer's selection the frame's ANSWER. PUBLISH likewise, a sum of one; sums that
+ * the slots that it came in and sets aside what may be kept, and behind the layer's selection the frame's ANSWER. PUBLISH likewise, a sum of one; sums that
  * stay at home are selected from by nobody. */
 #include "collectives/direct.h"
 
@@ -16,7 +16,17 @@ static uint64_t aside_room(const tw_spec *s, uint64_t n, uint32_t tile) {
     return exact && more > room ? more : room;
 }
 
-static void make_lists(tw_plan *p, tw_plan_part *part, const tw_plan_layer *l) {
+/* Of sums the owner's own part and residual alone say what to set aside, before the others' parts are here: more than of
+ * a sample, by those places where they are. A broadcast's frames come relay by relay, not in the order of tiles. */
+static uint64_t sums_room(const tw_plan *p, const tw_plan_in *in, const tw_plan_layer *l, uint64_t n) {
+    uint64_t more = 3 * tw_sparse_wanted(&l->spec, n) + 4 * (uint64_t)p->tile;
+    if (l->spec.select != TW_SELECT_EXACT || n == 0 || p->gather ||
+        (in->kind != TW_KIND_ALLREDUCE && in->kind != TW_KIND_ALLGATHER))
+        return 0;
+    return (n < more ? n : more) + p->tile + TW_LOOK_SLACK;
+}
+
+static void make_lists(tw_plan *p, const tw_plan_in *in, tw_plan_part *part, const tw_plan_layer *l) {
     uint64_t own = tw_tiles_values(l->count, p->tile, part->first, part->tiles);
     uint64_t all = tw_tiles_values(l->count, p->tile, l->first, l->tiles), from[2] = {p->gather ? all : all - own, own};
     part->tiles_at = p->part_tiles;
@@ -28,6 +38,9 @@ static void make_lists(tw_plan *p, tw_plan_part *part, const tw_plan_layer *l) {
         p->kept_room += part->keeps[hop];
         p->aside_room = room > p->aside_room ? room : p->aside_room;
     }
+    part->sums_at = p->sums_room;
+    part->sums_room = sums_room(p, in, l, own);
+    p->sums_room += part->sums_room;
 }
 
 static void make_part(tw_builder *b, uint32_t layer) {
@@ -39,7 +52,7 @@ static void make_part(tw_builder *b, uint32_t layer) {
     part->all = l->tiles;
     part->flags_at = p->flag_words;
     p->flag_words += tw_ceil_div(l->tiles, 32);
-    make_lists(p, part, l);
+    make_lists(p, b->in, part, l);
     if ((l->spec.feedback == TW_FEEDBACK_NONE && !p->gather) || b->in->kind == TW_KIND_REDUCE_SCATTER) {
         part->home_at = p->arena_bytes;
         p->arena_bytes += tw_round_up(tw_tiles_values(l->count, p->tile, part->first, part->tiles) * sizeof(float), 64);
@@ -91,10 +104,19 @@ void tw_direct_after_selects(tw_direct *s, uint32_t action, uint32_t frame) {
             tw_build_after(s->b, action, s->select[s->b->p->run[i].layer]);
 }
 
+/* Sums are set aside in the order of tiles: that of frames, but for the root of a broadcast. */
+static void sum_in_order(tw_direct *s) {
+    tw_builder *b = s->b;
+    for (uint32_t f = s->mine[0] + 1; f < s->mine[1] && b->in->kind != TW_KIND_BROADCAST && b->status >= 0; f++)
+        if (b->p->frame[f - 1].sparse)
+            tw_build_after(b, s->act[f], s->act[f - 1]);
+}
+
 void tw_direct_answers(tw_direct *s) {
     tw_builder *b = s->b;
     if (!b->p->part)
         return;
+    sum_in_order(s);
     tw_direct_select_all(s, 2);
     for (uint32_t f = s->mine[0]; f < s->mine[1] && b->status >= 0; f++) {
         const tw_frame *x = &b->p->frame[f];

@@ -84,6 +84,8 @@ typedef struct tw_kept_of {
 } tw_kept_of;
 typedef struct tw_exec_part { /* of a sparse layer */
     tw_cut cut[2];            /* threshold: at each hop, with all ties */
+    uint64_t nsum, summed;    /* exact: sums aside so far; tiles that are summed */
+    uint32_t floor;           /* ... what is not above it is not set aside */
     bool any;                 /* some rank has it: there are sums */
     uint64_t sent;            /* payload bytes of this rank */
 } tw_exec_part;
@@ -114,15 +116,15 @@ typedef struct tw_exec {
     float *rows;           /* [plan->unit_values], where a unit of rows is not in one place; NULL: no matrix */
     tw_exec_part *part_of; /* sparse layers [nlayer]; from here on NULL where the plan has none */
     tw_picks *picks;
-    float *aside;          /* [plan->aside_room]: a sample, or what may turn out to be kept */
-    uint16_t *aside_place; /* [plan->aside_room]: in its tile */
+    float *aside;          /* [tw_plan_aside]: a sample, or what may turn out to be kept */
+    uint16_t *aside_place; /* [tw_plan_aside]: in its tile */
     float *kept;           /* [plan->kept_room]: what is kept of layers whose k largest are */
     uint16_t *kept_place;  /* [plan->kept_room] */
     tw_kept_of *kept_of;   /* [plan->part_tiles] */
     uint32_t *flagged;     /* bits of tiles: NaN or Inf, in what this rank sends of them or as their owner */
     tw_run_sum
         *sums; /* of own runs, between their sum and the answer, or of all of a gather [plan->nrun - plan->own_run] */
-    tw_reader *reader; /* gather of sparse layers: in each rank's spans [size] */
+    tw_reader *reader; /* in each rank's spans of a run [size] */
     tw_stamp stamp;
     uint32_t draw; /* of random numbers: the step, or without steps the op's number; the same on all ranks */
     float input_scale;

@@ -11,47 +11,6 @@ bool tw_is_folded(const tw_exec *x, uint32_t layer, int owner) {
     return x->layer[layer].e && x->redop == TW_AVG && owner == x->plan->me;
 }
 
-static float weight_of(const tw_exec *x) {
-    return x->redop == TW_AVG ? 1.0f / (float)x->plan->size : 1.0f;
-}
-
-/* ---- a rank's spans ---- */
-
-static tw_span span_at(const tw_exec *x, const tw_frame *f, const tw_tiles *run, int rank) {
-    const uint8_t *frame = tw_arrival(x, f, rank), *src = frame + x->cursor[rank];
-    tw_span span;
-    (void)tw_span_get(&x->layer[run->layer].spec, &src, frame + f->hop1_cap, UINT64_MAX, &span);
-    x->cursor[rank] = (uint32_t)(src - frame);
-    return span;
-}
-
-static void read_span(tw_exec *x, const tw_frame *f, const tw_tiles *run, int rank, uint64_t tile) {
-    tw_reader *r = &x->reader[rank];
-    tw_spec values = tw_spec_values(&x->layer[run->layer].spec);
-    tw_span span = span_at(x, f, run, rank);
-    (void)tw_span_positions(x->k, &span, &r->kept);
-    tw_span_values(x->k, &values, &span, &r->kept);
-    r->next = 0;
-    r->from = tile;
-    r->end = tile + tw_layer_tiles(span.values, x->plan->tile);
-}
-
-/* The tile's sum, in rank order, beginning with +0. */
-static void sum_spans(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, uint32_t n, float *sum) {
-    const tw_tiles *run = &x->plan->run[f->run0 + i];
-    memset(sum, 0, n * sizeof *sum);
-    for (int rank = 0; rank < x->plan->size; rank++) {
-        tw_reader *r = &x->reader[rank];
-        if (!tw_has_run(x, f, rank, i))
-            continue;
-        if (tile == run->first || tile == r->end)
-            read_span(x, f, run, rank, tile);
-        uint32_t base = (uint32_t)((tile - r->from) * x->plan->tile);
-        for (; r->next < r->kept.count && r->kept.pos[r->next] - base < n; r->next++)
-            sum[r->kept.pos[r->next] - base] += r->kept.value[r->next];
-    }
-}
-
 /* Behind a run's spans; flags the tiles that a rank says have NaN. */
 static void take_flags(tw_exec *x, const tw_frame *f, uint32_t i) {
     const tw_tiles *run = &x->plan->run[f->run0 + i];
@@ -77,18 +36,20 @@ static tw_run_sum *sum_of(const tw_exec *x, const tw_frame *f, uint32_t i) {
 
 /* The result of a tile in v, as fp32; it is yet to be stored. */
 static void sum_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, uint32_t n, float *v) {
-    if (f->sparse)
-        sum_spans(x, f, i, tile, n, v);
-    else
+    if (f->sparse) {
+        memset(v, 0, n * sizeof *v); /* in rank order, beginning with +0 */
+        tw_spans_add(x, f, i, tile, 0, x->plan->size, v);
+    } else {
         tw_sum_tile(x, f, i, tile, n, v, sum_of(x, f, i));
-    x->k->set_scaled(v, v, weight_of(x), n);
+    }
+    x->k->set_scaled(v, v, tw_weight(x), n);
 }
 
 /* ---- verdict ---- */
 
 /* Decoded values are no larger than ||x|| + ||e||; where these cannot add up to what overflows, no value is looked at. */
 static bool may_overflow(const tw_exec *x, const tw_exec_layer *l, const tw_run_sum *s) {
-    double sum = s->norms * (1 + 0x1p-10), result = sum * (double)weight_of(x);
+    double sum = s->norms * (1 + 0x1p-10), result = sum * (double)tw_weight(x);
     return !(sum < 0x1p127) || !(result < (l->dtype == TW_F16 ? 65504.0 : 0x1p127));
 }
 
@@ -117,7 +78,7 @@ static void look_at_sums(tw_exec *x, const tw_frame *f) {
 
 /* What storing the result may lose, at most half of its last digit. */
 static double stored_off(const tw_exec *x, const tw_exec_layer *l, const tw_run_sum *s, double values) {
-    double result = s->norms * (double)weight_of(x) * (1 + 0x1p-10);
+    double result = s->norms * (double)tw_weight(x) * (1 + 0x1p-10);
     if (l->dtype == TW_F32)
         return 0;
     return l->dtype == TW_F16 ? result * 0x1p-11 + sqrt(values) * 0x1p-25 : result * 0x1p-8 + sqrt(values) * 0x1p-134;

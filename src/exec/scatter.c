@@ -40,94 +40,82 @@ static tw_span next_span(const tw_exec *x, const tw_tiles *run, const uint8_t **
     return span;
 }
 
-static void take_span(tw_exec *x, const tw_span *span, const tw_spec *values) {
-    (void)tw_span_positions(x->k, span, &x->picks->kept);
-    tw_span_values(x->k, values, span, &x->picks->kept);
+static void take_span(const tw_exec *x, const tw_span *span, const tw_spec *values, tw_kept *to) {
+    (void)tw_span_positions(x->k, span, to);
+    tw_span_values(x->k, values, span, to);
 }
 
 /* ---- summing ---- */
 
-/* begun: parts of ranks before this one are there. */
-static void add_own(tw_exec *x, uint32_t layer, uint64_t tile, uint64_t stop, bool begun, tw_run_sum *s) {
-    for (; tile < stop; tile++) {
-        uint32_t n = tw_len_of(x, layer, tile);
-        const float *g = tw_tile_load(x, layer, tile, n, x->tile);
-        float *sum = tw_waiting(x, layer, tile, 2);
-        if (!begun)
-            memset(sum, 0, n * sizeof *sum);
+static void read_span(tw_exec *x, const tw_frame *f, const tw_tiles *run, int rank, uint64_t tile) {
+    tw_reader *r = &x->reader[rank];
+    const uint8_t *frame = tw_arrival(x, f, rank), *src = frame + x->cursor[rank];
+    tw_spec values = tw_spec_values(&x->layer[run->layer].spec);
+    tw_span span = next_span(x, run, &src, frame + f->hop1_cap);
+    take_span(x, &span, &values, &r->kept);
+    x->cursor[rank] = (uint32_t)(src - frame);
+    r->next = 0;
+    r->from = tile;
+    r->end = tile + tw_layer_tiles(span.values, x->plan->tile);
+}
+
+void tw_spans_add(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, int from, int to, float *sum) {
+    const tw_tiles *run = &x->plan->run[f->run0 + i];
+    uint32_t n = tw_len_of(x, run->layer, tile);
+    for (int rank = from; rank < to; rank++) {
+        tw_reader *r = &x->reader[rank];
+        if (!tw_has_run(x, f, rank, i))
+            continue;
+        if (tile == run->first || tile == r->end)
+            read_span(x, f, run, rank, tile);
+        uint32_t base = (uint32_t)((tile - r->from) * x->plan->tile), k = r->next;
+        for (; k < r->kept.count && r->kept.pos[k] - base < n; k++)
+            sum[r->kept.pos[k] - base] += r->kept.value[k];
+        r->next = k;
+    }
+}
+
+/* The tile's sum, in rank order, beginning with +0. */
+static void add_up(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, uint32_t n, float *sum, tw_run_sum *s) {
+    uint32_t layer = x->plan->run[f->run0 + i].layer;
+    memset(sum, 0, n * sizeof *sum);
+    tw_spans_add(x, f, i, tile, 0, x->plan->me, sum);
+    if (!x->layer[layer].absent) {
+        const float *g = tw_tile_load(x, layer, tile, n, x->tile + TW_MAX_TILE);
         x->k->add_scaled(sum, g, x->input_scale, n);
         tw_note_own(x, g, n, s);
     }
+    tw_spans_add(x, f, i, tile, x->plan->me + 1, x->plan->size, sum);
 }
 
-static void add_peer(tw_exec *x, const tw_frame *f, const tw_tiles *run, int rank, uint64_t tile, uint64_t stop) {
-    const uint8_t *frame = tw_arrival(x, f, rank);
-    tw_spec values = tw_spec_values(&x->layer[run->layer].spec);
-    while (tile < stop) {
-        const uint8_t *src = frame + x->cursor[rank];
-        tw_span span = next_span(x, run, &src, frame + f->hop1_cap);
-        take_span(x, &span, &values);
-        tw_index_add(tw_waiting(x, run->layer, tile, 2), x->picks->kept.pos, x->picks->kept.value, span.kept);
-        x->cursor[rank] = (uint32_t)(src - frame);
-        tile += tw_layer_tiles(span.values, x->plan->tile);
-    }
-}
-
-/* Times 1/P; plus the owner's residual; flags tiles with NaN or Inf. Tile by tile, so that it is one pass over memory. */
-static void finish_tiles(tw_exec *x, uint32_t layer, uint64_t tile, uint64_t stop) {
+/* Times 1/P, plus the owner's residual, from L1 to where it waits. Of a tile with NaN or Inf nothing is kept. */
+static void sum_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, tw_run_sum *s) {
+    uint32_t layer = x->plan->run[f->run0 + i].layer, n = tw_len_of(x, layer, tile);
     const tw_exec_layer *l = &x->layer[layer];
-    float weight = x->redop == TW_AVG ? 1.0f / (float)x->plan->size : 1.0f;
-    for (; tile < stop; tile++) {
-        float *sum = tw_waiting(x, layer, tile, 2);
-        uint32_t n = tw_len_of(x, layer, tile);
-        x->k->set_scaled(sum, sum, weight, n);
-        if (l->e)
-            x->k->add_scaled(sum, l->e + tile * x->plan->tile, 1.0f, n);
-        if (!(x->k->sum_sq(sum, n) >= 0))
-            tw_flag(x, layer, tile);
-    }
+    tw_look look = {.g = x->tile, .out = tw_waiting(x, layer, tile, 2), .scale = tw_weight(x), .n = n};
+    if (l->e)
+        look.e = l->e + tile * x->plan->tile;
+    add_up(x, f, i, tile, n, x->tile, s);
+    tw_select_sum(x, layer, tile, tw_flagged(x, layer, tile) ? NULL : &look);
+    if (!tw_flagged(x, layer, tile))
+        return;
+    memset(look.out, 0, n * sizeof *look.out);
+    s->code = s->code ? s->code : 1 + (uint32_t)x->plan->me;
 }
 
-/* Sum, in rank order, beginning with +0. */
-static void sum_stretch(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, uint64_t stop, tw_run_sum *s) {
+static bool tells_of_nan(const tw_exec *x, const tw_frame *f, int rank, uint32_t i) {
+    return rank != x->plan->me && tw_has_run(x, f, rank, i) && (tw_trailer1_of(x, f, rank, i).flags & TW_RUN_NONFINITE);
+}
+
+/* Behind a rank's spans are bits of the tiles in which it has NaN or Inf. */
+static void take_flags(tw_exec *x, const tw_frame *f, uint32_t i, int rank) {
     const tw_tiles *run = &x->plan->run[f->run0 + i];
-    const tw_exec_layer *l = &x->layer[run->layer];
-    float *sum = tw_waiting(x, run->layer, tile, 2);
-    uint64_t n = tw_tiles_values(l->count, x->plan->tile, tile, stop - tile);
-    bool begun = x->plan->me > 0 || l->absent; /* else the own part is the first, and zeros need not wait in memory */
-    if (begun)
-        memset(sum, 0, n * sizeof *sum);
-    for (int r = 0; r < x->plan->size; r++)
-        if (r == x->plan->me && !l->absent)
-            add_own(x, run->layer, tile, stop, begun, s);
-        else if (r != x->plan->me && tw_has_run(x, f, r, i))
-            add_peer(x, f, run, r, tile, stop);
-    finish_tiles(x, run->layer, tile, stop);
-}
-
-static void take_flags(tw_exec *x, const tw_frame *f, uint32_t i) {
-    const tw_tiles *run = &x->plan->run[f->run0 + i];
-    for (int r = 0; r < x->plan->size; r++) {
-        if (r == x->plan->me || !tw_has_run(x, f, r, i) || !(tw_trailer1_of(x, f, r, i).flags & TW_RUN_NONFINITE))
-            continue;
-        const uint8_t *bits = tw_arrival(x, f, r) + x->cursor[r];
-        for (uint32_t k = 0; k < run->n; k++)
-            if (bits[k / 8] >> k % 8 & 1)
-                tw_flag(x, run->layer, run->first + k);
-        x->cursor[r] += tw_tile_bits(run->n);
-    }
-}
-
-/* Of a tile with NaN or Inf nothing is kept. */
-static void clear_flagged(tw_exec *x, const tw_tiles *run, tw_run_sum *s) {
-    for (uint64_t tile = run->first; tile < run->first + run->n; tile++) {
-        uint32_t n = tw_len_of(x, run->layer, tile);
-        float *sum = tw_waiting(x, run->layer, tile, 2);
-        if (!tw_flagged(x, run->layer, tile))
-            continue;
-        memset(sum, 0, n * sizeof *sum);
-        s->code = s->code ? s->code : 1 + (uint32_t)x->plan->me;
-    }
+    const uint8_t *frame = tw_arrival(x, f, rank), *bits = frame + x->cursor[rank];
+    for (uint64_t tile = run->first; tile < run->first + run->n;)
+        tile += tw_layer_tiles(next_span(x, run, &bits, frame + f->hop1_cap).values, x->plan->tile);
+    for (uint32_t k = 0; k < run->n; k++)
+        if (bits[k / 8] >> k % 8 & 1)
+            tw_flag(x, run->layer, run->first + k);
 }
 
 /* ---- reduce-scatter: sums stay at home ---- */
@@ -191,19 +179,20 @@ static uint32_t answer_frame(tw_exec *x, const tw_frame *f, run_fn *answer) {
 
 static void sum_run(tw_exec *x, const tw_frame *f, uint32_t i) {
     const tw_tiles *run = &x->plan->run[f->run0 + i];
-    uint64_t stretch = tw_stretch_tiles(&x->layer[run->layer].spec, x->plan->tile), end = run->first + run->n;
     tw_run_sum s = {0};
     tw_read_trailers(x, f, i, &s);
-    for (uint64_t tile = run->first, stop; s.any && tile < end; tile = stop) {
-        stop = (tile / stretch + 1) * stretch;
-        stop = stop < end ? stop : end;
-        sum_stretch(x, f, i, tile, stop, &s);
-    }
-    if (s.any) {
-        take_flags(x, f, i);
-        clear_flagged(x, run, &s);
-        x->part_of[run->layer].any = true;
-    }
+    for (int r = 0; r < x->plan->size; r++)
+        if (tells_of_nan(x, f, r, i))
+            take_flags(x, f, i, r);
+    for (uint64_t tile = run->first; tile < run->first + run->n; tile++)
+        if (s.any)
+            sum_tile(x, f, i, tile, &s);
+        else
+            tw_select_sum(x, run->layer, tile, NULL);
+    for (int r = 0; r < x->plan->size; r++)
+        if (tells_of_nan(x, f, r, i))
+            x->cursor[r] += tw_tile_bits(run->n);
+    x->part_of[run->layer].any = x->part_of[run->layer].any || s.any;
     x->sums[f->run0 + i - x->plan->own_run] = s;
 }
 
@@ -261,7 +250,7 @@ static void scatter_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, 
 static void decode_span(tw_exec *x, const tw_tiles *run, uint64_t tile, const tw_span *span, const uint8_t *bits) {
     tw_spec values = tw_spec_values(&x->layer[run->layer].spec);
     uint32_t k = 0;
-    take_span(x, span, &values);
+    take_span(x, span, &values, &x->picks->kept);
     for (uint32_t base = 0; base < span->values; base += x->plan->tile, tile++) {
         uint32_t n = tw_len_of(x, run->layer, tile);
         uint64_t bit = tile - run->first;

@@ -3,7 +3,8 @@
  * SELECT: which values of a sparse layer are kept, of what this rank sends to owners (hop 1: tiles of others) or of what
  * it answers (hop 2: the sums of its own tiles). Of x a sample says below which magnitude none is kept. Then all values are
  * looked at once: with feedback hop 1 forms x = input + residual in the new residual's place, and what is above that bound
- * is set aside, with 0 in its place. Of what is aside the k largest are kept; the others go back. */
+ * is set aside, with 0 in its place. Of what is aside the k largest are kept; the others go back. Sums are looked at as
+ * they are made, on their way to memory. */
 #include "exec/stages.h"
 
 typedef struct search {
@@ -13,6 +14,11 @@ typedef struct search {
     uint64_t want, n;                    /* to be kept; aside */
     uint64_t seen;                       /* tiles that were looked at */
     uint32_t floor;                      /* what is not above it is not kept */
+    float *aside;
+    uint16_t *place; /* ... in its tile */
+    uint64_t room;
+    bool summing; /* x is a sum that is being made */
+    bool zeroed;  /* 0 stands where x was */
 } search;
 
 typedef struct walk { /* over the tiles of a search */
@@ -42,6 +48,20 @@ static void find_tiles(search *s) {
         s->values += tw_tiles_values(s->x->layer[s->layer].count, s->x->plan->tile, s->first[i], s->tiles[i]);
 }
 
+/* summing: of sums that have a place of their own. */
+static search search_of(tw_exec *x, uint32_t layer, uint32_t hop, bool summing) {
+    const tw_plan_part *p = &x->plan->part[layer];
+    const tw_exec_layer *l = &x->layer[layer];
+    uint64_t at = summing ? x->plan->aside_room + p->sums_at : 0;
+    search s = {.x = x, .layer = layer, .hop = hop, .want = p->keeps[hop - 1], .summing = summing};
+    s.aside = x->aside + at;
+    s.place = x->aside_place + at;
+    s.room = summing ? p->sums_room : x->plan->aside_room;
+    s.zeroed = hop == 1 ? l->e && !l->drain : summing;
+    find_tiles(&s);
+    return s;
+}
+
 const float *tw_residual_of(tw_exec *x, uint32_t layer, uint64_t tile) {
     const tw_exec_layer *l = &x->layer[layer];
     float factor = tw_fold_factor(x, layer, tile), *folded = x->tile + 3 * TW_MAX_TILE;
@@ -61,20 +81,36 @@ static uint32_t stride_of(const search *s) {
     return (uint32_t)(s->values < 1u << 19 ? 16 : s->values >> 15) | 1;
 }
 
-static void sample_tile(search *s, uint64_t tile, uint32_t stride) {
+/* x = v * scale + e * factor. Of sums that are yet to be made it is what this rank adds to them. */
+typedef struct terms {
+    const float *v, *e;
+    float scale, factor;
+} terms;
+
+static terms terms_of(const search *s, uint64_t tile, uint32_t n) {
     tw_exec *x = s->x;
     const tw_exec_layer *l = &x->layer[s->layer];
+    const float *e = l->e ? l->e + tile * x->plan->tile : NULL;
+    if (s->hop == 2 && !s->summing)
+        return (terms){tw_waiting(x, s->layer, tile, 2), NULL, 1.0f, 0.0f};
+    if (s->hop == 2 && l->absent)
+        return (terms){e, NULL, 1.0f, 0.0f};
+    const float *v = tw_tile_load(x, s->layer, tile, n, x->tile + 2 * TW_MAX_TILE); /* a sum is in x->tile */
+    if (s->hop == 2)
+        return (terms){v, e, x->input_scale * tw_weight(x), 1.0f};
+    return (terms){v, e, x->input_scale, tw_fold_factor(x, s->layer, tile)};
+}
+
+static void sample_tile(search *s, uint64_t tile, uint32_t stride) {
+    tw_exec *x = s->x;
     uint64_t at = tile * x->plan->tile;
     uint32_t n = tw_len_of(x, s->layer, tile), first = (uint32_t)((stride - at % stride) % stride);
     if (first >= n)
         return;
-    const float *v = s->hop == 2 ? tw_waiting(x, s->layer, tile, 2) : tw_tile_load(x, s->layer, tile, n, x->tile);
-    for (uint32_t i = first; i < n; i += stride) {
-        float y = v[i];
-        if (s->hop == 1) {
-            y = y * x->input_scale;
-            y = l->e ? y + l->e[at + i] * tw_fold_factor(x, s->layer, tile) : y;
-        }
+    terms t = terms_of(s, tile, n);
+    for (uint32_t i = first; i < n && t.v; i += stride) {
+        float y = t.v[i] * t.scale;
+        y = t.e ? y + t.e[i] * t.factor : y;
         x->aside[s->n++] = y - y == 0 ? y : 0.0f; /* NaN and Inf */
     }
 }
@@ -106,15 +142,14 @@ static tw_kept_of *of_tile(const search *s, uint64_t tile) {
 
 /* Where x is 0 in place of what is aside; NULL: nowhere. */
 static float *left_of(const search *s, uint64_t tile) {
-    const tw_exec_layer *l = &s->x->layer[s->layer];
-    return s->hop == 1 && l->e && !l->drain ? l->e_new + tile * s->x->plan->tile : NULL;
+    return s->zeroed ? tw_waiting(s->x, s->layer, tile, s->hop) : NULL;
 }
 
 /* Of a tile's values aside those that the cut keeps move to entry `to`. */
 static void narrow_tile(search *s, uint64_t tile, uint64_t to, tw_cut *cut) {
     tw_kept_of *t = of_tile(s, tile);
-    const float *value = s->x->aside + t->first;
-    const uint16_t *place = s->x->aside_place + t->first;
+    const float *value = s->aside + t->first;
+    const uint16_t *place = s->place + t->first;
     float *left = left_of(s, tile);
     uint32_t n = 0;
     for (uint32_t i = 0; i < t->count; i++) {
@@ -124,8 +159,8 @@ static void narrow_tile(search *s, uint64_t tile, uint64_t to, tw_cut *cut) {
         bool tie = u == cut->bits && cut->ties > 0;
         if (u > cut->bits || tie) {
             cut->ties -= tie;
-            s->x->aside_place[to + n] = place[i];
-            s->x->aside[to + n++] = value[i];
+            s->place[to + n] = place[i];
+            s->aside[to + n++] = value[i];
         } else {
             t->rest += (double)value[i] * (double)value[i];
             if (left)
@@ -142,7 +177,7 @@ static void narrow(search *s) {
     uint64_t to = 0, tiles = 0;
     if (s->n <= s->want)
         return;
-    tw_cut cut = tw_cut_of(s->x->k->count, s->x->aside, s->n, s->want);
+    tw_cut cut = tw_cut_of(s->x->k->count, s->aside, s->n, s->want);
     s->floor = cut.bits > s->floor ? cut.bits : s->floor;
     for (walk w = {0}; tiles < s->seen && walk_ok(s, &w); w.at++, tiles++) {
         narrow_tile(s, walk_tile(s, &w), to, &cut);
@@ -151,25 +186,30 @@ static void narrow(search *s) {
     s->n = to;
 }
 
-static void look_at(search *s, uint64_t tile) {
+static void set_aside(search *s, uint64_t tile, tw_look *look) {
     tw_exec *x = s->x;
     tw_kept_of *t = of_tile(s, tile);
-    tw_look look = {.out = left_of(s, tile), .scale = 1.0f, .n = tw_len_of(x, s->layer, tile)};
-    if (x->plan->aside_room - s->n < look.n + TW_LOOK_SLACK)
+    if (s->room - s->n < look->n + TW_LOOK_SLACK)
         narrow(s);
-    look.floor = s->floor;
+    look->floor = s->floor;
+    *t = (tw_kept_of){.first = s->n};
+    t->count = x->k->look(look, s->place + s->n, s->aside + s->n, &t->rest);
+    if (tw_any_nonfinite(s->aside + s->n, t->count)) {
+        *t = (tw_kept_of){.first = s->n};
+        tw_flag(x, s->layer, tile);
+    }
+    s->n += t->count;
+}
+
+static void look_at(search *s, uint64_t tile) {
+    tw_exec *x = s->x;
+    tw_look look = {.out = left_of(s, tile), .scale = 1.0f, .n = tw_len_of(x, s->layer, tile)};
     look.g = s->hop == 2 ? tw_waiting(x, s->layer, tile, 2) : tw_tile_load(x, s->layer, tile, look.n, x->tile);
     if (s->hop == 1) {
         look.scale = x->input_scale;
         look.e = tw_residual_of(x, s->layer, tile);
     }
-    *t = (tw_kept_of){.first = s->n};
-    t->count = x->k->look(&look, x->aside_place + s->n, x->aside + s->n, &t->rest);
-    if (tw_any_nonfinite(x->aside + s->n, t->count)) {
-        *t = (tw_kept_of){.first = s->n};
-        tw_flag(x, s->layer, tile);
-    }
-    s->n += t->count;
+    set_aside(s, tile, &look);
 }
 
 static void look_at_all(search *s, uint32_t floor) {
@@ -179,18 +219,68 @@ static void look_at_all(search *s, uint32_t floor) {
         look_at(s, walk_tile(s, &w));
 }
 
+/* What is aside: back to where it was (values NULL: nothing is). */
+static void put_back(const search *s, bool values) {
+    for (walk w = {0}; walk_ok(s, &w); w.at++) {
+        const tw_kept_of *t = of_tile(s, walk_tile(s, &w));
+        float *waiting = tw_waiting(s->x, s->layer, walk_tile(s, &w), s->hop);
+        for (uint64_t i = t->first; i < t->first + t->count; i++)
+            waiting[s->place[i]] = values ? s->aside[i] : 0.0f;
+    }
+}
+
 /* Where the sample misled, once more without a bound. */
+static void look_again(search *s) {
+    if (s->summing)
+        put_back(s, true);
+    s->summing = false;
+    s->zeroed = s->zeroed && s->hop == 1;
+    look_at_all(s, 0);
+}
+
 static void keep_largest(search *s) {
     tw_exec *x = s->x;
     const tw_plan_part *p = &x->plan->part[s->layer];
-    s->want = p->keeps[s->hop - 1];
-    uint32_t floor = floor_of(s);
-    look_at_all(s, floor);
-    if (s->n < s->want && floor > 0)
-        look_at_all(s, 0);
+    if (!s->summing)
+        look_at_all(s, floor_of(s));
+    if (s->n < s->want && s->floor > 0)
+        look_again(s);
     narrow(s);
-    memcpy(x->kept + p->kept_at[s->hop - 1], x->aside, s->n * sizeof *x->kept);
-    memcpy(x->kept_place + p->kept_at[s->hop - 1], x->aside_place, s->n * sizeof *x->kept_place);
+    if (s->hop == 2 && !s->zeroed)
+        put_back(s, false);
+    memcpy(x->kept + p->kept_at[s->hop - 1], s->aside, s->n * sizeof *x->kept);
+    memcpy(x->kept_place + p->kept_at[s->hop - 1], s->place, s->n * sizeof *x->kept_place);
+}
+
+/* ---- sums, as they are made ---- */
+
+/* None that is finite is set aside. */
+static void look_for_nan(tw_exec *x, uint32_t layer, uint64_t tile, tw_look *look) {
+    tw_taken *t = &x->picks->taken;
+    look->floor = 0x7f7fffffu;
+    if (x->k->look(look, t->place, t->value, &t->rest) > 0)
+        tw_flag(x, layer, tile);
+}
+
+void tw_select_sum(tw_exec *x, uint32_t layer, uint64_t tile, tw_look *look) {
+    const tw_plan_part *p = &x->plan->part[layer];
+    tw_exec_part *state = &x->part_of[layer];
+    if (!p->sums_room) {
+        if (look)
+            look_for_nan(x, layer, tile, look);
+        return;
+    }
+    search s = search_of(x, layer, 2, true);
+    if (tile == p->first)
+        *state = (tw_exec_part){.floor = floor_of(&s), .any = state->any, .sent = state->sent};
+    s.floor = state->floor;
+    s.seen = state->summed++;
+    s.n = state->nsum;
+    *of_tile(&s, tile) = (tw_kept_of){.first = s.n};
+    if (look)
+        set_aside(&s, tile, look);
+    state->floor = s.floor;
+    state->nsum = s.n;
 }
 
 /* ---- threshold: all above the sample's quantile, ties too ---- */
@@ -202,9 +292,11 @@ static tw_cut sampled_cut(search *s) {
 }
 
 void tw_exec_select(tw_exec *x, uint32_t layer, uint32_t hop) {
-    search s = {.x = x, .layer = layer, .hop = hop};
     const tw_exec_layer *l = &x->layer[layer];
-    find_tiles(&s);
+    search s = search_of(x, layer, hop, hop == 2 && x->plan->part[layer].sums_room > 0);
+    s.n = s.summing ? x->part_of[layer].nsum : 0;
+    s.seen = s.summing ? x->part_of[layer].summed : 0;
+    s.floor = s.summing ? x->part_of[layer].floor : 0;
     if (s.values == 0 || (hop == 1 ? l->absent : !x->part_of[layer].any))
         return;
     if (l->spec.select == TW_SELECT_EXACT)

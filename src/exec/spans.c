@@ -57,6 +57,7 @@ static void put_span(writer *w, uint64_t stop) {
     uint32_t covered = (uint32_t)tw_tiles_values(l->count, x->plan->tile, w->from, stop - w->from);
     tw_noise noise = tw_noise_of(&w->values, l->name_hash, x->draw, (uint32_t)x->plan->me, w->hop, first);
     float *left = tw_waiting(x, w->run->layer, w->from, w->hop);
+    bool zeroed = w->hop == 1 || l->spec.select == TW_SELECT_EXACT; /* 0 is there already, and lines are far away */
     double e_sq;
     do { /* the frame has room for all that can be kept */
         (void)tw_span_put(x->k, &w->values, noise, p, covered, w->dst, UINT64_MAX, p->decoded, &bytes, &e_sq);
@@ -65,7 +66,7 @@ static void put_span(writer *w, uint64_t stop) {
     } while (drop_overflowed(w, p->decoded));
     for (uint32_t i = 0; i < p->kept.count; i++) {
         p->decoded[i] = p->kept.value[i] - p->decoded[i];
-        if (left && (w->hop == 2 || p->decoded[i] != 0.0f)) /* 0 is there already, and lines are far away */
+        if (left && (!zeroed || p->decoded[i] != 0.0f))
             left[p->kept.pos[i]] = p->decoded[i];
     }
     w->s->e_sq += p->kept.count ? x->k->sum_sq(p->decoded, p->kept.count) : 0;

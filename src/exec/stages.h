@@ -70,10 +70,18 @@ static inline float tw_fold_factor(const tw_exec *x, uint32_t layer, uint64_t ti
     bool own = tile >= p->first && tile < p->first + p->tiles;
     return x->plan->gather && own && x->redop == TW_AVG ? (float)x->plan->size : 1.0f;
 }
+static inline float tw_weight(const tw_exec *x) { /* of a rank's part in the result */
+    return x->redop == TW_AVG ? 1.0f / (float)x->plan->size : 1.0f;
+}
+/* A tile's sum goes through *look to where it waits, and what may be kept of it aside; tiles of a layer in order. NaN or
+ * Inf flags the tile. look NULL: there is no sum, or none that may be kept. */
+void tw_select_sum(tw_exec *x, uint32_t layer, uint64_t tile, tw_look *look);
 /* The tile's residual as it takes part in x, times that factor; NULL: none. */
 const float *tw_residual_of(tw_exec *x, uint32_t layer, uint64_t tile);
 /* The run as spans and, where tiles are flagged, their bits. Adds to s->x_sq and e_sq; *bad: some tile is. Returns the end. */
 uint8_t *tw_spans_write(tw_exec *x, const tw_tiles *run, uint32_t hop, uint8_t *dst, tw_run_sum *s, bool *bad);
+/* Adds to `sum` what ranks from..to-1 sent of a tile of the frame's run i; tiles of a run in order. */
+void tw_spans_add(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, int from, int to, float *sum);
 /* The run that arrived at *src: everything is looked at; *src is moved behind it. */
 tw_status tw_spans_check(const tw_exec *x, const tw_tiles *run, bool flags, const uint8_t **src, const uint8_t *end);
 void tw_spans_decode(tw_exec *x, const tw_tiles *run, bool flags, const uint8_t **src, const uint8_t *end_of_frame);

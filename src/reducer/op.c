@@ -244,19 +244,16 @@ static tw_status allocate_sparse(tw_exec *x, tw_ctx *ctx) {
     }
     if (!p->part)
         return ok ? TW_OK : TW_ERR_NOMEM;
-    if (p->gather) {
-        x->reader = tw_alloc(ctx, (unsigned)p->size * sizeof *x->reader);
-        ok = ok && x->reader;
-    }
     x->part_of = tw_alloc(ctx, (p->nlayer + 1) * sizeof *x->part_of);
     x->picks = tw_alloc(ctx, sizeof *x->picks);
-    x->aside = tw_alloc_raw(ctx, p->aside_room * sizeof *x->aside);
-    x->aside_place = tw_alloc_raw(ctx, p->aside_room * sizeof *x->aside_place);
+    x->reader = tw_alloc_raw(ctx, (unsigned)p->size * sizeof *x->reader);
+    x->aside = tw_alloc_raw(ctx, tw_plan_aside(p) * sizeof *x->aside);
+    x->aside_place = tw_alloc_raw(ctx, tw_plan_aside(p) * sizeof *x->aside_place);
     x->kept = tw_alloc_raw(ctx, (p->kept_room + 1) * sizeof *x->kept);
     x->kept_place = tw_alloc_raw(ctx, (p->kept_room + 1) * sizeof *x->kept_place);
     x->kept_of = tw_alloc_raw(ctx, p->part_tiles * sizeof *x->kept_of);
     x->flagged = tw_alloc(ctx, p->flag_words * sizeof *x->flagged);
-    ok = ok && x->part_of && x->picks && x->aside && x->aside_place && x->flagged;
+    ok = ok && x->part_of && x->picks && x->reader && x->aside && x->aside_place && x->flagged;
     return ok && x->kept && x->kept_place && x->kept_of ? TW_OK : TW_ERR_NOMEM;
 }
 
@@ -264,11 +261,11 @@ static uint64_t sparse_bytes(const tw_exec *x, const tw_plan *p) {
     uint64_t sums = has_sums(p) ? tw_held(own_runs(p) * sizeof *x->sums) : 0;
     if (!p->part)
         return sums;
-    sums += p->gather ? tw_held((unsigned)p->size * sizeof *x->reader) : 0;
     return sums + tw_held((p->nlayer + 1) * sizeof *x->part_of) + tw_held(sizeof *x->picks) +
-           tw_held(p->aside_room * sizeof *x->aside) + tw_held(p->aside_room * sizeof *x->aside_place) +
-           tw_held((p->kept_room + 1) * sizeof *x->kept) + tw_held((p->kept_room + 1) * sizeof *x->kept_place) +
-           tw_held(p->part_tiles * sizeof *x->kept_of) + tw_held(p->flag_words * sizeof *x->flagged);
+           tw_held((unsigned)p->size * sizeof *x->reader) + tw_held(tw_plan_aside(p) * sizeof *x->aside) +
+           tw_held(tw_plan_aside(p) * sizeof *x->aside_place) + tw_held((p->kept_room + 1) * sizeof *x->kept) +
+           tw_held((p->kept_room + 1) * sizeof *x->kept_place) + tw_held(p->part_tiles * sizeof *x->kept_of) +
+           tw_held(p->flag_words * sizeof *x->flagged);
 }
 
 static tw_status allocate_exec(tw_op *op, tw_ctx *ctx, const tw_sorted *s, uint32_t given) {

@@ -23,8 +23,9 @@ static tw_exec_piece pieces[LAYERS];
 static const uint32_t piece0[LAYERS + 1] = {0, 1, 2, 3, 4, 5, 6};
 static tw_exec_part part_of[LAYERS];
 static tw_picks picks;
-static float aside[COUNT + 1024], kept[LAYERS * COUNT];
-static uint16_t aside_place[COUNT + 1024], kept_place[LAYERS * COUNT];
+static float aside[2 * COUNT + 2048], kept[LAYERS * COUNT];
+static uint16_t aside_place[2 * COUNT + 2048], kept_place[LAYERS * COUNT];
+static tw_reader reader[RANKS];
 static tw_kept_of kept_of[LAYERS * 8];
 static uint32_t flagged[LAYERS];
 static tw_run_sum sums[64];
@@ -79,6 +80,7 @@ static void prepare(void) {
                   .tile = tile,
                   .part_of = part_of,
                   .picks = &picks,
+                  .reader = reader,
                   .aside = aside,
                   .aside_place = aside_place,
                   .kept = kept,
@@ -92,7 +94,7 @@ static void prepare(void) {
                   .nan_layer = -1};
     x.stamp = (tw_stamp){.plan = plan->hash, .step = 7, .epoch = 3};
     x.arena = tw_alloc(ctx, plan->arena_bytes);
-    FUZZ_REQUIRE(x.arena && plan->aside_room <= TW_ARRAY_LEN(aside) && plan->kept_room <= TW_ARRAY_LEN(kept) &&
+    FUZZ_REQUIRE(x.arena && tw_plan_aside(plan) <= TW_ARRAY_LEN(aside) && plan->kept_room <= TW_ARRAY_LEN(kept) &&
                  plan->part_tiles <= TW_ARRAY_LEN(kept_of));
     FUZZ_REQUIRE(plan->flag_words <= LAYERS && plan->nrun <= 64);
 }
