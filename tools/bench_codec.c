@@ -510,7 +510,11 @@ static tw_status try_spec(const config *c, tw_spec *s) {
         return tw_tile_encode(c->isa, s, &one, NULL, 1.0f, 1, room, NULL, NULL);
     if (!s->columns && tw_codec_is_lowrank(s))
         s->columns = (uint32_t)c->columns;
-    whole_shape(s, c->bytes / sizeof(float));
+    if (!whole_shape(s, c->bytes / sizeof(float)))
+        return tw_fail(
+            TW_ERR_ARG,
+            "no factors are made of %llu values in rows of %u at rank %u: --bytes, --columns or rank= must change",
+            (unsigned long long)(c->bytes / sizeof(float)), s->columns, s->rank);
     return c->isa && !tw_kernels_named(c->isa) ? TW_ERR_ARG : TW_OK;
 }
 

@@ -25,12 +25,13 @@ bool whole_is(const tw_spec *s) {
     return tw_codec_is_sparse(s) || tw_codec_is_lowrank(s);
 }
 
-void whole_shape(tw_spec *s, uint64_t values) {
-    if (!tw_codec_is_lowrank(s) || s->columns)
-        return;
-    for (uint64_t c = 1; c * c <= values && c <= UINT32_MAX; c++)
+bool whole_shape(tw_spec *s, uint64_t values) {
+    if (!tw_codec_is_lowrank(s))
+        return true;
+    for (uint64_t c = 1, given = s->columns; !given && c * c <= values && c <= UINT32_MAX; c++)
         if (values % c == 0)
             s->columns = (uint32_t)c;
+    return tw_lowrank_values(s->rank, values, s->columns) > 0;
 }
 
 static bool fail(whole *w, const char *why) {
@@ -209,9 +210,7 @@ bool whole_run(const whole_args *a, const tw_spec *s, whole_result *out, const c
     w.spare = codec_pages(w.room > a->m->n / 8 + 4096 ? w.room : a->m->n / 8 + 4096);
     w.payload = codec_pages(w.room);
     codec_arrays_fill(a->m, a->seed, 1);
-    if (w.matrix && !tw_lowrank_values(s->rank, a->m->n, s->columns))
-        fail(&w, "no factors are made of a matrix of this shape (--columns, rank=)");
-    else if (!w.spare || !w.payload || (feedback && !(w.r = ranks_make(a, s))))
+    if (!w.spare || !w.payload || (feedback && !(w.r = ranks_make(a, s))))
         fail(&w, "not enough memory");
     else
         ok = (feedback ? check_ranks : check_array)(&w, out) && measure(&w, out);

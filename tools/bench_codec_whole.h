@@ -26,8 +26,8 @@ typedef struct whole_args {
 } whole_args;
 
 bool whole_is(const tw_spec *s);
-/* powersgd without columns: a matrix as nearly square as the number of values allows. */
-void whole_shape(tw_spec *s, uint64_t values);
+/* powersgd without columns: a matrix as nearly square as the number of values allows. False: it has no factors. */
+bool whole_shape(tw_spec *s, uint64_t values);
 /* False: a check failed, or there was no memory; why (a sentence) if the library has none. */
 bool whole_run(const whole_args *a, const tw_spec *s, whole_result *out, const char **why);
 

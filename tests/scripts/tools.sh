@@ -82,7 +82,8 @@ whole="$bench codec -b 64K -n 1 -w 0"
     gives 0 '"of": "array".*"decode_of_bound".*"columns": 128' $whole --codec powersgd --json -
     gives 0 '; rows of 64' $whole --codec powersgd:iterations=2+ef --columns 64
     gives 0 '; rows of 32' $whole --codec powersgd:columns=32+ef --columns 64
-    gives 1 'powersgd:rank=128+ef: no factors are made of' $whole --codec powersgd:rank=128+ef
+    gives 2 'no factors are made of 16384 values in rows of 128 at rank 128' $whole --codec powersgd:rank=128+ef
+    gives 2 'no factors are made of 16384 values in rows of 100 at' $whole --codec powersgd --columns 100
     gives 2 '^thinwire-bench codec: --columns: "0" is no valid value' $whole --columns 0
     gives 2 'ISA "nosuch"' $whole --codec topk --isa nosuch
     gives 0 . env THINWIRE_ISA=ref $whole --codec topk+ef --codec powersgd+ef
