@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * thinwire-bench codec: speed of encode and decode-add on one core, each beside a skeleton with the same reads and
- * writes, alternated in the same process; the results are checked too. */
-#include "bench_codec.h"
+ * writes, alternated in the same process; the results are checked too. Codecs that work on tiles here, those that look at
+ * whole layers in bench_codec_whole.c. */
+#include "bench_codec_whole.h"
 
 #include <errno.h>
 #include <math.h>
@@ -11,28 +12,20 @@
 #include <thinwire/experimental.h>
 #include "bench_common.h"
 
-#define TILE      4096u
-#define LAYERS    64u
-#define SLICES    32u    /* codec and skeleton take turns slice by slice: a busy machine spoils few of the pairs */
-#define TABLE     65536u /* normal numbers that the inputs are cut from */
+#define TILE      CODEC_TILE
+#define LAYERS    CODEC_LAYERS
+#define SLICES    32u /* codec and skeleton take turns slice by slice: a busy machine spoils few of the pairs */
 #define MAX_SPECS 32
 
 int tw_bench_codec_main(int argc, char **argv);
 
 typedef struct config {
-    uint64_t bytes, iterations, warmup, seed;
+    uint64_t bytes, iterations, warmup, seed, columns;
     const char *specs[MAX_SPECS];
     unsigned nspecs;
     const char *isa; /* NULL: the chosen one */
     const char *json;
 } config;
-
-typedef struct arrays {
-    size_t n;
-    float *g, *y, *e[2]; /* e: read one, write the other, swapped every iteration */
-    uint8_t *payload;
-    float table[TABLE];
-} arrays;
 
 typedef struct row {
     const char *text;
@@ -40,76 +33,17 @@ typedef struct row {
     double encode_gbs, add_gbs, encode_of_bound, add_of_bound, bits, nmse;
     double draw_gbs;                  /* of the random numbers alone; 0: none */
     unsigned encode_bound, add_bound; /* variants of the skeleton */
+    whole_result whole;               /* instead, of a codec that is no tiled one */
 } row;
 
-/* ---- data ---- */
-static uint64_t next_random(uint64_t *state) {
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
-static double uniform(uint64_t *state) {
-    return (double)((next_random(state) >> 11) + 1) * 0x1p-53;
-}
-
-static void fill_table(arrays *m, uint64_t seed) {
-    for (size_t i = 0; i < TABLE; i++)
-        m->table[i] = (float)(sqrt(-2.0 * log(uniform(&seed))) * cos(6.283185307179586 * uniform(&seed)));
-}
-
-/* A fresh gradient: per layer, N(0,1) x 10^(-4 .. -2). */
-static void fill_gradient(arrays *m, uint64_t seed) {
-    for (size_t layer = 0; layer < LAYERS; layer++) {
-        size_t at = m->n / LAYERS * layer, end = layer + 1 < LAYERS ? m->n / LAYERS * (layer + 1) : m->n;
-        float scale = (float)pow(10.0, -4.0 + 2.0 * (double)layer / (LAYERS - 1));
-        while (at < end) {
-            size_t from = next_random(&seed) % (TABLE - TILE), run = end - at < TILE ? end - at : TILE;
-            for (size_t i = 0; i < run; i++)
-                m->g[at + i] = m->table[from + i] * scale;
-            at += run;
-        }
-    }
-}
-
-static void *pages(size_t bytes) { /* touched, so that no page fault is timed */
-    void *p = aligned_alloc(4096, (bytes + 8191) / 4096 * 4096);
-    if (p)
-        memset(p, 1, (bytes + 8191) / 4096 * 4096);
-    return p;
-}
-
-static void free_arrays(arrays *m) {
-    free(m->g);
-    free(m->y);
-    free(m->e[0]);
-    free(m->e[1]);
-    free(m->payload);
-}
-
-static bool make_arrays(arrays *m, const config *c) {
-    m->n = c->bytes / sizeof(float);
-    size_t bytes = m->n * sizeof(float);
-    m->g = pages(bytes);
-    m->y = pages(bytes);
-    m->e[0] = pages(bytes);
-    m->e[1] = pages(bytes);
-    m->payload = pages(bytes);
-    if (!m->g || !m->y || !m->e[0] || !m->e[1] || !m->payload)
-        return false;
-    fill_table(m, c->seed);
-    return true;
-}
-
 /* ---- the codec, tile by tile, over values [at, end) ---- */
-static uint32_t tile_length(const arrays *m, size_t at) {
+static uint32_t tile_length(const codec_arrays *m, size_t at) {
     return m->n - at < TILE ? (uint32_t)(m->n - at) : TILE;
 }
 
 /* Reads e[from] and writes the other one if the spec has feedback. Sums up stat. */
-static bool encode_part(const config *c, const tw_spec *s, arrays *m, size_t at, size_t end, int from, bool feedback,
-                        tw_tile_stat *total) {
+static bool encode_part(const config *c, const tw_spec *s, codec_arrays *m, size_t at, size_t end, int from,
+                        bool feedback, tw_tile_stat *total) {
     size_t step = tw_spec_bound(s, TILE, TW_F32);
     uint8_t *dst = m->payload + at / TILE * step;
     for (; at < end; at += TILE, dst += step) {
@@ -124,7 +58,7 @@ static bool encode_part(const config *c, const tw_spec *s, arrays *m, size_t at,
     return true;
 }
 
-static bool decode_part(const config *c, const tw_spec *s, arrays *m, size_t at, size_t end, int add) {
+static bool decode_part(const config *c, const tw_spec *s, codec_arrays *m, size_t at, size_t end, int add) {
     size_t step = tw_spec_bound(s, TILE, TW_F32);
     const uint8_t *src = m->payload + at / TILE * step;
     for (; at < end; at += TILE, src += step)
@@ -133,7 +67,8 @@ static bool decode_part(const config *c, const tw_spec *s, arrays *m, size_t at,
     return true;
 }
 
-static bool round_trip(const config *c, const tw_spec *s, arrays *m, int from, bool feedback, tw_tile_stat *total) {
+static bool round_trip(const config *c, const tw_spec *s, codec_arrays *m, int from, bool feedback,
+                       tw_tile_stat *total) {
     *total = (tw_tile_stat){0.0, 0.0, 0, 0};
     return encode_part(c, s, m, 0, m->n, from, feedback, total) && decode_part(c, s, m, 0, m->n, 0);
 }
@@ -187,7 +122,7 @@ static void expected_nmse(const tw_spec *s, double *low, double *high) {
 }
 
 /* One encode without feedback: decoded values against the input, in double. */
-static bool check_plain(const config *c, row *r, arrays *m) {
+static bool check_plain(const config *c, row *r, codec_arrays *m) {
     tw_tile_stat total;
     double sq = 0.0, lost = 0.0, low, high;
     if (!round_trip(c, &r->spec, m, 0, false, &total))
@@ -207,7 +142,7 @@ static bool check_plain(const config *c, row *r, arrays *m) {
 }
 
 /* One encode with feedback: what was lost is what is kept, bit for bit. */
-static bool check_feedback(const config *c, const row *r, arrays *m) {
+static bool check_feedback(const config *c, const row *r, codec_arrays *m) {
     tw_tile_stat total;
     memset(m->e[0], 0, m->n * sizeof(float));
     for (int round = 0; round < 2; round++) {
@@ -224,7 +159,7 @@ static bool check_feedback(const config *c, const row *r, arrays *m) {
 }
 
 /* The same bytes as the reference writes, on a few tiles. */
-static bool check_reference(const config *c, const row *r, const arrays *m) {
+static bool check_reference(const config *c, const row *r, const codec_arrays *m) {
     static uint8_t want[TILE * 4], got[TILE * 4];
     for (size_t at = 0; at < m->n; at += (m->n / 16 / TILE + 1) * TILE) {
         uint32_t n = tile_length(m, at);
@@ -243,20 +178,20 @@ static bool check_reference(const config *c, const row *r, const arrays *m) {
 typedef struct work {
     const config *c;
     row *r;
-    arrays *m;
+    codec_arrays *m;
     bool feedback, add, failed;
     int from; /* residual that is read next */
 } work;
 
-static size_t tiles(const arrays *m) {
+static size_t tiles(const codec_arrays *m) {
     return (m->n + TILE - 1) / TILE;
 }
-static unsigned slices(const arrays *m) {
+static unsigned slices(const codec_arrays *m) {
     return tiles(m) < SLICES ? (unsigned)tiles(m) : SLICES;
 }
 
 /* Slice j covers values [slice_at(j), slice_at(j + 1)): whole tiles, at least one. */
-static size_t slice_at(const arrays *m, unsigned j) {
+static size_t slice_at(const codec_arrays *m, unsigned j) {
     size_t at = tiles(m) * j / slices(m) * TILE;
     return at < m->n ? at : m->n;
 }
@@ -275,7 +210,7 @@ static double time_codec(work *w, unsigned j) {
 /* The skeleton works on the slice that the codec has left alone longest, in the same arrays: pages differ in speed.
  * What it leaves in a residual or payload is as good for timing as what was there. */
 static double time_bound(work *w, unsigned j, unsigned variant) {
-    arrays *m = w->m;
+    codec_arrays *m = w->m;
     unsigned mine = (j + slices(m) / 2) % slices(m);
     size_t at = slice_at(m, mine), n = slice_at(m, mine + 1) - at;
     double bits = (double)tw_spec_bound(&w->r->spec, TILE, TW_F32) * 8 / TILE;
@@ -337,7 +272,7 @@ static void measure(work *w, double *gbs, double *of_bound, unsigned *variant) {
     *variant = best_variant(w);
     for (uint64_t i = 0; i < warmup + passes && !w->failed; i++) {
         if (!w->add)
-            fill_gradient(w->m, w->c->seed + i);
+            codec_arrays_fill(w->m, w->c->seed + i, LAYERS);
         unsigned pairs = one_pass(w, *variant, i % 2, speed + used, ratio + used);
         used += i < warmup ? 0 : pairs;
         w->from ^= w->feedback && !w->add;
@@ -361,10 +296,21 @@ static void measure_draw(work *w) {
     w->r->draw_gbs = bc_median(speed, ROUNDS);
 }
 
-static bool run_row(const config *c, row *r, arrays *m) {
+static bool run_whole(const config *c, row *r, codec_arrays *m) {
+    whole_args a = {c->isa, c->iterations, c->warmup, c->seed, m};
+    const char *why;
+    if (whole_run(&a, &r->spec, &r->whole, &why))
+        return true;
+    fprintf(stderr, "thinwire-bench codec: %s: %s\n", r->text, why);
+    return false;
+}
+
+static bool run_row(const config *c, row *r, codec_arrays *m) {
     work w = {.c = c, .r = r, .m = m, .feedback = r->spec.feedback == TW_FEEDBACK_EF};
+    if (whole_is(&r->spec))
+        return run_whole(c, r, m);
     r->bits = (double)tw_spec_bound(&r->spec, m->n, TW_F32) * 8 / (double)m->n;
-    fill_gradient(m, c->seed);
+    codec_arrays_fill(m, c->seed, LAYERS);
     if (!check_plain(c, r, m) || !check_reference(c, r, m) || (w.feedback && !check_feedback(c, r, m)))
         return false;
     measure(&w, &r->encode_gbs, &r->encode_of_bound, &r->encode_bound);
@@ -378,7 +324,7 @@ static bool run_row(const config *c, row *r, arrays *m) {
 }
 
 /* ---- text ---- */
-static void print_head(const config *c, const arrays *m) {
+static void print_head(const config *c, const codec_arrays *m) {
     char size[32], cpu[128];
     bc_format_size(m->n * sizeof(float), size, sizeof size);
     bc_cpu_model(cpu, sizeof cpu);
@@ -389,8 +335,28 @@ static void print_head(const config *c, const arrays *m) {
            "bit/value", "nmse");
 }
 
+static void print_whole(const row *r) {
+    const whole_result *w = &r->whole;
+    char bound[WHOLE_STAGES][96];
+    for (int s = 0; s < WHOLE_STAGES; s++)
+        skeleton_describe(w->bound[s], bound[s], sizeof bound[s]);
+    printf("%-28s %11.1f %9.3f %12.1f %9.3f %9.3f %10.3g\n", r->text, w->gbs[WHOLE_ENCODE], w->of_bound[WHOLE_ENCODE],
+           w->gbs[WHOLE_DECODE], w->of_bound[WHOLE_DECODE], w->bits, w->nmse);
+    printf("#   %s; decode writes, adds to nothing", r->spec.feedback == TW_FEEDBACK_EF ? "a layer" : "an array");
+    if (r->spec.columns)
+        printf("; rows of %u", r->spec.columns);
+    if (w->gbs[WHOLE_OWNER] > 0)
+        printf("; owner (sum, select, answer) %.1f GB/s, %.3f of bound", w->gbs[WHOLE_OWNER], w->of_bound[WHOLE_OWNER]);
+    printf("\n#   bounds: encode %s; decode %s\n", bound[WHOLE_ENCODE], bound[WHOLE_DECODE]);
+    fflush(stdout);
+}
+
 static void print_row(const row *r) {
     char encode[96], add[96];
+    if (whole_is(&r->spec)) {
+        print_whole(r);
+        return;
+    }
     skeleton_describe(r->encode_bound, encode, sizeof encode);
     skeleton_describe(r->add_bound, add, sizeof add);
     printf("%-28s %11.1f %9.3f %12.1f %9.3f %9.3f %10.3g\n", r->text, r->encode_gbs, r->encode_of_bound, r->add_gbs,
@@ -402,25 +368,43 @@ static void print_row(const row *r) {
     fflush(stdout);
 }
 
-static void write_json(const config *c, const row *r, const arrays *m, FILE *to) {
+static void json_whole(bc_json *j, const row *r) {
+    static const char *const gbs[] = {"encode_gbs", "owner_gbs", "decode_gbs"};
+    static const char *const of_bound[] = {"encode_of_bound", "owner_of_bound", "decode_of_bound"};
+    for (int s = 0; s < WHOLE_STAGES; s++)
+        if (r->whole.gbs[s] > 0) {
+            bc_json_number(j, gbs[s], r->whole.gbs[s]);
+            bc_json_number(j, of_bound[s], r->whole.of_bound[s]);
+        }
+    if (r->spec.columns)
+        bc_json_integer(j, "columns", r->spec.columns);
+}
+
+static void json_tiled(bc_json *j, const row *r) {
+    bc_json_number(j, "encode_gbs", r->encode_gbs);
+    bc_json_number(j, "decode_add_gbs", r->add_gbs);
+    bc_json_number(j, "encode_of_bound", r->encode_of_bound);
+    bc_json_number(j, "decode_add_of_bound", r->add_of_bound);
+    if (r->draw_gbs > 0)
+        bc_json_number(j, "philox_gbs", r->draw_gbs);
+}
+
+static void write_json(const config *c, const row *r, const codec_arrays *m, FILE *to) {
+    bool whole = whole_is(&r->spec);
     bc_json j;
     bc_json_begin(&j, to);
     bc_json_string(&j, "codec", r->text);
+    bc_json_string(&j, "of", !whole ? "tiles" : r->spec.feedback == TW_FEEDBACK_EF ? "layer" : "array");
     bc_json_integer(&j, "bytes", m->n * sizeof(float));
-    bc_json_number(&j, "encode_gbs", r->encode_gbs);
-    bc_json_number(&j, "decode_add_gbs", r->add_gbs);
-    bc_json_number(&j, "encode_of_bound", r->encode_of_bound);
-    bc_json_number(&j, "decode_add_of_bound", r->add_of_bound);
-    if (r->draw_gbs > 0)
-        bc_json_number(&j, "philox_gbs", r->draw_gbs);
-    bc_json_number(&j, "bits_per_value", r->bits);
-    bc_json_number(&j, "nmse", r->nmse);
+    (whole ? json_whole : json_tiled)(&j, r);
+    bc_json_number(&j, "bits_per_value", whole ? r->whole.bits : r->bits);
+    bc_json_number(&j, "nmse", whole ? r->whole.nmse : r->nmse);
     bc_json_string(&j, "isa", isa_name(c));
     bc_json_end(&j);
 }
 
 /* ---- options ---- */
-enum { O_BYTES = 1, O_ITERATIONS, O_WARMUP, O_CODEC, O_ISA, O_SEED, O_JSON, O_HELP };
+enum { O_BYTES = 1, O_ITERATIONS, O_WARMUP, O_CODEC, O_COLUMNS, O_ISA, O_SEED, O_JSON, O_HELP };
 
 static const bc_opt options[] = {
     {O_BYTES, 'b', "bytes", "SIZE", "fp32 input, 16K to 4G (default 64M: out of cache; K, M, G are powers of 1024)"},
@@ -428,6 +412,8 @@ static const bc_opt options[] = {
     {O_WARMUP, 'w', "warmup_iters", "N", "pairs before them (default 3)"},
     {O_CODEC, 0, "codec", "SPEC",
      "may be given several times\n(default: onebit+ef, onebit, cast:type=bf16, cast:type=fp16, none)"},
+    {O_COLUMNS, 0, "columns", "N",
+     "values of a row for powersgd without columns= (default: as nearly square as it can be)"},
     {O_ISA, 0, "isa", "ISA", "ref, avx2, avx512 or neon (default: the best here, or THINWIRE_ISA)"},
     {O_SEED, 0, "seed", "N", "of the data (default 1)"},
     {O_JSON, 0, "json", "FILE", "also write one JSON object a row to FILE (- : standard output instead of the table)"},
@@ -441,7 +427,12 @@ static void help(void) {
          "same reads and writes and next to no arithmetic reaches (the best of several, alternated in the same "
          "process).\n"
          "Where values are rounded at random, the rate of the random numbers alone is a second bound.\n"
-         "Inputs are normal numbers of 64 layers with scales 1e-4 to 1e-2, new for every encode.\n");
+         "Inputs are normal numbers of 64 layers with scales 1e-4 to 1e-2, new for every encode.\n\n"
+         "topk, sparse ternary and powersgd look at a whole layer: at normal numbers of one scale, timed in this "
+         "thread's\n"
+         "CPU time. Without feedback they encode an array; with +ef the stages of a collective run one after another: "
+         "of a\n"
+         "sparse layer also its owner's (sum, select, answer), of a matrix both passes. decode writes there.\n");
     bc_print_options(stdout, options);
     puts("\nExit status: 0 all good; 1 a decoded value, residual or payload was wrong, or output could not be "
          "written;\n2 the command line was wrong.");
@@ -466,6 +457,9 @@ static int take_option(config *c, const bc_args *a, int id, const char *value) {
         if (c->nspecs == MAX_SPECS)
             return bc_usage_error(a, "more than %d codecs", MAX_SPECS);
         c->specs[c->nspecs++] = value;
+        break;
+    case O_COLUMNS:
+        ok = bc_parse_u64(value, &c->columns) && c->columns > 0 && c->columns <= UINT32_MAX;
         break;
     case O_ISA:
         c->isa = value;
@@ -508,13 +502,26 @@ static bool environment_is_good(void) {
     return false;
 }
 
-static bool parse_specs(const config *c, row *rows) {
+/* A codec of whole layers gets its shape, others are tried on one value. */
+static tw_status try_spec(const config *c, tw_spec *s) {
     float one = 1.0f;
     uint32_t room[1024];
+    if (!whole_is(s))
+        return tw_tile_encode(c->isa, s, &one, NULL, 1.0f, 1, room, NULL, NULL);
+    if (!s->columns && tw_codec_is_lowrank(s))
+        s->columns = (uint32_t)c->columns;
+    if (!whole_shape(s, c->bytes / sizeof(float)))
+        return tw_fail(
+            TW_ERR_ARG,
+            "no factors are made of %llu values in rows of %u at rank %u: --bytes, --columns or rank= must change",
+            (unsigned long long)(c->bytes / sizeof(float)), s->columns, s->rank);
+    return c->isa && !tw_kernels_named(c->isa) ? TW_ERR_ARG : TW_OK;
+}
+
+static bool parse_specs(const config *c, row *rows) {
     for (unsigned i = 0; i < c->nspecs; i++) {
         rows[i].text = c->specs[i];
-        if (tw_spec_parse(c->specs[i], &rows[i].spec) != TW_OK ||
-            tw_tile_encode(c->isa, &rows[i].spec, &one, NULL, 1.0f, 1, room, NULL, NULL) != TW_OK) {
+        if (tw_spec_parse(c->specs[i], &rows[i].spec) != TW_OK || try_spec(c, &rows[i].spec) != TW_OK) {
             fprintf(stderr, "thinwire-bench codec: %s\n", tw_last_error());
             return false;
         }
@@ -522,7 +529,7 @@ static bool parse_specs(const config *c, row *rows) {
     return true;
 }
 
-static int run_all(const config *c, row *rows, arrays *m, FILE *json) {
+static int run_all(const config *c, row *rows, codec_arrays *m, FILE *json) {
     int status = BC_EXIT_OK;
     bool table = json != stdout;
     if (table)
@@ -549,7 +556,7 @@ static FILE *open_json(const char *path) {
 }
 
 int tw_bench_codec_main(int argc, char **argv) {
-    static arrays m;
+    static codec_arrays m;
     config c = {.bytes = UINT64_C(64) << 20, .iterations = 20, .warmup = 3, .seed = 1};
     row rows[MAX_SPECS] = {0};
     FILE *json = NULL;
@@ -560,14 +567,14 @@ int tw_bench_codec_main(int argc, char **argv) {
         return BC_EXIT_USAGE;
     if (c.json && !(json = open_json(c.json)))
         return BC_EXIT_USAGE;
-    if (make_arrays(&m, &c)) {
+    if (codec_arrays_make(&m, c.bytes, c.seed)) {
         status = run_all(&c, rows, &m, json);
     } else {
         fprintf(stderr, "thinwire-bench codec: not enough memory for %llu bytes five times\n",
                 (unsigned long long)c.bytes);
         status = BC_EXIT_FAILED;
     }
-    free_arrays(&m);
+    codec_arrays_free(&m);
     if (!bc_close_json(json, "codec"))
         status = BC_EXIT_FAILED;
     return status;

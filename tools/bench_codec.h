@@ -10,17 +10,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum skeleton_kind { SKELETON_ENCODE, SKELETON_ADD, SKELETON_WRITE } skeleton_kind;
+/* READ: of what an encoder reads, for passes that write next to nothing. */
+typedef enum skeleton_kind { SKELETON_ENCODE, SKELETON_ADD, SKELETON_WRITE, SKELETON_READ } skeleton_kind;
 
 typedef struct skeleton {
     skeleton_kind kind;
-    unsigned payload_bits; /* of a value: 1, 2, 4, 8, 16 or 32 */
-    bool feedback;         /* encode: also reads e and writes out */
+    unsigned payload_bits; /* of a value: 1, 2, 4, 8, 16 or 32; with feedback 0: none */
+    bool feedback;         /* encode: also reads e and writes out; read: reads e */
     size_t n;              /* values; a last part of a row of 32 is left out */
-    const float *g, *e;    /* encode */
+    const float *g, *e;    /* encode, read */
     float *out;            /* encode; 64-byte aligned, like payload */
     float *y;              /* add; write: 64-byte aligned */
-    uint8_t *payload;
+    uint8_t *payload;      /* at least 128 bytes */
 } skeleton;
 
 /* Variants differ in ISA (up to the one named) and in how far ahead they prefetch. Residuals are stored past the caches; a

@@ -72,9 +72,27 @@ INLINE void NAME(write)(const skeleton *s, unsigned bits) {
     }
 }
 
+/* Added up, so that no compiler leaves the reads out. */
+INLINE void NAME(read)(const skeleton *s, size_t ahead) {
+    V sum[ROW / W];
+    EACH(v) sum[v] = NAME(load)(s->g + v * W);
+    for (size_t i = ROW; i + ROW <= s->n; i += ROW) {
+        NAME(ask)(s->g + i, ahead);
+        if (s->feedback)
+            NAME(ask)(s->e + i, ahead);
+        EACH(v) {
+            V x = NAME(load)(s->g + i + v * W);
+            sum[v] = NAME(add)(sum[v], s->feedback ? NAME(add)(x, NAME(load)(s->e + i + v * W)) : x);
+        }
+    }
+    EACH(v) NAME(store)((float *)(void *)s->payload + v * W, sum[v]);
+}
+
 INLINE void NAME(run_bits)(const skeleton *s, size_t ahead, unsigned bits) {
     if (s->kind == SKELETON_WRITE)
         NAME(write)(s, bits);
+    else if (s->kind == SKELETON_READ)
+        ahead ? NAME(read)(s, ahead) : NAME(read)(s, 0);
     else if (s->kind == SKELETON_ADD)
         ahead ? NAME(decode)(s, ahead, bits) : NAME(decode)(s, 0, bits);
     else if (s->feedback)
@@ -84,7 +102,9 @@ INLINE void NAME(run_bits)(const skeleton *s, size_t ahead, unsigned bits) {
 }
 
 TARGET static void NAME(run)(const skeleton *s, size_t ahead) {
-    if (s->payload_bits == 1)
+    if (s->payload_bits == 0)
+        NAME(run_bits)(s, ahead, 0);
+    else if (s->payload_bits == 1)
         NAME(run_bits)(s, ahead, 1);
     else if (s->payload_bits == 2)
         NAME(run_bits)(s, ahead, 2);

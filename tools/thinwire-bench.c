@@ -17,7 +17,7 @@ static void help(FILE *to) {
           "allreduce, ...   time, bytes and error of that collective, compressed, beside plain MPI in the same run\n"
           "codec            speed of one core beside a loop with the same reads and writes\n\n"
           "  -h, --help       this text; `thinwire-bench MODE --help` lists the options of a mode\n"
-          "      --version    version of the library that is loaded\n\n"
+          "      --version    version of the library that it is made of\n\n"
           "Exit status: 0 all good; 1 a check failed or output could not be written; 2 the command line was wrong.\n",
           to);
 }

@@ -72,6 +72,22 @@ fi
 gives 0 . "$bench" allreduce --ranks 2 -b 4K -e 4K -n 1 -w 0 --algo native
 gives 2 '^thinwire-bench codec: --bytes: "1" is no valid value' "$bench" codec -b 1
 gives 2 '^thinwire-bench codec: --seed: "x" is no valid value' "$bench" codec --seed x
+whole="$bench codec -b 64K -n 1 -w 0"
+# shellcheck disable=SC2086 # words
+{
+    gives 0 '^#   an array; decode writes' $whole --codec topk
+    gives 0 'owner (sum, select, answer)' $whole --codec topk+ef
+    gives 0 'owner (sum, select, answer)' $whole --codec ternary:density=0.05,select=group+ef
+    gives 0 '"of": "layer".*"owner_of_bound"' $whole --codec topk:select=threshold+ef --json -
+    gives 0 '"of": "array".*"decode_of_bound".*"columns": 128' $whole --codec powersgd --json -
+    gives 0 '; rows of 64' $whole --codec powersgd:iterations=2+ef --columns 64
+    gives 0 '; rows of 32' $whole --codec powersgd:columns=32+ef --columns 64
+    gives 2 'no factors are made of 16384 values in rows of 128 at rank 128' $whole --codec powersgd:rank=128+ef
+    gives 2 'no factors are made of 16384 values in rows of 100 at' $whole --codec powersgd --columns 100
+    gives 2 '^thinwire-bench codec: --columns: "0" is no valid value' $whole --columns 0
+    gives 2 'ISA "nosuch"' $whole --codec topk --isa nosuch
+    gives 0 . env THINWIRE_ISA=ref $whole --codec topk+ef --codec powersgd+ef
+}
 for size in OMPI_COMM_WORLD_SIZE PMI_SIZE; do
     for transport in local sim; do
         # shellcheck disable=SC2086
