@@ -69,8 +69,9 @@ AC_DEFUN([TW_SANITIZERS], [
         [no], [],
         [yes], [TW_SANITIZE="address,undefined"],
         [TW_SANITIZE=$enable_sanitizers])
+    # lines are enough for a report or a backtrace; tracking variables takes half of the compiler's time
+    AS_IF([test "$TW_USER_CFLAGS" = unset], [CFLAGS="-O2 -g1"])
     AS_IF([test -n "$TW_SANITIZE"], [
-        # lines are enough for a report; tracking variables takes half of the compiler's time
         AS_IF([test "$TW_USER_CFLAGS" = unset], [CFLAGS="-O1 -g1"])
         TW_SAN_FLAGS="-fsanitize=$TW_SANITIZE -fno-sanitize-recover=all -fno-omit-frame-pointer"
         CFLAGS="$CFLAGS $TW_SAN_FLAGS"
