@@ -14,7 +14,7 @@ import sys
 
 sys.dont_write_bytecode = True  # the source folder may be read-only
 import wire_format
-from xxh import xxh3
+from xxh import xxh3, xxh64
 
 MAGIC = bytes.fromhex("895457460d0a1a0a")
 DTYPES = {1: ("fp32", 4), 2: ("fp16", 2), 3: ("bf16", 2), 4: ("fp64", 8), 5: ("bool", 1), 6: ("i8", 1), 7: ("u8", 1),
@@ -96,7 +96,7 @@ class Tensor:
         out, b = b"", Bytes(payload)
         for first in range(0, n, TILE):
             m = min(TILE, n - first)
-            draw = (self.name.encode(), self.step, 0, 0, (at + first) // TILE)
+            draw = (xxh64(self.name.encode()), self.step, 0, 0, (at + first) // TILE, False)
             values = self.spec.decode(b.take(self.bound(m)), m, self.dtype, draw)
             out += wire_format.pack(values, self.dtype)
         b.end()

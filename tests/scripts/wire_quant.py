@@ -40,9 +40,9 @@ def philox(rounds, counter, key):
 
 
 def dithers(seed, n, draw):
-    """draw: name, step, rank, hop, tile."""
-    name, step, rank, hop, tile = draw
-    key = xxh64(struct.pack("<4I", seed, step, rank, hop), xxh64(name))
+    """draw: hash of the name, step, rank, hop, tile."""
+    name, step, rank, hop, tile = draw[:5]
+    key = xxh64(struct.pack("<4I", seed, step, rank, hop), name)
     words = [philox(7, (c, tile & 0xFFFFFFFF, tile >> 32, 0), (key & 0xFFFFFFFF, key >> 32)) for c in range(-(-n // 512) * 32)]
     out = []
     for i in range(n):

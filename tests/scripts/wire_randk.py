@@ -19,9 +19,9 @@ class Randk:
         return 4 * self.kept(n)
 
     def positions(self, n, draw):
-        """draw: name, step, rank, hop, tile; the third and the fourth do not matter."""
-        name, step, _, _, tile = draw
-        key = xxh64(struct.pack("<4I", self.seed, step, 0xFFFFFFFF, 0), xxh64(name))
+        """draw: hash of the name, step, rank, hop, tile, and whether a sum is still to come; the third and the fourth do not matter."""
+        name, step, _, _, tile = draw[:5]
+        key = xxh64(struct.pack("<4I", self.seed, step, 0xFFFFFFFF, 0), name)
         key = key & 0xFFFFFFFF, key >> 32
         low, high, m = tile & 0xFFFFFFFF, tile >> 32, self.kept(n)
         turn = philox(7, (0, low, high, 1), key)[0] * n >> 32
@@ -33,7 +33,7 @@ class Randk:
         return out
 
     def encode(self, x, draw):
-        gain = f32(len(x) / self.kept(len(x))) if self.unbiased and draw[3] != 1 else 1.0
+        gain = f32(len(x) / self.kept(len(x))) if self.unbiased and not draw[5] else 1.0
         values = [f32(x[p] * gain) for p in self.positions(len(x), draw)]
         if not all(map(math.isfinite, x + values)):
             return struct.pack("<I", 0x7FC00000) * len(values)
