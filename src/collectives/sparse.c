@@ -10,7 +10,7 @@
  * is full, what is not among the k largest goes; so that this is seldom, there is room for half as many more. */
 static uint64_t aside_room(const tw_spec *s, uint64_t n, uint32_t tile) {
     bool exact = s->select == TW_SELECT_EXACT;
-    uint64_t k = tw_sparse_wanted(s, n), sample = exact ? 1u << 16 : 1u << 18;
+    uint64_t k = tw_sparse_wanted(s, n), sample = exact ? 3u << 16 : 1u << 18;
     uint64_t room = (n < sample ? n : sample) + TW_LOOK_SLACK, more = k + k / 2 + 4 * (uint64_t)tile;
     more = (n < more ? n : more) + tile + TW_LOOK_SLACK;
     return exact && more > room ? more : room;
@@ -35,7 +35,7 @@ static void make_lists(tw_plan *p, const tw_plan_in *in, tw_plan_part *part, con
         uint64_t room = aside_room(&l->spec, from[hop], p->tile);
         part->keeps[hop] = l->spec.select == TW_SELECT_EXACT ? tw_sparse_wanted(&l->spec, from[hop]) : 0;
         part->kept_at[hop] = p->kept_room;
-        p->kept_room += part->keeps[hop];
+        p->kept_room += part->keeps[hop] + 1; /* what is not kept is written behind it, too */
         p->aside_room = room > p->aside_room ? room : p->aside_room;
     }
     part->sums_at = p->sums_room;

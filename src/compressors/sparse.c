@@ -67,22 +67,79 @@ static uint64_t count_all(tw_count_fn count, const float *x, uint64_t n, uint32_
     return found;
 }
 
-tw_cut tw_cut_of(tw_count_fn count, const float *x, uint64_t n, uint64_t k) {
-    uint32_t low = 0, high = 0x7fffffffu; /* k are above the first, fewer above the second */
-    uint64_t above = 0;
-    if (count_all(count, x, n, 0) < k)
-        return (tw_cut){0, 0};
-    while (high - low > 1) {
-        uint32_t half = low + (high - low) / 2;
-        uint64_t found = count_all(count, x, n, half);
-        if (found >= k) {
-            low = half;
-        } else {
-            high = half;
-            above = found;
-        }
+/* Where the cut can be, by magnitude bits. */
+typedef struct halving {
+    tw_count_fn count;
+    const float *x;
+    uint64_t n, k;
+    uint32_t low, high;    /* k are above the first, fewer above the second */
+    uint64_t found, above; /* so many */
+} halving;
+
+static void try_at(halving *h, uint32_t bits) {
+    uint64_t found = count_all(h->count, h->x, h->n, bits);
+    if (found >= h->k) {
+        h->low = bits;
+        h->found = found;
+    } else {
+        h->high = bits;
+        h->above = found;
     }
-    return (tw_cut){high, k - above};
+}
+
+/* Until the cut is known or at most `few` values lie where it can be. */
+static void halve(halving *h, uint64_t few) {
+    while (h->high - h->low > 1 && h->found - h->above > few)
+        try_at(h, h->low + (h->high - h->low) / 2);
+}
+
+/* What one value in many says about the cut, to both sides of it. */
+static void begin_near(halving *h) {
+    enum { PART = 2048 };
+    float part[PART];
+    uint64_t step = h->n / PART, share = tw_ceil_div(h->k * PART, h->n),
+             rarer = share < PART - share ? share : PART - share;
+    uint64_t off = 4;
+    while ((off - 4) * (off - 4) < 9 * rarer)
+        off++;
+    for (uint32_t i = 0; i < PART; i++)
+        part[i] = h->x[i * step];
+    uint32_t high = share > off ? tw_cut_of(h->count, part, PART, share - off).bits : 0;
+    uint32_t low = share + off <= PART ? tw_cut_of(h->count, part, PART, share + off).bits : 0;
+    if (high > h->low)
+        try_at(h, high);
+    if (low > h->low + 1 && low <= h->high)
+        try_at(h, low - 1);
+}
+
+enum { FEW = TW_SPAN_KEPT }; /* values that fit into L1 */
+
+/* The last steps, with a copy of those values that they are about. */
+static void finish(halving *h) {
+    float list[FEW + 1];
+    uint32_t n = 0;
+    for (uint64_t i = 0; i < h->n; i++) {
+        uint32_t u;
+        memcpy(&u, &h->x[i], sizeof u);
+        list[n] = h->x[i];
+        n += (u & 0x7fffffffu) - h->low - 1 < h->high - h->low; /* no branch: few of many go in */
+    }
+    halving rest = {h->count, list, n, h->k - h->above, h->low, h->high, n, 0};
+    halve(&rest, 0);
+    h->high = rest.high;
+    h->above += rest.above;
+}
+
+tw_cut tw_cut_of(tw_count_fn count, const float *x, uint64_t n, uint64_t k) {
+    halving h = {count, x, n, k, 0, 0x7fffffffu, count_all(count, x, n, 0), 0};
+    if (h.found < k)
+        return (tw_cut){0, 0};
+    if (n > 4 * FEW)
+        begin_near(&h);
+    halve(&h, n > FEW ? FEW : 0);
+    if (h.high - h.low > 1)
+        finish(&h);
+    return (tw_cut){h.high, k - h.above};
 }
 
 /* ---- radix selection over 31 bits of magnitude: digits of 10, 11 and 10 bits, from the top ---- */

@@ -70,10 +70,10 @@ void tw_fill_nan(float *v, uint32_t n) {
 }
 
 bool tw_any_nonfinite(const float *y, uint64_t n) {
-    for (uint64_t i = 0; i < n; i++)
-        if (!isfinite(y[i]))
-            return true;
-    return false;
+    bool any = false;
+    for (uint64_t i = 0; i < n; i++) /* no way out: there seldom is any */
+        any |= !isfinite(y[i]);
+    return any;
 }
 
 /* A tile that came back as NaN: what this rank encoded for it did not arrive, so its residual is as before the step. */

@@ -71,14 +71,15 @@ const float *tw_residual_of(tw_exec *x, uint32_t layer, uint64_t tile) {
     return folded;
 }
 
-/* ---- the sample: every stride-th value of the layer, by position ---- */
+/* ---- the sample: one line in `stride`, by its place in the layer ---- */
 
-/* Where it decides, 2^17 values; for a bound fewer are enough. The step is odd, so that it goes round in rows of any even
- * length. */
+/* Of so many values; a line is what memory gives for one of them. The step is odd, so that it goes round in rows of any even
+ * number of lines. */
+enum { LINE = 16, ROW = 2 * LINE };
 static uint32_t stride_of(const search *s) {
-    if (s->x->layer[s->layer].spec.select == TW_SELECT_THRESHOLD)
-        return (uint32_t)(s->values >> 17) | 1;
-    return (uint32_t)(s->values < 1u << 19 ? 16 : s->values >> 15) | 1;
+    if (s->x->layer[s->layer].spec.select != TW_SELECT_THRESHOLD && s->values < 1u << 21)
+        return 17;
+    return (uint32_t)(s->values >> 17) | 1;
 }
 
 /* x = v * scale + e * factor. Of sums that are yet to be made it is what this rank adds to them. */
@@ -87,51 +88,77 @@ typedef struct terms {
     float scale, factor;
 } terms;
 
-static terms terms_of(const search *s, uint64_t tile, uint32_t n) {
+/* Of n values from `at` of a tile on; wide: where they may be put together. */
+static terms terms_of(const search *s, uint64_t tile, uint32_t at, uint32_t n, float *wide) {
     tw_exec *x = s->x;
     const tw_exec_layer *l = &x->layer[s->layer];
-    const float *e = l->e ? l->e + tile * x->plan->tile : NULL;
+    uint64_t from = tile * x->plan->tile + at;
+    const float *e = l->e ? l->e + from : NULL;
     if (s->hop == 2 && !s->summing)
-        return (terms){tw_waiting(x, s->layer, tile, 2), NULL, 1.0f, 0.0f};
+        return (terms){tw_waiting(x, s->layer, tile, 2) + at, NULL, 1.0f, 0.0f};
     if (s->hop == 2 && l->absent)
         return (terms){e, NULL, 1.0f, 0.0f};
-    const float *v = tw_tile_load(x, s->layer, tile, n, x->tile + 2 * TW_MAX_TILE); /* a sum is in x->tile */
+    const float *v = l->dtype == TW_F32 ? tw_values_at(x, s->layer, from, n) : NULL;
+    if (!v)
+        tw_values_load(x, s->layer, from, n, wide);
+    v = v ? v : wide;
     if (s->hop == 2)
         return (terms){v, e, x->input_scale * tw_weight(x), 1.0f};
     return (terms){v, e, x->input_scale, tw_fold_factor(x, s->layer, tile)};
 }
 
-static void sample_tile(search *s, uint64_t tile, uint32_t stride) {
-    tw_exec *x = s->x;
-    uint64_t at = tile * x->plan->tile;
-    uint32_t n = tw_len_of(x, s->layer, tile), first = (uint32_t)((stride - at % stride) % stride);
-    if (first >= n)
+/* So far ahead is a line to come: the hardware does not see where, and they would be waited for one by one. */
+static void sample_line(search *s, uint64_t tile, uint32_t at, uint32_t n, size_t ahead) {
+    float wide[LINE], *to = s->x->aside + s->n;
+    terms t = terms_of(s, tile, at, n, wide);
+    if (!t.v)
         return;
-    terms t = terms_of(s, tile, n);
-    for (uint32_t i = first; i < n && t.v; i += stride) {
+    __builtin_prefetch(t.v + ahead);
+    if (t.e)
+        __builtin_prefetch(t.e + ahead);
+    for (uint32_t i = 0; i < n; i++) {
         float y = t.v[i] * t.scale;
         y = t.e ? y + t.e[i] * t.factor : y;
-        x->aside[s->n++] = y - y == 0 ? y : 0.0f; /* NaN and Inf */
+        to[i] = y - y == 0 ? y : 0.0f; /* NaN and Inf */
     }
+    s->n += n;
 }
 
 static void sample(search *s) {
-    for (walk w = {0}; walk_ok(s, &w); w.at++)
-        sample_tile(s, walk_tile(s, &w), stride_of(s));
+    uint32_t stride = stride_of(s), lines = s->x->plan->tile / LINE;
+    s->n = 0;
+    for (walk w = {0}; walk_ok(s, &w); w.at++) {
+        uint64_t tile = walk_tile(s, &w);
+        uint32_t n = tw_len_of(s->x, s->layer, tile), at = (uint32_t)((stride - tile * lines % stride) % stride) * LINE;
+        for (; at < n; at += stride * LINE)
+            sample_line(s, tile, at, n - at < LINE ? n - at : LINE, (size_t)8 * stride * LINE);
+    }
 }
 
 /* ---- exact ---- */
 
-/* The sample's share and three times what it is likely to be off by. */
+static uint64_t root_up(uint64_t x) {
+    uint64_t r = 0;
+    while (r * r < x)
+        r++;
+    return r;
+}
+
+/* The sample's share and three times what it is likely to be off by: the root of how many they are, and of more where large
+ * values stand together: rows are two lines. */
 static uint32_t floor_of(search *s) {
+    tw_count_fn count = s->x->k->count;
     if (s->values < 1024)
         return 0;
-    s->n = 0;
     sample(s);
-    uint64_t share = tw_ceil_div(s->want * s->n, s->values), off = 1;
-    while (off * off < share)
-        off++;
-    tw_cut cut = tw_cut_of(s->x->k->count, s->x->aside, s->n, share + 3 * off + 4);
+    uint64_t share = tw_ceil_div(s->want * s->n, s->values), likely = share + 3 * root_up(share) + 4, square = 0;
+    tw_cut cut = tw_cut_of(count, s->x->aside, s->n, likely);
+    for (uint64_t at = 0; at + ROW <= s->n; at += ROW) {
+        uint32_t found = count(s->x->aside + at, ROW, cut.bits);
+        square += found * found;
+    }
+    if (square > 2 * likely)
+        cut = tw_cut_of(count, s->x->aside, s->n, share + 3 * root_up(square) + 4);
     return cut.bits ? cut.bits - 1 : 0;
 }
 
@@ -145,52 +172,89 @@ static float *left_of(const search *s, uint64_t tile) {
     return s->zeroed ? tw_waiting(s->x, s->layer, tile, s->hop) : NULL;
 }
 
-/* Of a tile's values aside those that the cut keeps move to entry `to`. */
-static void narrow_tile(search *s, uint64_t tile, uint64_t to, tw_cut *cut) {
+/* Where what is kept of a tile goes; all of them are in front of what is aside or elsewhere. */
+typedef struct list {
+    float *value;
+    uint16_t *place;
+    uint64_t n;
+} list;
+
+/* Stores to lines that are far away: each is asked for some stores before, or they would be waited for one by one. */
+enum { LATE = 32 };
+typedef struct late {
+    float *to[LATE], value[LATE];
+    uint64_t n;
+} late;
+
+static void store_late(late *l, float *to, float value) {
+    uint32_t i = l->n % LATE;
+    if (l->n >= LATE)
+        *l->to[i] = l->value[i];
+    __builtin_prefetch(to, 1);
+    l->to[i] = to;
+    l->value[i] = value;
+    l->n++;
+}
+
+static void store_rest(late *l) {
+    for (uint32_t i = 0; i < LATE && i < l->n; i++)
+        *l->to[i] = l->value[i];
+}
+
+/* Of a tile's values aside those that the cut keeps move to the list; the others go back. */
+static void narrow_tile(search *s, uint64_t tile, list *to, tw_cut *cut, late *stores) {
+    float back[TW_MAX_TILE + 1];
+    uint16_t back_place[TW_MAX_TILE + 1];
     tw_kept_of *t = of_tile(s, tile);
     const float *value = s->aside + t->first;
     const uint16_t *place = s->place + t->first;
-    float *left = left_of(s, tile);
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < t->count; i++) {
+    float *left = left_of(s, tile), *kept = to->value + to->n;
+    uint16_t *kept_place = to->place + to->n;
+    uint32_t n = 0, others = 0;
+    for (uint32_t i = 0; i < t->count; i++) { /* no branch: it would be guessed wrong at most of the others */
         uint32_t u;
         memcpy(&u, &value[i], sizeof u);
         u &= 0x7fffffffu;
-        bool tie = u == cut->bits && cut->ties > 0;
-        if (u > cut->bits || tie) {
-            cut->ties -= tie;
-            s->place[to + n] = place[i];
-            s->aside[to + n++] = value[i];
-        } else {
-            t->rest += (double)value[i] * (double)value[i];
-            if (left)
-                left[place[i]] = value[i];
-        }
+        bool tie = u == cut->bits && cut->ties > 0, keep = u > cut->bits || tie;
+        cut->ties -= tie;
+        back[others] = value[i];
+        back_place[others] = place[i];
+        kept[n] = value[i];
+        kept_place[n] = place[i];
+        n += keep;
+        others += !keep;
     }
-    t->first = to;
+    for (uint32_t i = 0; i < others; i++) {
+        t->rest += (double)back[i] * (double)back[i];
+        if (left)
+            store_late(stores, &left[back_place[i]], back[i]);
+    }
+    t->first = to->n;
     t->count = n;
+    to->n += n;
 }
 
-/* Leaves aside the k largest of those that are. Later ones are among the k largest only where they are larger than the
- * least of these, ties go by position. */
-static void narrow(search *s) {
-    uint64_t to = 0, tiles = 0;
-    if (s->n <= s->want)
-        return;
-    tw_cut cut = tw_cut_of(s->x->k->count, s->aside, s->n, s->want);
+/* Leaves in the list the k largest of those that are aside. Later ones are among the k largest only where they are larger
+ * than the least of these, ties go by position. */
+static void narrow(search *s, list *to) {
+    uint64_t tiles = 0;
+    tw_cut cut = {0, 0};
+    late stores;
+    stores.n = 0;
+    if (s->n > s->want)
+        cut = tw_cut_of(s->x->k->count, s->aside, s->n, s->want);
     s->floor = cut.bits > s->floor ? cut.bits : s->floor;
-    for (walk w = {0}; tiles < s->seen && walk_ok(s, &w); w.at++, tiles++) {
-        narrow_tile(s, walk_tile(s, &w), to, &cut);
-        to += of_tile(s, walk_tile(s, &w))->count;
-    }
-    s->n = to;
+    for (walk w = {0}; tiles < s->seen && walk_ok(s, &w); w.at++, tiles++)
+        narrow_tile(s, walk_tile(s, &w), to, &cut, &stores);
+    store_rest(&stores);
+    s->n = to->n;
 }
 
 static void set_aside(search *s, uint64_t tile, tw_look *look) {
     tw_exec *x = s->x;
     tw_kept_of *t = of_tile(s, tile);
     if (s->room - s->n < look->n + TW_LOOK_SLACK)
-        narrow(s);
+        narrow(s, &(list){s->aside, s->place, 0});
     look->floor = s->floor;
     *t = (tw_kept_of){.first = s->n};
     t->count = x->k->look(look, s->place + s->n, s->aside + s->n, &t->rest);
@@ -219,20 +283,20 @@ static void look_at_all(search *s, uint32_t floor) {
         look_at(s, walk_tile(s, &w));
 }
 
-/* What is aside: back to where it was (values NULL: nothing is). */
-static void put_back(const search *s, bool values) {
+/* What is in the list: back to where it was, or 0 there. */
+static void put_back(const search *s, const list *from, bool values) {
     for (walk w = {0}; walk_ok(s, &w); w.at++) {
         const tw_kept_of *t = of_tile(s, walk_tile(s, &w));
         float *waiting = tw_waiting(s->x, s->layer, walk_tile(s, &w), s->hop);
         for (uint64_t i = t->first; i < t->first + t->count; i++)
-            waiting[s->place[i]] = values ? s->aside[i] : 0.0f;
+            waiting[from->place[i]] = values ? from->value[i] : 0.0f;
     }
 }
 
 /* Where the sample misled, once more without a bound. */
 static void look_again(search *s) {
     if (s->summing)
-        put_back(s, true);
+        put_back(s, &(list){s->aside, s->place, 0}, true);
     s->summing = false;
     s->zeroed = s->zeroed && s->hop == 1;
     look_at_all(s, 0);
@@ -245,11 +309,10 @@ static void keep_largest(search *s) {
         look_at_all(s, floor_of(s));
     if (s->n < s->want && s->floor > 0)
         look_again(s);
-    narrow(s);
+    list kept = {x->kept + p->kept_at[s->hop - 1], x->kept_place + p->kept_at[s->hop - 1], 0};
+    narrow(s, &kept);
     if (s->hop == 2 && !s->zeroed)
-        put_back(s, false);
-    memcpy(x->kept + p->kept_at[s->hop - 1], s->aside, s->n * sizeof *x->kept);
-    memcpy(x->kept_place + p->kept_at[s->hop - 1], s->place, s->n * sizeof *x->kept_place);
+        put_back(s, &kept, false);
 }
 
 /* ---- sums, as they are made ---- */

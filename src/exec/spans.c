@@ -49,30 +49,53 @@ static bool drop_overflowed(writer *w, const float *decoded) {
     return any;
 }
 
-static void put_span(writer *w, uint64_t stop) {
+/* What is kept arrives as it is: nothing is to be taken back, nothing can overflow. */
+static bool loses_nothing(const writer *w) {
+    return w->values.codec == TW_CODEC_NONE && (w->hop == 1 || layer_of(w)->dtype == TW_F32);
+}
+
+/* Encodes the span, and again where that found values to flag. Returns the bytes. */
+static uint64_t encode_span(writer *w, uint64_t stop) {
     tw_exec *x = w->x;
     const tw_exec_layer *l = layer_of(w);
     tw_picks *p = x->picks;
     uint64_t first = w->from * x->plan->tile, bytes;
     uint32_t covered = (uint32_t)tw_tiles_values(l->count, x->plan->tile, w->from, stop - w->from);
     tw_noise noise = tw_noise_of(&w->values, l->name_hash, x->draw, (uint32_t)x->plan->me, w->hop, first);
-    float *left = tw_waiting(x, w->run->layer, w->from, w->hop);
-    bool zeroed = w->hop == 1 || l->spec.select == TW_SELECT_EXACT; /* 0 is there already, and lines are far away */
+    float *decoded = loses_nothing(w) ? NULL : p->decoded;
     double e_sq;
     do { /* the frame has room for all that can be kept */
-        (void)tw_span_put(x->k, &w->values, noise, p, covered, w->dst, UINT64_MAX, p->decoded, &bytes, &e_sq);
-        if (w->hop == 2)
-            tw_as_stored(x, l->dtype, p->decoded, p->kept.count);
-    } while (drop_overflowed(w, p->decoded));
+        (void)tw_span_put(x->k, &w->values, noise, p, covered, w->dst, UINT64_MAX, decoded, &bytes, &e_sq);
+        if (decoded && w->hop == 2)
+            tw_as_stored(x, l->dtype, decoded, p->kept.count);
+    } while (decoded && drop_overflowed(w, decoded));
+    return bytes;
+}
+
+/* Takes what was sent out of x. What is not kept stays. */
+static void take_sent(writer *w) {
+    tw_picks *p = w->x->picks;
+    float *left = tw_waiting(w->x, w->run->layer, w->from, w->hop);
+    bool zeroed = w->hop == 1 || layer_of(w)->spec.select == TW_SELECT_EXACT; /* and lines are far away */
+    if (loses_nothing(w)) {
+        for (uint32_t i = 0; !zeroed && i < p->kept.count; i++)
+            left[p->kept.pos[i]] = 0.0f;
+        return;
+    }
     for (uint32_t i = 0; i < p->kept.count; i++) {
         p->decoded[i] = p->kept.value[i] - p->decoded[i];
         if (left && (!zeroed || p->decoded[i] != 0.0f))
             left[p->kept.pos[i]] = p->decoded[i];
     }
-    w->s->e_sq += p->kept.count ? x->k->sum_sq(p->decoded, p->kept.count) : 0;
+    w->s->e_sq += p->kept.count ? w->x->k->sum_sq(p->decoded, p->kept.count) : 0;
+}
+
+static void put_span(writer *w, uint64_t stop) {
+    uint64_t bytes = encode_span(w, stop);
+    take_sent(w);
     w->dst += bytes;
     w->from = stop;
-    p->kept.count = 0;
+    w->x->picks->kept.count = 0;
 }
 
 /* ---- a tile ---- */

@@ -34,7 +34,7 @@ class Topk:
         free = [i for t, (a, b) in tiles.items() if t not in flagged for i in range(a, b)]
         if self.select == THRESHOLD:
             stride = len(domain) >> 17 | 1
-            sample = sorted((magnitude(x[i]) if math.isfinite(x[i]) else 0 for i in domain if i % stride == 0), reverse=True)
+            sample = sorted((magnitude(x[i]) if math.isfinite(x[i]) else 0 for i in domain if i // 16 % stride == 0), reverse=True)
             cut = sample[self.wanted(len(sample)) - 1] if sample else 0
             return {i for i in free if magnitude(x[i]) >= max(cut, 1)}
         parts = [(free, self.wanted(len(domain)))]

@@ -70,8 +70,8 @@ static void select_threshold(work *w) {
     for (uint64_t i = 0; i < p->n; i++)
         domain += in_domain(p, i);
     stride = domain / 131072 | 1;
-    for (uint64_t i = 0; i < p->n; i += stride)
-        if (in_domain(p, i))
+    for (uint64_t i = 0; i < p->n; i++)
+        if (in_domain(p, i) && i / 16 % stride == 0)
             w->entry[m++] = (entry){isfinite(p->x[i]) ? magnitude(p->x[i]) : 0, i};
     if (m == 0)
         return;

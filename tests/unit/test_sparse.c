@@ -291,6 +291,31 @@ static void cuts_are_as_sorted(void) {
     }
 }
 
+/* ... and of many values, where a part of them says first about where it is, which may mislead. */
+static void cuts_of_many_are_as_sorted(void) {
+    enum { MOST = 70000 };
+    static float x[MOST];
+    static entry all[MOST];
+    unit_rng r = unit_seeded("cut of many");
+    for (int round = 0; round < 60; round++) {
+        uint32_t n = 4000 + unit_below(&r, MOST - 4000), k = 1 + unit_below(&r, unit_below(&r, 2) ? n : n / 50),
+                 above = 0;
+        uint32_t step = n / 2048;
+        int kind = (int)unit_below(&r, KINDS), misled = (int)unit_below(&r, 3);
+        for (uint32_t i = 0; i < n; i++) {
+            x[i] = one_value(&r, kind, i) * (i % step || misled == 0 ? 1.0f : misled == 1 ? 1e6f : 0.0f);
+            all[i] = (entry){unit_bits(x[i]) & 0x7fffffffu, i};
+        }
+        qsort(all, n, sizeof *all, larger_first);
+        for (uint32_t i = 0; i < n; i++)
+            above += all[i].bits > all[k - 1].bits;
+        for (const char *const *isa = tw_isa_list(); *isa; isa++) {
+            tw_cut cut = tw_cut_of(tw_kernels_named(*isa)->count, x, n, k);
+            CU_ASSERT(cut.bits == all[k - 1].bits && cut.ties == (cut.bits ? k - above : 0));
+        }
+    }
+}
+
 static void halves_and_misaligned(void) {
     static float x[5000];
     static uint16_t h[5000];
@@ -458,6 +483,7 @@ int main(void) {
         UNIT_TEST(a_threshold_is_about_right),
         UNIT_TEST(looks_are_the_same),
         UNIT_TEST(cuts_are_as_sorted),
+        UNIT_TEST(cuts_of_many_are_as_sorted),
         UNIT_TEST(halves_and_misaligned),
         UNIT_TEST(nonfinite),
         UNIT_TEST(tells_bad_tiles),

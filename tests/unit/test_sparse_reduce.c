@@ -26,14 +26,14 @@ static float one_value(unit_rng *r, int shape, uint32_t i) {
         return 0.0f;
     case TOGETHER: /* all in few frames */
         return i < 20000 || i > COUNT - 9000 ? v + 10 : v * 1e-6f;
-    case BOUND_LOW: /* the bound comes from every 17th value, and these are zeros: what is set aside fills its room */
-        return i % 17 == 0 ? 0.0f : v;
+    case BOUND_LOW: /* the bound comes from every 17th line, and these are zeros: what is set aside fills its room */
+        return i / 16 % 17 == 0 ? 0.0f : v;
     case TIES_LOW:
-        return i % 17 == 0 ? 0.0f : (float)(int)(v * 8) * 0.125f;
+        return i / 16 % 17 == 0 ? 0.0f : (float)(int)(v * 8) * 0.125f;
     case BOUND_HIGH: /* fewer than are wanted are above the bound */
-        return i % 17 == 0 ? v + 100 : v;
-    case SAMPLE_HIGH: /* thresholds come from every third value */
-        return i % 3 == 0 ? v + 100 : v;
+        return i / 16 % 17 == 0 ? v + 100 : v;
+    case SAMPLE_HIGH: /* thresholds come from every third line */
+        return i / 16 % 3 == 0 ? v + 100 : v;
     default:
         return v;
     }
@@ -58,7 +58,7 @@ static void choose(uint32_t density, bool threshold, int rank, bool own) {
         n += (owner_of(i) == rank) == own;
     uint32_t stride = n / 131072 | 1;
     for (uint32_t i = 0; i < COUNT; i++)
-        if ((owner_of(i) == rank) == own && (!threshold || i % stride == 0))
+        if ((owner_of(i) == rank) == own && (!threshold || i / 16 % stride == 0))
             entry[m++] = (struct entry){unit_bits(x[i]) & 0x7fffffffu, i};
     k = (uint32_t)(((threshold ? m : n) * (uint64_t)density + 500000000u) / 1000000000u);
     qsort(entry, m, sizeof *entry, larger_first);
