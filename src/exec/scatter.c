@@ -230,21 +230,22 @@ static void poison(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n) {
         tw_keep_slot(x, &x->layer[layer], tile, n);
 }
 
-/* The tile's values of a span, from entry *k on, through L1, so that the output is written once. base: the tile's place in
- * the span. */
+/* The tile's values of a span, from entry *k on, through zeros in L1, so that the output is written once. base: the tile's
+ * place in the span. */
 static void scatter_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, uint32_t base, uint32_t *k) {
     const tw_kept *kept = &x->picks->kept;
     tw_spec plain = TW_SPEC_INIT;
     bool wanted;
     float *target = tw_tile_target(x, layer, tile, n, &wanted), *y = x->tile + TW_MAX_TILE;
-    if (wanted)
-        memset(y, 0, n * sizeof *y);
+    uint32_t first = *k;
     for (; *k < kept->count && kept->pos[*k] - base < n; ++*k)
         y[kept->pos[*k] - base] = kept->value[*k];
     if (target)
         x->k->decode_stream[TW_CODEC_NONE](&plain, TW_F32, y, target, n, NULL);
     else if (wanted)
         tw_tile_store(x, layer, tile, n, y);
+    for (uint32_t i = first; i < *k; i++)
+        y[kept->pos[i] - base] = 0.0f;
 }
 
 static void decode_span(tw_exec *x, const tw_tiles *run, uint64_t tile, const tw_span *span, const uint8_t *bits) {
@@ -263,6 +264,7 @@ static void decode_span(tw_exec *x, const tw_tiles *run, uint64_t tile, const tw
 void tw_spans_decode(tw_exec *x, const tw_tiles *run, bool flags, const uint8_t **src, const uint8_t *end_of_frame) {
     const uint8_t *bits = *src;
     uint64_t end = run->first + run->n;
+    memset(x->tile + TW_MAX_TILE, 0, x->plan->tile * sizeof *x->tile);
     for (uint64_t tile = run->first; flags && tile < end;)
         tile += tw_layer_tiles(next_span(x, run, &bits, end_of_frame).values, x->plan->tile);
     for (uint64_t tile = run->first; tile < end;) {
