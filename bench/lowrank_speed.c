@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include "config.h"
 #include "../tools/bench_codec.h"
 #include "exec/stages.h"
 #ifdef HAVE_OPENBLAS
@@ -24,10 +25,11 @@ enum { RIGHT, ORTHO, LEFT, BLAS, READ, ENCODE, TIMES };
 static const char usage[] =
     "Usage: lowrank_speed [PASSES [ISA [ROWSxCOLSxRANK[xMATRICES] ...]]]\n"
     "Medians of PASSES turns (15); ISA: best, ref, avx2, avx512, neon; MATRICES: as many as make 64 MiB.\n"
-    "Columns: GB/s of gradient by each pass, and of a loop with the same reads and writes; microseconds a matrix for "
-    "making R\n"
-    "orthonormal; GB/s by the whole step, and of both loops; GB/s through OpenBLAS, and how many times as fast the "
-    "library is.\n";
+    "Columns: GB/s of gradient by each pass, and the part of its time that a loop with the same reads and writes "
+    "needs;\n"
+    "microseconds a matrix for making R orthonormal; both for the whole step; GB/s through OpenBLAS, how many times as "
+    "fast\n"
+    "the library is, and how far apart their results are.\n";
 
 /* Of this thread: on a busy machine the rest is somebody else's. */
 static double now(void) {
@@ -341,7 +343,9 @@ static bool read_shape(const char *text, shape *s) {
 }
 
 static void print_head(int passes) {
-    printf("# GB/s of gradient and of a loop with the same reads and writes; medians of %d turns\n", passes);
+    printf("# GB/s of gradient, and what part of its time a loop with the same reads and writes needs; medians of %d "
+           "turns\n",
+           passes);
 #ifdef HAVE_OPENBLAS
     printf("# OpenBLAS: %s, 1 thread\n", openblas_get_corename());
 #else
