@@ -88,3 +88,9 @@ AC_DEFUN([TW_CUNIT], [
     ])
     AM_CONDITIONAL([HAVE_CUNIT], [test "x$TW_CUNIT_TEXT" = xyes])
 ])
+
+dnl For bench/lowrank_speed alone, which is not made unless asked for: nothing is said where it is missing.
+AC_DEFUN([TW_OPENBLAS], [
+    TW_FIND_LIB([OPENBLAS], [openblas], [cblas.h], [openblas], [openblas_get_corename],
+        [AC_DEFINE([HAVE_OPENBLAS], [1], [bench/lowrank_speed compares with OpenBLAS])], [])
+])
