@@ -71,7 +71,8 @@ static bool check_tight(trial *t, uint32_t l, double bound) {
         }
         most += w * sqrt(sq);
     }
-    most = (most + sqrt(own_sq)) * 1.001 + MOST_STEPS * (double)(n + MOST_TILE) * (t->ranks + 4) * 0x1p-149;
+    most = (most + sqrt(own_sq)) * 1.001 +
+           (t->nstep > MOST_STEPS ? t->nstep : MOST_STEPS) * (double)(n + MOST_TILE) * (t->ranks + 4) * 0x1p-149;
     bool known = t->ranks > 1 && !t->m.loose[l] && !t->m.native[l] && isfinite(bound); /* squares may overflow */
     if (known && bound > most)
         return trial_fail(t, "layer %u: bound %.9g, but what is held and was rounded is %.9g at most", l, bound, most);

@@ -115,6 +115,14 @@ static void draw_absence(trial *t, step_plan *s, uint32_t l) {
             s->op[i].absent[l][r] = vary && t->post && x < 28 ? rng_chance(&t->rng, 40) : away[r];
 }
 
+static void draw_hard(trial *t, step_plan *s) {
+    const layer *l = &t->layer[0];
+    for (uint64_t i = 0; i < l->count * (unsigned)t->ranks; i++)
+        s->g[0][i] = trial_adversary(&t->rng, s->index, l->dtype, i % l->count);
+    for (int r = 0; r < t->ranks; r++)
+        s->scale[r] = 1.0f;
+}
+
 static void draw_values(trial *t, step_plan *s) {
     for (uint32_t l = 0; l < t->nlayer; l++)
         for (uint64_t i = 0; i < t->layer[l].count * (unsigned)t->ranks; i++)
@@ -241,6 +249,11 @@ bool trial_draw_step(trial *t, uint32_t index) {
         draw_posts(t, s);
     else
         draw_pushes(t, s);
+    if (t->hard) {
+        choose_native(t, s);
+        draw_hard(t, s);
+        return draw_memory(t, s);
+    }
     s->discard = t->kind == KIND_CLEAN && rng_chance(&t->rng, 12);
     maybe_incomplete(t, s);
     for (uint32_t l = 0; l < t->nlayer; l++)

@@ -35,7 +35,7 @@ typedef struct scene {
     trial *t;
     rng *r;
     int ranks;
-    bool faulty, push, alone; /* alone: each layer is posted by itself */
+    bool faulty, push, alone, sweep; /* alone: each layer is posted by itself; sweep: one layer, inputs from a list */
     uint32_t n, step;
     float scale;
     one_layer l[LAYERS];
@@ -140,6 +140,18 @@ static float draw_value(scene *s, const one_layer *l, const float *u, const floa
     default:
         return x;
     }
+}
+
+static void draw_hard(scene *s) {
+    one_layer *l = &s->l[0];
+    l->values = 0;
+    s->scale = 1.0f;
+    for (uint32_t i = 0; i < 4; i++)
+        l->end[i] = l->count;
+    for (uint64_t i = 0; i < (uint64_t)l->count * (unsigned)s->ranks; i++)
+        l->g[i] = trial_adversary(s->r, s->step, l->dtype, i % l->count);
+    for (int r = 0; r < s->ranks; r++)
+        s->wanted[0][r] = true;
 }
 
 static void draw_step(scene *s) {
@@ -565,16 +577,25 @@ static void reset(scene *s) {
     }
 }
 
+/* Products of what is finite may overflow: then all of the layer is NaN, and whose fault it was is hard to say. */
+static void see_overflow(one_layer *l) {
+    bool overflows = !l->bad && isnan(value_at(l->mem, l->dtype));
+    l->values = overflows ? OVERFLOWS : 0;
+    l->bad = l->bad || overflows;
+}
+
 static bool try_step(scene *s) {
-    bool discard = rng_chance(s->r, 10), strict = s->rc.nonfinite != TW_NONFINITE_PROPAGATE, any = false,
+    bool discard = !s->sweep && rng_chance(s->r, 10), strict = s->rc.nonfinite != TW_NONFINITE_PROPAGATE, any = false,
          failed = false;
-    if (rng_chance(s->r, 5))
+    if (!s->sweep && rng_chance(s->r, 5))
         reset(s);
-    draw_step(s);
+    (s->sweep ? draw_hard : draw_step)(s);
     foresee(s);
     if (!save_state(s))
         return false;
     run_step(s, discard);
+    if (s->sweep && s->step >= TRIAL_LARGEST)
+        see_overflow(&s->l[0]);
     for (uint32_t k = 0; k < s->n; k++)
         any = any || s->l[k].bad;
     for (int r = 0; r < s->ranks; r++) {
@@ -692,6 +713,26 @@ bool lowrank_run(trial *t, uint64_t seed, int most_ranks) {
     ok = ok && !t->failed && open_scene(&s);
     for (s.step = 0; ok && s.step < STEPS; s.step++)
         ok = try_step(&s);
+    close_scene(&s);
+    return !t->failed;
+}
+
+bool lowrank_sweep(trial *t, tw_spec spec, int ranks, tw_dtype dtype) {
+    static scene s;
+    s = (scene){.t = t, .r = &t->rng, .rc = TW_REDUCER_CONFIG_INIT, .ranks = ranks, .sweep = true, .n = 1};
+    t->rng = (rng){(uint64_t)ranks << 8 | dtype << 4};
+    s.rc.tile = t->rc.tile = 128;
+    s.rc.redop = ranks % 2 ? TW_SUM : TW_AVG;
+    s.rc.nonfinite = TW_NONFINITE_PROPAGATE;
+    s.rc.frame_bytes = 600;
+    s.l[0] = (one_layer){.name = "swept.w", .rows = 42, .cols = 31, .count = 42 * 31, .dtype = dtype, .phases = 1};
+    s.l[0].spec[0] = spec;
+    bool ok = make_layer(&s, &s.l[0]) && open_scene(&s);
+    for (s.step = 0; ok && s.step < TRIAL_ADVERSARIES; s.step++) {
+        ok = try_step(&s);
+        if (!ok)
+            printf("input: %s\n", trial_adversary_name(s.step));
+    }
     close_scene(&s);
     return !t->failed;
 }

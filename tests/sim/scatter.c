@@ -102,45 +102,10 @@ static bool make_layer(scene *s, one_layer *l) {
     return true;
 }
 
-/* What codecs are known to trip over. The last but one leaves residuals of its size; the last is told by nothing else. */
-static const char *const adversaries[] = {"plain",           "zeros",       "one outlier", "constant",
-                                          "denormal",        "alternating", "equal sizes", "ties",
-                                          "mixed with zero", "largest",     "NaN, Inf",    "plain again"};
-enum { ADVERSARIES = sizeof adversaries / sizeof adversaries[0] };
-
-static float adversary(rng *r, uint64_t kind, tw_dtype t, uint32_t i) {
-    float x = (float)(rng_unit(r) * 2 - 1), small = t == TW_F16 ? 0x1p-24f : 0x1p-133f,
-          large = t == TW_F16 ? 6e4f : 1e38f;
-    switch (kind) {
-    case 1:
-        return i % 2 ? -0.0f : 0.0f;
-    case 2:
-        return i == 333 ? large * 0x1p-12f : x * 0x1p-10f;
-    case 3:
-        return 0.375f;
-    case 4:
-        return (float)(int)(x * 40) * small;
-    case 5:
-        return i % 2 ? -0.7f : 0.7f;
-    case 6:
-        return copysignf(1.5f, x);
-    case 7:
-        return (float)(int)(x * 4) * 0.25f;
-    case 8:
-        return i % 16 ? 0.0f : x;
-    case 9:
-        return rng_chance(r, 50) ? x * large : x / large;
-    case 10:
-        return i == 5 ? NAN : i == 900 ? INFINITY : x;
-    default:
-        return x;
-    }
-}
-
 static void sweep_step(scene *s) {
     one_layer *l = &s->l[0];
     for (uint64_t i = 0; i < (uint64_t)l->count * (unsigned)s->ranks; i++)
-        l->g[i] = model_to_dtype(adversary(s->r, s->number, l->dtype, (uint32_t)(i % l->count)), l->dtype);
+        l->g[i] = trial_adversary(s->r, s->number, l->dtype, i % l->count);
 }
 
 static void draw_step(scene *s) {
@@ -678,34 +643,10 @@ bool scatter_run(trial *t, uint64_t seed, int most_ranks) {
     return !t->failed;
 }
 
-/* ---- the whole product, in order ---- */
-
-static const char *const swept[] = {
-    "none",
-    "cast:type=bf16",
-    "cast:type=fp16",
-    "cast:type=fp8e4m3,group=128",
-    "cast:type=fp8e5m2,group=128",
-    "onebit:group=128",
-    "onebit:group=128,scale=rms",
-    "onebit:group=128,scale=twosided",
-    "quant:group=128",
-    "quant:bits=6,group=128,scale=minmax",
-    "quant:bits=4,group=128,scale=mse",
-    "quant:bits=3,group=128,rounding=stochastic",
-    "quant:bits=2,group=128,scale=mse,rotate=hadamard",
-    "ternary:group=128",
-    "ternary:group=128,rounding=stochastic",
-    "ternary:density=0.2",
-    "randk:density=0.1",
-    "randk:density=0.1,scale=unbiased",
-    "topk:density=0.1",
-    "topk:density=0.05,select=threshold,values=(cast:type=fp16)",
-    "topk:density=0.1,select=group,group=128,values=(quant:bits=4,group=128)",
-};
+/* ---- the whole product, in order: sweep_all.c ---- */
 
 /* How: 0 allreduce, 1 reduce-scatter, 2 allgather. */
-static bool sweep_one(trial *t, tw_spec spec, int ranks, tw_dtype dtype, uint32_t how) {
+bool scatter_sweep(trial *t, tw_spec spec, int ranks, tw_dtype dtype, uint32_t how) {
     static scene s;
     s = (scene){.t = t, .r = &t->rng, .rc = TW_REDUCER_CONFIG_INIT, .ranks = ranks, .sweep = true, .n = 1, .tile = 128};
     t->rng = (rng){(uint64_t)ranks << 8 | dtype << 4 | how};
@@ -717,47 +658,11 @@ static bool sweep_one(trial *t, tw_spec spec, int ranks, tw_dtype dtype, uint32_
     s.rc.frame_bytes = 600;
     s.l[0] = (one_layer){.name = "swept.w", .count = 9 * 128 + 17, .dtype = dtype, .spec = spec, .gathered = how == 2};
     bool ok = make_layer(&s, &s.l[0]) && open_scene(&s);
-    for (uint64_t i = 0; ok && i < ADVERSARIES; i++) {
+    for (uint64_t i = 0; ok && i < TRIAL_ADVERSARIES; i++) {
         ok = try_step(&s, i);
         if (!ok)
-            printf("input: %s\n", adversaries[i]);
+            printf("input: %s\n", trial_adversary_name(i));
     }
     close_scene(&s);
     return !t->failed;
-}
-
-static bool sweep_spec(trial *t, tw_spec spec, uint64_t *done) {
-    static const int ranks[] = {1, 2, 3, 5, 8};
-    for (uint32_t i = 0; i < 5 * 3 * 3; i++) {
-        tw_dtype dtype = (tw_dtype)(TW_F32 + i / 3 % 3);
-        uint32_t how = i % 3;
-        char text[160];
-        ++*done;
-        if (sweep_one(t, spec, ranks[i / 9], dtype, how))
-            continue;
-        tw_spec_format(&spec, text, sizeof text);
-        printf("FAILED: %s, %d ranks, %s, collective %u: %s\n", text, ranks[i / 9], tw_dtype_name(dtype), how, t->why);
-        return false;
-    }
-    return true;
-}
-
-bool scatter_sweep(trial *t, uint64_t *done) {
-    bool seen[TW_CODECS] = {true};  /* there is no codec 0 */
-    seen[TW_CODEC_POWERSGD] = true; /* of matrices, which these layers are not: property.c draws it */
-    tw_spec spec;
-    for (size_t i = 0; i < sizeof swept / sizeof swept[0]; i++) {
-        if (tw_spec_parse(swept[i], &spec) != TW_OK)
-            return trial_fail(t, "'%s': %s", swept[i], tw_last_error());
-        seen[spec.codec] = true;
-        if (!sweep_spec(t, spec, done))
-            return false;
-        spec.feedback = TW_FEEDBACK_EF;
-        if (tw_spec_check(&spec) == TW_OK && !sweep_spec(t, spec, done))
-            return false;
-    }
-    for (uint32_t c = 0; c < TW_CODECS; c++)
-        if (!seen[c])
-            return trial_fail(t, "the list of this test has no spec of codec %u", c);
-    return true;
 }

@@ -209,7 +209,7 @@ static bool after_failure(trial *t) {
 
 static void maybe_reset(trial *t, uint32_t index) {
     bool alone = t->kind == KIND_ODD_STEP && t->odd == ODD_RESET && index == t->odd_step + 1;
-    bool all = t->kind == KIND_CLEAN && index > 0 && rng_chance(&t->rng, 8);
+    bool all = t->kind == KIND_CLEAN && !t->hard && index > 0 && rng_chance(&t->rng, 8);
     if (!alone && !all)
         return;
     for (int r = 0; r < t->ranks; r++)
@@ -284,7 +284,8 @@ bool trial_run(trial *t) {
     if (ok && t->kind == KIND_CLEAN)
         ok = check_wire(t);
     drive_close(t);
-    tally_trial(t);
+    if (!t->hard)
+        tally_trial(t);
     model_free(t);
     return !t->failed;
 }

@@ -197,6 +197,7 @@ typedef struct trial {
     tw_sim_config net;
     double deadline;
     bool post, verbose, others_committed, adds; /* adds: all layers under codecs whose payloads do */
+    bool hard; /* one layer; step i has input i of the list of adversaries, and nothing else is drawn */
     uint64_t next_number;
     /* library */
     uint64_t allocations, sim_allocations; /* not given back yet: of communicators and reducers; of the network */
@@ -320,11 +321,17 @@ bool trial_deviates(const trial *t, int rank); /* in this step */
 bool collective_run(trial *t, uint64_t seed, int most_ranks);
 /* scatter.c: likewise, of a reducer's reduce-scatter and allgather */
 bool scatter_run(trial *t, uint64_t seed, int most_ranks);
-/* Every codec, with and without feedback, in all three, with 1, 2, 3, 5 and 8 ranks, in every dtype, on inputs that are known
- * to be hard; *done counts. */
-bool scatter_sweep(trial *t, uint64_t *done);
+/* One spec on hard inputs. how: 0 allreduce, 1 reduce-scatter, 2 allgather. */
+bool scatter_sweep(trial *t, tw_spec spec, int ranks, tw_dtype dtype, uint32_t how);
 /* lowrank.c: likewise, of layers that go as factors */
 bool lowrank_run(trial *t, uint64_t seed, int most_ranks);
+bool lowrank_sweep(trial *t, tw_spec spec, int ranks, tw_dtype dtype);
+/* sweep_all.c; *done counts */
+bool sweep_all(trial *t, uint64_t *done);
+/* Value i of an input that is known to be hard: kind of TRIAL_ADVERSARIES. */
+enum { TRIAL_ADVERSARIES = 12, TRIAL_LARGEST = 9 /* and what follows: residuals of its size */ };
+float trial_adversary(rng *r, uint64_t kind, tw_dtype t, uint64_t i);
+const char *trial_adversary_name(uint64_t kind);
 /* tally.c: the distribution of what was tried */
 void tally_trial(const trial *t);
 void tally_step(const trial *t);
