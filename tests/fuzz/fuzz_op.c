@@ -19,7 +19,7 @@ static const tw_dtype dtypes[OPS][LAYERS] = {{TW_F32, TW_BF16, TW_F32, TW_F16, T
                                              {TW_F32, TW_F32, TW_F32, TW_F32, TW_F32, TW_F32},
                                              {TW_F32, TW_BF16, TW_F16, TW_F32, TW_F16, TW_F32}};
 static const char *const names[LAYERS] = {"a", "b", "c", "d", "e", "f"};
-static _Alignas(64) float residual[2][LAYERS][COUNT + 64], factor[2][LAYERS][COUNT];
+static _Alignas(64) float residual[2][LAYERS][768], factor[2][LAYERS][768]; /* rows at lines of the cache */
 static _Alignas(64) float values[2][LAYERS][COUNT];
 static tw_cert certs[2][LAYERS][COUNT];
 static tw_comm comm;

@@ -144,6 +144,7 @@ static float draw_value(scene *s, const one_layer *l, const float *u, const floa
 
 static void draw_hard(scene *s) {
     one_layer *l = &s->l[0];
+    l->values = 0;
     s->scale = 1.0f;
     for (uint32_t i = 0; i < 4; i++)
         l->end[i] = l->count;
@@ -576,6 +577,13 @@ static void reset(scene *s) {
     }
 }
 
+/* Products of what is finite may overflow: then all of the layer is NaN, and whose fault it was is hard to say. */
+static void see_overflow(one_layer *l) {
+    bool overflows = !l->bad && isnan(value_at(l->mem, l->dtype));
+    l->values = overflows ? OVERFLOWS : 0;
+    l->bad = l->bad || overflows;
+}
+
 static bool try_step(scene *s) {
     bool discard = !s->sweep && rng_chance(s->r, 10), strict = s->rc.nonfinite != TW_NONFINITE_PROPAGATE, any = false,
          failed = false;
@@ -586,8 +594,8 @@ static bool try_step(scene *s) {
     if (!save_state(s))
         return false;
     run_step(s, discard);
-    if (s->sweep && s->step >= TRIAL_LARGEST) /* products of what is finite may overflow: then all of it is NaN */
-        s->l[0].bad = s->l[0].bad || isnan(value_at(s->l[0].mem, s->l[0].dtype));
+    if (s->sweep && s->step >= TRIAL_LARGEST)
+        see_overflow(&s->l[0]);
     for (uint32_t k = 0; k < s->n; k++)
         any = any || s->l[k].bad;
     for (int r = 0; r < s->ranks; r++) {
