@@ -4,21 +4,27 @@
 set -u
 srcdir=${srcdir:-$(cd "$(dirname "$0")/../.." && pwd)}
 : "${builddir:?}"
-bench=$builddir/.libs/thinwire-bench
-export LD_LIBRARY_PATH=$builddir/.libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+bench=$builddir/thinwire-bench
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 n=0 bad=0
 
 cat >"$tmp/faulty.c" <<'END'
-/* Stands before the library (LD_PRELOAD): the real step first, then $BENCH_FAULT is done to its results. */
-#define _GNU_SOURCE
-#include <dlfcn.h>
+/* Stands between the program and the library (ld --wrap): the real step first, then $BENCH_FAULT is done to its results. */
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <thinwire/thinwire.h>
+
+#define REAL(name) __typeof__(name) __real_##name, __wrap_##name
+REAL(tw_reducer_create);
+REAL(tw_reducer_begin);
+REAL(tw_reducer_push);
+REAL(tw_reducer_post_reduce_scatter);
+REAL(tw_reducer_post_allgather);
+REAL(tw_broadcast);
+REAL(tw_reducer_end);
 
 static struct made {
     tw_reducer *r;
@@ -43,47 +49,42 @@ static int is(const char *fault) {
     return f && !strcmp(f, fault);
 }
 
-tw_status tw_reducer_create(tw_comm *c, const tw_layer *l, uint32_t layers, const char *rules,
+tw_status __wrap_tw_reducer_create(tw_comm *c, const tw_layer *l, uint32_t layers, const char *rules,
                             const tw_reducer_config *cfg, tw_reducer **out) {
-    tw_status (*real)(tw_comm *, const tw_layer *, uint32_t, const char *, const tw_reducer_config *, tw_reducer **) =
-        dlsym(RTLD_NEXT, "tw_reducer_create");
-    tw_status s = real(c, l, layers, rules, cfg, out);
+    tw_status s = __real_tw_reducer_create(c, l, layers, rules, cfg, out);
     pthread_mutex_lock(&lock);
     if (s >= 0)
         made[n++ % 64] = (struct made){.r = *out, .rank = tw_comm_rank(c), .size = tw_comm_size(c), .count = l[0].count};
     pthread_mutex_unlock(&lock);
     return s;
 }
-tw_status tw_reducer_begin(tw_reducer *r, uint64_t step, const tw_step_args *a) {
-    tw_status (*real)(tw_reducer *, uint64_t, const tw_step_args *) = dlsym(RTLD_NEXT, "tw_reducer_begin");
+tw_status __wrap_tw_reducer_begin(tw_reducer *r, uint64_t step, const tw_step_args *a) {
     find(r)->step = step;
-    return real(r, step, a);
+    return __real_tw_reducer_begin(r, step, a);
 }
-tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *out) {
-    tw_status (*real)(tw_reducer *, uint32_t, const void *, void *) = dlsym(RTLD_NEXT, "tw_reducer_push");
+tw_status __wrap_tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *out) {
     if (layer == 0) {
         find(r)->in = (float *)(uintptr_t)in;
         find(r)->out = out;
     }
-    return real(r, layer, in, out);
+    return __real_tw_reducer_push(r, layer, in, out);
 }
-static tw_status post(const char *name, tw_reducer *r, const tw_piece *p, uint32_t n, tw_req **out) {
-    tw_status (*real)(tw_reducer *, const tw_piece *, uint32_t, tw_req **) = dlsym(RTLD_NEXT, name);
+static void note(tw_reducer *r, const tw_piece *p) {
     find(r)->in = (float *)(uintptr_t)p[0].in;
     find(r)->out = p[0].out;
-    return real(r, p, n, out);
 }
-tw_status tw_reducer_post_reduce_scatter(tw_reducer *r, const tw_piece *p, uint32_t n, tw_req **out) {
+tw_status __wrap_tw_reducer_post_reduce_scatter(tw_reducer *r, const tw_piece *p, uint32_t n, tw_req **out) {
     find(r)->shards = 1;
-    return post("tw_reducer_post_reduce_scatter", r, p, n, out);
+    note(r, p);
+    return __real_tw_reducer_post_reduce_scatter(r, p, n, out);
 }
-tw_status tw_reducer_post_allgather(tw_reducer *r, const tw_piece *p, uint32_t n, tw_req **out) {
-    return post("tw_reducer_post_allgather", r, p, n, out);
+tw_status __wrap_tw_reducer_post_allgather(tw_reducer *r, const tw_piece *p, uint32_t n, tw_req **out) {
+    note(r, p);
+    return __real_tw_reducer_post_allgather(r, p, n, out);
 }
-tw_status tw_broadcast(tw_comm *c, const tw_spec *s, void *buf, uint64_t count, tw_dtype t, int root) {
-    tw_status (*real)(tw_comm *, const tw_spec *, void *, uint64_t, tw_dtype, int) = dlsym(RTLD_NEXT, "tw_broadcast");
+tw_status __wrap_tw_broadcast(tw_comm *c, const tw_spec *s, void *buf, uint64_t count, tw_dtype t, int root) {
     static _Thread_local unsigned calls; /* a rank is a thread or a process; two layers an iteration, the first one last */
-    tw_status st = real(c, s, buf, count, t, root);
+    tw_status st = __real_tw_broadcast(c, s, buf, count, t, root);
     int last = tw_comm_rank(c) == tw_comm_size(c) - 1;
     float *out = buf;
     if (calls++ != 2 * 3 + 1)
@@ -98,9 +99,8 @@ tw_status tw_broadcast(tw_comm *c, const tw_spec *s, void *buf, uint64_t count, 
         out[-1] = 1;
     return is("fails") ? TW_ERR_TIMEOUT : st;
 }
-tw_status tw_reducer_end(tw_reducer *r, tw_report *rep) {
-    tw_status (*real)(tw_reducer *, tw_report *) = dlsym(RTLD_NEXT, "tw_reducer_end");
-    tw_status s = real(r, rep);
+tw_status __wrap_tw_reducer_end(tw_reducer *r, tw_report *rep) {
+    tw_status s = __real_tw_reducer_end(r, rep);
     struct made *m = find(r);
     int last = m->rank == m->size - 1;
     if (m->step == 3 && is("foreign") && last)
@@ -124,7 +124,13 @@ tw_status tw_reducer_end(tw_reducer *r, tw_report *rep) {
     return m->step == 2 && is("fails") ? TW_ERR_TIMEOUT : s;
 }
 END
-if ! ${CC:-cc} -shared -fPIC -Wall -Wextra -Werror -I"$srcdir/include" "$tmp/faulty.c" -o "$tmp/faulty.so" -ldl -lpthread; then
+makes() { sed -n "s/^$1 = //p" "$builddir/Makefile"; } # of the Makefile
+mpi_archive=$builddir/.libs/libtwmpi.a
+[ -f "$mpi_archive" ] || mpi_archive=
+# shellcheck disable=SC2046,SC2086 # lists
+if ! ${CC:-cc} -Wall -Wextra -Werror -I"$srcdir/include" "$tmp/faulty.c" "$builddir"/tools/thinwire_bench-*.o \
+    $(sed -n 's/^REAL(\(.*\));$/-Wl,--wrap=\1/p' "$tmp/faulty.c") -o "$tmp/one" $mpi_archive "$builddir/.libs/libtwcore.a" \
+    $(makes MPI_LIBS) $(makes HWLOC_LIBS) $(makes LIBS) -lpthread; then
     echo "not ok 1 - the faults could not be built"
     exit 1
 fi
@@ -174,11 +180,6 @@ each_fault() { # each_fault WHERE COLLECTIVE COMMAND...
     done <<<"$faults"
 }
 
-cat >"$tmp/one" <<END
-#!/bin/sh
-LD_PRELOAD=$tmp/faulty.so exec "$bench" "\$@"
-END
-chmod +x "$tmp/one"
 for collective in allreduce reduce_scatter allgather broadcast; do
     each_fault local $collective "$tmp/one" $collective "${args[@]}" --transport local --ranks 3
     [ -n "${MPIRUN:-}" ] || continue
