@@ -134,7 +134,7 @@ static tw_status damaged(const tw_state_in *in, const char *what) {
 tw_status tw_state_next(tw_state_in *in, const char *kind, uint32_t n) {
     record r;
     uint64_t chain;
-    uint8_t zeros[8], none[8] = {0};
+    uint8_t zeros[8] = {0}, none[8] = {0};
     tw_status s = get_bytes(in, &r, sizeof r);
     if (s >= 0)
         s = get_bytes(in, &chain, sizeof chain);
