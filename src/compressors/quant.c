@@ -5,7 +5,7 @@
 
 /* Tables: Lloyd-Max levels of normal numbers, in units of mean |x| (Max 1960, Lloyd 1982; computed by iterating
  * thresholds and centroids until they stand). mse_step: the even step of least squared error for normal numbers.
- * parts of 2 bits: three levels at max |x| would leave 0.66 of the energy of 512 normal numbers; at half of it 0.22, and
+ * parts of 2 bits: three levels at max |x| would leave 0.71 of the energy of 512 normal numbers; at half of it 0.24, and
  * an outlier still loses no more than a quarter. */
 const tw_quant_grid tw_quant_grids[9] = {
     [2] = {2.0f, 1.0f, 3.0f, 0.0f, {0.5674756f, 1.8930277f}},
