@@ -265,6 +265,7 @@ static void *rank_main(void *arg) {
     if (s >= 0)
         s = tw_reducer_end(red, NULL);
     w->after[p->rank] = s;
+    pthread_barrier_wait(&w->all_here); /* a rank that leaves early is a failure too, and others would tell of it */
     tw_reducer_destroy(red);
     tw_comm_destroy(comm);
     return NULL;
