@@ -55,6 +55,30 @@ TW_API tw_status tw_plan_compute(int rank, int size, const tw_layer *layers, uin
 /* The rank that sums a tile. */
 TW_API int tw_owner(const char *layer, uint64_t tile, uint64_t tiles, int size);
 
+/* ---- solver: a candidate for each layer, at the least cost within an error budget ----
+ *
+ * The problem is a multiple-choice knapsack; L-GreCo (2210.17357) solves it in 10,000 bins of the budget, rounded up. Here a
+ * relaxation gives a bound that proves how good the choice is, and dynamic programming without bins betters the choice
+ * where that bound is more than 0.01 % away. */
+typedef struct tw_candidate {
+    double wire, codec; /* what the setting costs this layer: bytes, or seconds of either; 0 .. 1e30 */
+    double error;       /* in the budget's unit: norms as L-GreCo has them, or squares; 0, or 1e-100 .. 1e90 */
+} tw_candidate;
+typedef struct tw_solution {
+    uint32_t size;
+    uint32_t exact;              /* 1: nothing better exists */
+    double wire, codec, error;   /* sums over the layers, in their order; error <= budget */
+    double cost;                 /* the larger of the sums of wire and codec, which is what was made small */
+    double bound;                /* proven: no choice within the budget costs less */
+} tw_solution;
+#define TW_SOLUTION_INIT {sizeof(tw_solution), 0, 0.0, 0.0, 0.0, 0.0, 0.0}
+/* candidates[first[i]] .. candidates[first[i+1]-1] are those of layer i, 1 to 1024; first has layers+1 entries. uniform (may
+ * be NULL) is a choice to begin with: the result is never worse, if it is within the budget. chosen[i] becomes the number of
+ * layer i's candidate among its own, as in uniform. The same input gives the same choice everywhere. TW_ERR_ARG if no choice
+ * is within the budget; chosen and out are then untouched. Thread-safe; holds about 10 MB while it works. */
+TW_API tw_status tw_solve(tw_ctx *c, const tw_candidate *candidates, const uint32_t *first, uint32_t layers, double budget,
+                          const uint32_t *uniform, uint32_t *chosen, tw_solution *out);
+
 /* ---- codec: one tile by hand, for benchmarks and tests. isa: "ref", "avx2", "avx512", "neon", or NULL for the chosen one ---- */
 typedef struct tw_tile_stat {
     double x_sq, e_sq;  /* sum of squares of what was to be sent, and of what was lost; exact to 2^-16 relative */
