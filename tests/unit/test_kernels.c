@@ -166,7 +166,8 @@ static void check_spec(unit_rng *r, const tw_kernels *k, const tw_spec *s, tw_dt
     static arrays m;
     static outcome want, got;
     static const float scales[] = {1.0f, 0.5f, -1.0f, 1.0f / 1024};
-    for (size_t i = 0; i < UNIT_COUNT(sizes); i++) {
+    uint32_t share = unit_share();
+    for (size_t i = unit_below(r, share); i < UNIT_COUNT(sizes); i += share) {
         uint32_t n = sizes[i] ? sizes[i] : 1 + unit_below(r, TW_MAX_TILE);
         for (int kind = 0; kind < KINDS; kind++) {
             uint32_t shift = unit_below(r, 16);

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 typedef struct unit_test {
     const char *name;
@@ -52,6 +53,13 @@ static inline unit_rng unit_seeded(const char *test) {
     return r;
 }
 
+/* TEST_SHARE=N: long loops over cases do every Nth, where a machine is emulated, say; 1 without. */
+static inline uint32_t unit_share(void) {
+    const char *text = getenv("TEST_SHARE");
+    uint32_t share = text ? (uint32_t)strtoul(text, NULL, 10) : 1;
+    return share ? share : 1;
+}
+
 static inline uint32_t unit_bits(float x) {
     uint32_t b;
     memcpy(&b, &x, sizeof b);
@@ -79,6 +87,21 @@ static inline void unit_has(const char *text, const char *part) {
     CU_ASSERT(there);
 }
 
+/* In every log, so that the slow ones are known. */
+static clock_t unit_begun;
+static inline void unit_begin_clock(const CU_pTest test, const CU_pSuite suite) {
+    (void)test;
+    (void)suite;
+    unit_begun = clock();
+}
+static inline void unit_print_clock(const CU_pTest test, const CU_pSuite suite, const CU_pFailureRecord failed) {
+    double s = (double)(clock() - unit_begun) / CLOCKS_PER_SEC;
+    (void)suite;
+    (void)failed;
+    if (s >= 0.1)
+        printf("%s: %.1f s of processor time\n", test->pName, s);
+}
+
 static inline int unit_main(const char *suite, const unit_test *tests, size_t n) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (CU_initialize_registry() != CUE_SUCCESS)
@@ -92,6 +115,8 @@ static inline int unit_main(const char *suite, const unit_test *tests, size_t n)
         CU_cleanup_registry();
         return 2;
     }
+    CU_set_test_start_handler(unit_begin_clock);
+    CU_set_test_complete_handler(unit_print_clock);
     CU_run_all_tests();
     for (CU_pFailureRecord f = CU_get_failure_list(); f; f = f->pNext)
         printf("FAILED %s: %s:%u: %s\n", f->pTest ? f->pTest->pName : suite, f->strFileName, f->uiLineNumber,
