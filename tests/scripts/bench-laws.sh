@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-3-Clause
-# bench/wire-bytes, error-laws, rate-distortion, codec-laws and peers, short: what their pages must say of the library of builddir.
+# bench/wire-bytes, error-laws, rate-distortion, codec-laws, peers and solver, short: what their pages must say of the library of builddir.
 set -u
 srcdir=${srcdir:-$(cd "$(dirname "$0")/../.." && pwd)}
 : "${builddir:?}"
@@ -50,6 +50,9 @@ timeout 200 "$python" "$tmp/bench/codec-laws" --build "$builddir" --part codecs 
 result $? "codec-laws: another law is missed"
 gives 0 peers --values 65536 --rounds 2 --codec onebit --codec quant:bits=8 && has '^| thinwire | .onebit. | 1.06' && has '^| numpy | .signs'
 result $? "peers: rows of both"
+gives 0 solver --problems 2 # 1 if it is slow here
+[ "$(grep -c '^| .* | met |' "$tmp/page.md")" = 10 ]
+result $? "solver: within a thousandth of its bound"
 ! grep -qwF "$(uname -n)" "$tmp/page.md" "$tmp/page.json"
 result $? "and no host"
 echo "1..$n"
