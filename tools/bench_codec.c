@@ -506,6 +506,9 @@ static bool environment_is_good(void) {
 static tw_status try_spec(const config *c, tw_spec *s) {
     float one = 1.0f;
     uint32_t room[1024];
+    if (s->feedback > TW_FEEDBACK_EF)
+        return tw_fail(TW_ERR_ARG,
+                       "loops exist for feedback none and ef, and others go around them: measure one of these");
     if (!whole_is(s))
         return tw_tile_encode(c->isa, s, &one, NULL, 1.0f, 1, room, NULL, NULL);
     if (!s->columns && tw_codec_is_lowrank(s))

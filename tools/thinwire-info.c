@@ -182,11 +182,12 @@ static void show_codecs(int json) {
     for (int i = 0; i < n; i++)
         show_codec(rows[i].spec, rows[i].note, json, i == n - 1);
     if (json) {
-        puts("],\n\"feedbacks\": [\"none\", \"ef\"],");
+        puts("],\n\"feedbacks\": [\"none\", \"ef\", \"decay\"],");
         return;
     }
     puts("\nFeedback\n  none   what is dropped is lost; the certificate adds it up\n"
-         "  ef     error feedback: what is dropped is sent later; state is two fp32 copies of every value");
+         "  ef     error feedback: what is dropped is sent later; state is two fp32 copies of every value\n"
+         "  decay  the share beta of it is, the rest is forgotten: decay:beta=0.95; the same state");
 }
 
 /* ---- transports: the capabilities that docs and headers state; the library has no question for them ---- */

@@ -63,7 +63,7 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
 
 /* ---- codec spec: plain data, canonical, hashed into every plan; text is a second syntax ----
  *
- * text := codec [":" option {"," option}] ["+" feedback]
+ * text := codec [":" option {"," option}] ["+" feedback [":" option]]
  *   none                                   raw values in the layer's dtype
  *   cast:type=bf16|fp16                    rounded to nearest even
  *   cast:type=fp8e4m3|fp8e5m2,group=N      8 bits and a scale per group of N (512), whose largest value is exact
@@ -86,7 +86,8 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
  *   powersgd:rank=R,columns=C,              two factors of R (1..128; 4) columns each, of rows of C values (0: as the layer, array
  *            iterations=N,warm_start=0|1,   or file says); N rounds (1..16; 1) from the last step's factor (1) or a random one,
  *            seed=N                         any u32 (0). Allreduces, arrays and files (codec.h); not the other collectives
- *   +none | +ef                            error feedback (EF14): what was dropped is sent later */
+ *   +none | +ef                            error feedback (EF14): what was dropped is sent later
+ *   +decay:beta=B                           the share B (above 0, below 1; 0.95) of it, the rest is forgotten (SparseLoCo) */
 typedef enum tw_codec_id {
     TW_CODEC_NONE = 1,
     TW_CODEC_CAST = 2,
@@ -99,7 +100,7 @@ typedef enum tw_codec_id {
 } tw_codec_id;
 /* Of a cast: TW_F16, TW_BF16 or one of these, which no layer has. */
 typedef enum tw_cast_type { TW_CAST_FP8E4M3 = 4, TW_CAST_FP8E5M2 = 5 } tw_cast_type;
-typedef enum tw_feedback_id { TW_FEEDBACK_NONE = 1, TW_FEEDBACK_EF = 2 } tw_feedback_id;
+typedef enum tw_feedback_id { TW_FEEDBACK_NONE = 1, TW_FEEDBACK_EF = 2, TW_FEEDBACK_DECAY = 3 } tw_feedback_id;
 typedef enum tw_scale_id {
     TW_SCALE_MEAN = 1,
     TW_SCALE_RMS = 2,
@@ -137,9 +138,10 @@ typedef struct tw_spec {
     uint16_t rank, iterations; /* powersgd; else 0 */
     uint32_t warm_start;       /* powersgd: 0 or 1; else 0 */
     uint32_t columns;          /* powersgd: values of a row, 0: as the layer, array or file says; else 0 */
+    uint32_t rate;             /* decay: beta, of 10^9; else 0 */
 } tw_spec;
 #define TW_SPEC_INIT                                                                                                   \
-    {sizeof(tw_spec), TW_CODEC_NONE, TW_FEEDBACK_NONE, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0, 0, 0, 0}, 0, 0, 0, 0}
+    {sizeof(tw_spec), TW_CODEC_NONE, TW_FEEDBACK_NONE, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0, 0, 0, 0}, 0, 0, 0, 0, 0}
 
 /* Parses text into *out. An unknown word is TW_ERR_ARG and the sentence names the nearest valid one. Thread-safe. */
 TW_API tw_status tw_spec_parse(const char *text, tw_spec *out);

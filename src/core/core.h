@@ -34,7 +34,7 @@
 #define TW_CODEC_LIST(X)       TW_TILED_CODECS(X) TW_SPARSE_CODECS(X) TW_LOWRANK_CODECS(X)
 #define TW_COUNT_ONE(id, word) +1
 #define TW_CODECS              (1 TW_CODEC_LIST(TW_COUNT_ONE)) /* 1 + largest codec id */
-#define TW_FEEDBACKS           3                               /* 1 + largest feedback id */
+#define TW_FEEDBACKS           4                               /* 1 + largest feedback id */
 #define TW_ARRAY_LEN(a)        (sizeof(a) / sizeof((a)[0]))
 
 static inline uint64_t tw_ceil_div(uint64_t a, uint64_t b) {
@@ -183,7 +183,7 @@ const char *tw_nearest_word(const char *word, size_t len, const char *const *val
 tw_status tw_spec_parse_n(const char *text, size_t len, const char *what, tw_spec *out);
 tw_status tw_spec_check(const tw_spec *s);
 /* All that tells specs apart, for keys and hashes: part of the plan hash, so the order is wire format. */
-#define TW_SPEC_WORDS 22u
+#define TW_SPEC_WORDS 23u
 void tw_spec_words(const tw_spec *s, uint32_t w[TW_SPEC_WORDS]);
 bool tw_spec_equal(const tw_spec *a, const tw_spec *b);
 tw_spec tw_spec_values(const tw_spec *s); /* of a sparse one: the codec of its values */

@@ -130,7 +130,16 @@ static const option options[] = {
 
 #define WORD_OF(id, word) [TW_CODEC_##id - 1] = #word,
 static const char *const codec_words[TW_CODECS - 1] = {TW_CODEC_LIST(WORD_OF)};
-static const char *const feedback_words[TW_FEEDBACKS - 1] = {"none", "ef"};
+static const char *const feedback_words[TW_FEEDBACKS - 1] = {"none", "ef", "decay"};
+
+/* The option of a feedback that has one: a share of 1, in tw_spec.rate. */
+typedef struct feedback_option {
+    const char *name;
+    uint32_t preset, most;
+} feedback_option;
+static const feedback_option feedback_options[TW_FEEDBACKS] = {
+    [TW_FEEDBACK_DECAY] = {"beta", DENSITY_ONE / 20 * 19, DENSITY_ONE - 1},
+};
 
 size_t tw_dtype_size(tw_dtype t) {
     return t == TW_F32 ? 4 : t == TW_F16 || t == TW_BF16 ? 2 : 0;
@@ -239,8 +248,8 @@ static const char *kind_of(const option *o) {
     return o->from && !o->counts ? "a power of two" : "a number";
 }
 
-/* 0 < density <= 1, up to nine digits behind the point: exact in the struct. */
-static tw_status parse_density(const parser *ps, text t, tw_spec *s) {
+/* A share in 0 < share <= 1, or < 1 where most says so, up to nine digits behind the point: exact in the struct. */
+static tw_status parse_share(const parser *ps, const char *name, text t, uint32_t most, uint32_t *out) {
     uint64_t v = 0, unit = DENSITY_ONE;
     size_t i = 0;
     bool digits = false, exact = true;
@@ -253,10 +262,10 @@ static tw_status parse_density(const parser *ps, text t, tw_spec *s) {
             v += unit * (uint64_t)(t.p[i] - '0');
             exact = exact && (unit > 0 || t.p[i] == '0');
         }
-    if (!digits || i < t.n || !exact || v == 0 || v > DENSITY_ONE)
-        return bad(ps, "density=%.*s must be above 0 and at most 1, with up to nine digits behind the point",
-                   (int)(t.n < SHOWN ? t.n : SHOWN), t.n ? t.p : "");
-    s->density = (uint32_t)v;
+    if (!digits || i < t.n || !exact || v == 0 || v > most)
+        return bad(ps, "%s=%.*s must be above 0 and %s 1, with up to nine digits behind the point", name,
+                   (int)(t.n < SHOWN ? t.n : SHOWN), t.n ? t.p : "", most == DENSITY_ONE ? "at most" : "below");
+    *out = (uint32_t)v;
     return TW_OK;
 }
 
@@ -297,7 +306,7 @@ static tw_status parse_values(const parser *ps, text t, tw_spec *s) {
 
 static tw_status parse_value(const parser *ps, const option *o, text t, tw_spec *s) {
     if (o->field == FIELD_DENSITY)
-        return parse_density(ps, t, s);
+        return parse_share(ps, o->name, t, o->to, &s->density);
     if (o->field == FIELD_VALUES)
         return parse_values(ps, t, s);
     unsigned n = word_count(o);
@@ -399,7 +408,29 @@ static void settle_ternary(tw_spec *s, uint32_t seen) {
 
 /* Scaled up, a codec loses more than there is: what feedback holds would grow without end. */
 static bool feeds_back_scaled(const tw_spec *s) {
-    return s->scale == TW_SCALE_UNBIASED && s->feedback == TW_FEEDBACK_EF;
+    return s->scale == TW_SCALE_UNBIASED && s->feedback != TW_FEEDBACK_NONE;
+}
+
+/* NAME or NAME:OPTION=SHARE. */
+static tw_status parse_feedback(const parser *ps, text t, tw_spec *s) {
+    bool has_option, has_value;
+    text name = cut(&t, ':', &has_option);
+    size_t id = pick(ps, "feedback", name, feedback_words, TW_FEEDBACKS - 1);
+    if (id == TW_FEEDBACKS - 1)
+        return TW_ERR_ARG;
+    s->feedback = (uint16_t)(id + 1);
+    const feedback_option *o = &feedback_options[s->feedback];
+    s->rate = o->preset;
+    if (!has_option)
+        return TW_OK;
+    if (!o->name)
+        return bad(ps, "'%s' takes no option", feedback_words[id]);
+    text option = cut(&t, '=', &has_value);
+    if (!is_word(option, o->name))
+        return bad_word(ps, "option", option, &o->name, 1);
+    if (!has_value)
+        return bad(ps, "option '%s' wants a value: %s=...", o->name, o->name);
+    return parse_share(ps, o->name, trim(t), o->most, &s->rate);
 }
 
 tw_status tw_spec_parse_n(const char *p, size_t len, const char *what, tw_spec *out) {
@@ -427,12 +458,10 @@ tw_status tw_spec_parse_n(const char *p, size_t len, const char *what, tw_spec *
     if (st != TW_OK)
         return st;
     settle_ternary(&s, seen);
-    if (has_feedback) {
-        id = pick(&ps, "feedback", trim(feedback), feedback_words, TW_FEEDBACKS - 1);
-        if (id == TW_FEEDBACKS - 1)
-            return TW_ERR_ARG;
-        s.feedback = (uint16_t)(id + 1);
-    }
+    if (has_feedback)
+        st = parse_feedback(&ps, trim(feedback), &s);
+    if (st != TW_OK)
+        return st;
     if (feeds_back_scaled(&s))
         return bad(&ps, "scale=unbiased loses more than there is, so it goes without feedback");
     *out = s;
@@ -477,6 +506,14 @@ static tw_status check_field(const tw_spec *s, unsigned field) {
                : tw_fail(TW_ERR_ARG, "spec: %s is %u, which '%s' does not know", o->name, v, codec_words[s->codec - 1]);
 }
 
+static tw_status check_rate(const tw_spec *s) {
+    const feedback_option *o = &feedback_options[s->feedback];
+    if (o->name ? s->rate > 0 && s->rate <= o->most : s->rate == 0)
+        return TW_OK;
+    return tw_fail(TW_ERR_ARG, "spec: rate is %u of 10^9, which '%s' does not take", s->rate,
+                   feedback_words[s->feedback - 1]);
+}
+
 tw_status tw_spec_check(const tw_spec *s) {
     if (!s)
         return tw_fail(TW_ERR_ARG, "spec is NULL");
@@ -494,7 +531,7 @@ tw_status tw_spec_check(const tw_spec *s) {
         if (st != TW_OK)
             return st;
     }
-    return feeds_back_scaled(s) ? tw_fail(TW_ERR_ARG, "spec: scale=unbiased goes without feedback") : TW_OK;
+    return feeds_back_scaled(s) ? tw_fail(TW_ERR_ARG, "spec: scale=unbiased goes without feedback") : check_rate(s);
 }
 
 void tw_spec_words(const tw_spec *s, uint32_t w[TW_SPEC_WORDS]) {
@@ -502,7 +539,7 @@ void tw_spec_words(const tw_spec *s, uint32_t w[TW_SPEC_WORDS]) {
     const uint32_t v[TW_SPEC_WORDS] = {s->codec,    s->feedback,   s->type,       s->scale,    s->group,  s->bits,
                                        s->rounding, s->rotate,     s->seed,       s->density,  s->select, x->codec,
                                        x->type,     x->scale,      x->bits,       x->rounding, x->rotate, x->group,
-                                       s->rank,     s->iterations, s->warm_start, s->columns};
+                                       s->rank,     s->iterations, s->warm_start, s->columns,  s->rate};
     memcpy(w, v, sizeof v);
 }
 
@@ -565,6 +602,10 @@ int tw_spec_format(const tw_spec *s, char *buf, size_t cap) {
             separator = ',';
         }
     if (s->feedback != TW_FEEDBACK_NONE)
-        snprintf(out + at, sizeof out - at, "+%s", feedback_words[s->feedback - 1]);
+        at += (size_t)snprintf(out + at, sizeof out - at, "+%s", feedback_words[s->feedback - 1]);
+    const feedback_option *f = &feedback_options[s->feedback];
+    format_density(value, sizeof value, s->rate);
+    if (f->name && s->rate != f->preset)
+        snprintf(out + at, sizeof out - at, ":%s=%s", f->name, value);
     return snprintf(buf, cap, "%s", out);
 }

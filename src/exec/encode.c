@@ -38,20 +38,25 @@ tw_noise tw_shared_noise(const tw_exec *x, const tw_exec_layer *l, uint64_t tile
     return shared ? tw_tile_noise(x, l, tile, 0) : (tw_noise){{0}, {0}};
 }
 
-void tw_encode_part(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const float *e, float *e_new, uint8_t *dst,
-                    tw_tile_stat *st) {
-    const tw_exec_layer *l = &x->layer[layer];
-    tw_enc a = {.g = tw_tile_load(x, layer, tile, n, x->tile),
-                .e = e,
-                .out = e_new,
-                .scale = x->input_scale,
-                .n = n,
-                .dtype = tw_sent_as(x, l),
-                .dst = dst};
-    tw_variant v = !e ? TW_V_PLAIN : l->drain ? TW_V_DRAIN : TW_V_EF;
-    a.noise = tw_tile_noise(x, l, tile, 1);
-    a.part = x->plan->kind == TW_KIND_ALLREDUCE && !x->plan->gather;
-    x->k->encode[l->spec.codec][v](&l->spec, &a, st);
+void tw_encode_scaled(tw_exec *x, const tw_spec *s, const tw_enc *a, float factor, tw_tile_stat *st) {
+    const tw_spec plain = TW_SPEC_INIT;
+    float *kept = x->tile + 2 * TW_MAX_TILE, *decoded = x->tile + 3 * TW_MAX_TILE;
+    if (factor == 1.0f) {
+        x->k->encode[s->codec][TW_V_EF](s, a, st);
+        return;
+    }
+    /* The loop with feedback writes past the caches; what it makes is made here from one that does not. */
+    tw_enc b = *a;
+    b.g = kept;
+    b.e = NULL;
+    b.out = decoded;
+    b.scale = 1.0f;
+    x->k->set_scaled(kept, a->g, a->scale, a->n);
+    x->k->add_scaled(kept, a->e, 1.0f, a->n);
+    x->k->encode[s->codec][TW_V_RECON](s, &b, st);
+    x->k->add_scaled(kept, decoded, -1.0f, a->n);
+    x->k->set_scaled(kept, kept, factor, a->n);
+    x->k->decode_stream[TW_CODEC_NONE](&plain, TW_F32, kept, a->out, a->n, NULL);
 }
 
 void tw_settle_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const tw_tile_stat *st) {
@@ -65,16 +70,24 @@ void tw_settle_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, con
 void tw_encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool fold, uint8_t *dst, tw_tile_stat *st) {
     tw_exec_layer *l = &x->layer[layer];
     uint64_t at = tile * x->plan->tile;
-    float *e = x->tile + TW_MAX_TILE, *e_new = x->tile + 2 * TW_MAX_TILE;
-    const tw_spec plain = TW_SPEC_INIT;
-    if (!fold) {
-        tw_encode_part(x, layer, tile, n, l->e ? l->e + at : NULL, l->e ? l->e_new + at : NULL, dst, st);
-    } else {
-        x->k->set_scaled(e, l->e + at, (float)x->plan->size, n);
-        tw_encode_part(x, layer, tile, n, e, e_new, dst, st);
-        x->k->set_scaled(e_new, e_new, 1.0f / (float)x->plan->size, n);
-        x->k->decode_stream[TW_CODEC_NONE](&plain, TW_F32, e_new, l->e_new + at, n, NULL);
+    float factor = fold ? tw_keeps_share(l) / (float)x->plan->size : tw_keeps_share(l), *folded = x->tile + TW_MAX_TILE;
+    tw_enc a = {.g = tw_tile_load(x, layer, tile, n, x->tile),
+                .e = l->e ? l->e + at : NULL,
+                .out = l->e ? l->e_new + at : NULL,
+                .scale = x->input_scale,
+                .n = n,
+                .dtype = tw_sent_as(x, l),
+                .dst = dst};
+    a.noise = tw_tile_noise(x, l, tile, 1);
+    a.part = x->plan->kind == TW_KIND_ALLREDUCE && !x->plan->gather;
+    if (fold) {
+        x->k->set_scaled(folded, a.e, (float)x->plan->size, n);
+        a.e = folded;
     }
+    if (l->e && !l->drain)
+        tw_encode_scaled(x, &l->spec, &a, factor, st);
+    else
+        x->k->encode[l->spec.codec][l->e ? TW_V_DRAIN : TW_V_PLAIN](&l->spec, &a, st);
     tw_settle_slot(x, l, tile, n, st);
 }
 

@@ -92,9 +92,10 @@ static void certify_run(tw_exec *x, const tw_frame *f, uint32_t i) {
     double w = x->redop == TW_AVG ? 1.0 / x->plan->size : 1.0, values = (double)run->n * x->plan->tile;
     double rounded = (x->plan->size + 4) * (0x1p-24 * w * s->norms * (1 + 0x1p-15) + sqrt(values) * 0x1p-149);
     double lost = w * s->e_norms * (1 + 0x1p-40) + stored_off(x, l, s, values);
+    double holds = l->spec.feedback != TW_FEEDBACK_NONE ? (double)tw_keeps_share(l) : 0;
     double acc = (double)tw_trailer1_of(x, f, f->owner, i).before + rounded;
-    float bound = tw_float_up(acc + lost);
-    acc += l->spec.feedback == TW_FEEDBACK_NONE ? lost : 0;
+    acc += tw_part_of(1 - holds, lost);
+    float bound = tw_float_up(acc + tw_part_of(holds, lost) + w * s->gone * (1 + 0x1p-40));
     l->stale = l->stale || s->code;
     l->bound_sq += (double)bound * (double)bound;
     if (l->cert && f->owner == x->plan->me)

@@ -173,12 +173,12 @@ static double stored_loss(const tw_exec_layer *l) {
  * tiles of the op together. */
 static void certify(const tw_exec *x, tw_exec_layer *l, const float *norm) {
     double any_order = 1.0 + x->plan->size * 0x1p-23, w = weight_of(x), ranks = x->plan->size + 4;
-    bool holds = l->spec.feedback != TW_FEEDBACK_NONE;
+    double holds = l->spec.feedback != TW_FEEDBACK_NONE ? (double)tw_keeps_share(l) : 0.0;
     double lost = w * norm[TW_NOTE_HELD] * any_order + sqrt(l->gained_sq) * (1 + 0x1p-40) + stored_loss(l);
-    double bound = norm[TW_NOTE_BEFORE] * any_order + (holds ? lost : 0.0);
+    double bound = norm[TW_NOTE_BEFORE] * any_order + (holds > 0 ? lost : 0.0);
     l->joint = ranks * 0x1p-24 * w * norm[TW_NOTE_ROUNDED] * any_order +
-               sqrt((double)l->values) * (ranks + 2 * l->spec.rank) * 0x1p-149 +
-               (holds ? 0x1p-24 * stored_loss(l) : lost);
+               sqrt((double)l->values) * (ranks + 2 * l->spec.rank) * 0x1p-149 + tw_part_of(1 - holds, lost) +
+               (holds > 0 ? 0x1p-24 * stored_loss(l) : 0.0);
     l->bound_sq = bound * bound * (1 + 0x1p-40);
     l->stale = l->code != 0;
 }

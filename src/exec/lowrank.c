@@ -136,6 +136,8 @@ void tw_lowrank_left(tw_exec *x, const tw_action *a) {
     x->k->lowrank->left(&r, floats_at(x, m->right_at), left, &st);
     if (last && l->e && l->drain)
         memset(l->e_new + at, 0, n * sizeof(float));
+    else if (last && l->e && tw_keeps_share(l) != 1.0f)
+        x->k->set_scaled(l->e_new + at, l->e_new + at, tw_keeps_share(l), (uint32_t)n);
     if (last)
         count_rows(x, m, &r, left, &st);
 }

@@ -33,7 +33,7 @@ void tw_read_trailers(const tw_exec *x, const tw_frame *f, uint32_t i, tw_run_su
         tw_trailer1 t = tw_trailer1_of(x, f, r, i);
         s->any = s->any || !(t.flags & TW_RUN_ABSENT);
         s->norms += (double)t.x_norm + t.e_norm;
-        s->e_norms += t.e_norm;
+        *(t.flags & TW_RUN_ABSENT ? &s->gone : &s->e_norms) += t.e_norm;
         if ((t.flags & TW_RUN_NONFINITE) && s->code == 0)
             s->code = 1 + (uint32_t)r;
     }
@@ -82,7 +82,8 @@ static bool reduce_at_once(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t t
     const tw_tiles *run = &x->plan->run[f->run0 + i];
     const tw_exec_layer *l = &x->layer[run->layer];
     tw_reduce_fn reduce = x->k->reduce[l->spec.codec];
-    if (!reduce || !l->e || l->drain || l->dtype != TW_F32 || x->plan->kind != TW_KIND_ALLREDUCE)
+    if (!reduce || !l->e || l->drain || l->dtype != TW_F32 || x->plan->kind != TW_KIND_ALLREDUCE ||
+        tw_keeps_share(l) != 1.0f)
         return false;
     uint64_t at = tile * x->plan->tile;
     tw_parts p = {.payload = x->part, .own_scale = x->input_scale, .sum = x->tile};
@@ -126,7 +127,7 @@ static void encode_as_stored(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32
     x->k->add_scaled(value, stored, -1.0f, n);
     st->e_sq = x->k->sum_sq(value, n);
     if (l->e)
-        memcpy(l->e_new + at, value, (size_t)n * sizeof(float));
+        x->k->set_scaled(l->e_new + at, value, tw_keeps_share(l), n);
 }
 
 void tw_owner_encode(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *sum, float scale, void *dst,
@@ -137,13 +138,12 @@ void tw_owner_encode(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, co
     } else {
         tw_enc a = {.g = sum, .scale = scale, .n = n, .dtype = l->dtype, .dst = dst};
         a.noise = tw_tile_noise(x, l, tile, 2);
-        tw_variant v = TW_V_PLAIN;
-        if (l->e) {
-            v = l->drain ? TW_V_DRAIN : TW_V_EF;
-            a.e = l->e + at;
-            a.out = l->e_new + at;
-        }
-        x->k->encode[l->result.codec][v](&l->result, &a, st);
+        a.e = l->e ? l->e + at : NULL;
+        a.out = l->e ? l->e_new + at : NULL;
+        if (l->e && !l->drain)
+            tw_encode_scaled(x, &l->result, &a, tw_keeps_share(l), st);
+        else
+            x->k->encode[l->result.codec][l->e ? TW_V_DRAIN : TW_V_PLAIN](&l->result, &a, st);
     }
     if (l->e && l->drain)
         memset(l->e_new + at, 0, (size_t)n * sizeof(float));
@@ -180,9 +180,10 @@ tw_trailer2 tw_certify(const tw_exec *x, const tw_tiles *run, const tw_run_sum *
             tw_cert_write(l->cert_new, run->first, run->n, tw_float_up(acc), tw_float_up(before));
         return (tw_trailer2){.code = TW_CODE_ABSENT, .bound = tw_float_up(before)};
     }
-    bool held = l->e && !l->drain; /* what was dropped is in a residual, and will be sent */
-    acc += rounding_bound(x, s, weight, (uint64_t)run->n * x->plan->tile) + (held ? 0 : dropped);
-    double bound = acc + (held ? dropped : 0);
+    /* What was dropped is in a residual, and will be sent, or a share of it; who lacks the layer has it all. */
+    double held = l->e && !l->drain ? (double)tw_keeps_share(l) : 0;
+    acc += rounding_bound(x, s, weight, (uint64_t)run->n * x->plan->tile) + tw_part_of(1 - held, dropped);
+    double bound = acc + tw_part_of(held, dropped) + weight * s->gone;
     if (s->code) /* tiles left out stand as they did before this step */
         bound = sqrt(bound * bound + before * before);
     tw_trailer2 t = {.code = s->code, .bound = tw_norm_up(bound * bound)};

@@ -136,7 +136,7 @@ static bool round_tile(tw_exec *x, uint32_t layer, uint64_t tile, float *v, uint
     if (l->e && l->drain)
         memset(l->e_new + tile * x->plan->tile, 0, n * sizeof *left);
     else if (l->e)
-        memcpy(l->e_new + tile * x->plan->tile, left, n * sizeof *left);
+        x->k->set_scaled(l->e_new + tile * x->plan->tile, left, tw_keeps_share(l), n);
     return true;
 }
 

@@ -210,12 +210,12 @@ static bool settle_slots(writer *w) {
     for (uint64_t tile = w->run->first; tile < w->run->first + w->run->n; tile++) {
         uint32_t n = tw_len_of(w->x, w->run->layer, tile);
         any = any || tw_flagged(w->x, w->run->layer, tile);
-        float *left = l->e ? l->e_new + tile * w->x->plan->tile : NULL,
-              factor = tw_fold_factor(w->x, w->run->layer, tile);
+        float *left = l->e ? l->e_new + tile * w->x->plan->tile : NULL;
+        float factor = tw_keeps_share(l) / tw_fold_factor(w->x, w->run->layer, tile);
         if (left && l->drain)
             memset(left, 0, n * sizeof *left);
         else if (left && factor != 1.0f)
-            w->x->k->set_scaled(left, left, 1.0f / factor, n);
+            w->x->k->set_scaled(left, left, factor, n);
     }
     return any;
 }

@@ -6,11 +6,12 @@
 
 #include "exec/exec.h"
 #include "exec/span.h"
+#include "feedback/feedback.h"
 
 /* What the ranks said of a run, and what the owner adds. */
 struct tw_run_sum {
     double norms, e_sq, x_sq; /* sum of (||x_r|| + ||e_r||); owner's encode */
-    double e_norms;           /* sum of ||e_r|| */
+    double e_norms, gone;     /* sum of ||e_r||, of ranks that have the layer and of those that lack it */
     double own_sq;            /* own raw input */
     uint32_t code;
     bool any; /* some rank has the layer */
@@ -115,10 +116,19 @@ tw_status tw_exec_agreed(const tw_exec *x);
 tw_status tw_exec_prescale(tw_exec *x, uint32_t piece);
 tw_status tw_exec_postscale(tw_exec *x, uint32_t piece);
 
+/* ---- feedbacks that keep a share ---- */
+/* Of what this step lost; without feedback, or where it was switched off, nothing is held and this is 1. */
+static inline float tw_keeps_share(const tw_exec_layer *l) {
+    return tw_feedback_keeps(&l->spec);
+}
+/* Norms may be Inf. */
+static inline double tw_part_of(double share, double norm) {
+    return share > 0 ? share * norm : 0;
+}
+/* Encodes with feedback, and a->out gets `factor` times the new residual. Uses the last two tiles of scratch. */
+void tw_encode_scaled(tw_exec *x, const tw_spec *s, const tw_enc *a, float factor, tw_tile_stat *st);
+
 /* ---- what several of them do ---- */
-/* One tile of this rank's input, encoded with these residuals (NULL without). */
-void tw_encode_part(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const float *e, float *e_new, uint8_t *dst,
-                    tw_tile_stat *st);
 /* Whole, with residuals. fold: the slot is an owner's, and takes part as a worker's. */
 void tw_encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool fold, uint8_t *dst, tw_tile_stat *st);
 void tw_settle_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const tw_tile_stat *st); /* ... after it */

@@ -11,7 +11,8 @@ static void prepare(float *x, const float *g, const float *e, float scale, uint3
     }
 }
 
-static void commit(float *e_new, const float *x, const float *decoded, uint32_t n) {
+static void commit(float *e_new, const float *x, const float *decoded, float rate, uint32_t n) {
+    (void)rate;
     for (uint32_t i = 0; i < n; i++)
         e_new[i] = x[i] - decoded[i];
 }

@@ -53,7 +53,7 @@ static void prepare(void) {
                                      .result = layers[l].spec,
                                      .cert = certs[0][l],
                                      .cert_new = certs[1][l]};
-        data_of[l].e = layers[l].spec.feedback == TW_FEEDBACK_EF ? residual[0][l] : NULL;
+        data_of[l].e = layers[l].spec.feedback != TW_FEEDBACK_NONE ? residual[0][l] : NULL;
         data_of[l].e_new = data_of[l].e ? residual[1][l] : NULL;
     }
     tw_plan_in in = {.me = 1, /* owns tiles of layers of every kind */

@@ -61,7 +61,7 @@ static tw_op *prepare(uint32_t which) {
         *y = (tw_op_layer){.name = names[l], .count = 660 - 60 * l, .dtype = dtypes[which][l]};
         FUZZ_REQUIRE(tw_spec_parse(specs[which][l], &y->spec) == TW_OK);
         y->cols = l < 4 ? 20 : 0;
-        y->e = y->spec.feedback == TW_FEEDBACK_EF ? residual[0][l] : NULL;
+        y->e = y->spec.feedback != TW_FEEDBACK_NONE ? residual[0][l] : NULL;
         y->e_new = y->e ? residual[1][l] : NULL;
         y->left = y->spec.warm_start ? factor[0][l] : NULL;
         y->left_new = y->left ? factor[1][l] : NULL;

@@ -42,6 +42,22 @@ class LowRank:
         return out
 
 
+class Feedback:
+    """none, ef, or decay with its beta: e' is that share of what was lost."""
+
+    def __init__(self, text):
+        name, _, option = text.partition(":")
+        self.number = {"": 1, "none": 1, "ef": 2, "decay": 3}[name]
+        self.rate = int(Fraction(option.partition("=")[2] or "0.95") * 10 ** 9) if name == "decay" else 0
+        self.beta = f32(self.rate / 1e9) if self.rate else 1.0
+
+    def __bool__(self):
+        return self.number > 1
+
+    def keeps(self, lost):
+        return f32(lost * self.beta) if self else 0.0
+
+
 class Spec:
     """codec, feedback, type, scale, group, bits, rounding, rotate, seed, density, select, values: the numbers that are
     hashed."""
@@ -57,7 +73,7 @@ class Spec:
         name, _, options = text.partition(":")
         given = dict(o.split("=") for o in options.split(",") if o)
         self.codec = {"none": 1, "cast": 2, "onebit": 3, "quant": 4, "ternary": 5, "randk": 7, "powersgd": 8}[name]
-        self.ef = feedback == "ef"
+        self.ef = Feedback(feedback)
         self.type = {"fp16": FP16, "bf16": BF16, "fp8e4m3": 4, "fp8e5m2": 5}[given.get("type", "bf16")] if name == "cast" else 0
         self.scale = {"mean": 1, "rms": 2, "twosided": 3}[given.get("scale", "mean")] if name == "onebit" else 0
         self.is_fp8 = self.type > BF16
@@ -85,7 +101,7 @@ class Spec:
         values = re.search(r"values=\((.*?)\)|values=([^,+]*)", text)
         text = text.replace(values.group(0), "") if values else text
         given = dict(o.split("=") for o in text.partition(":")[2].partition("+")[0].split(",") if o)
-        self.codec, self.ef, self.type, self.scale, self.more, self.quant = 6, text.endswith("+ef"), 0, 0, [0, 0, 0, 0], None
+        self.codec, self.ef, self.type, self.scale, self.more, self.quant = 6, Feedback(text.partition("+")[2]), 0, 0, [0, 0, 0, 0], None
         self.group = int(given.get("group", 4096))
         select = {"exact": 1, "threshold": 2, "group": 3}[given.get("select", "exact")]
         inner = Spec(values.group(1) or values.group(2) if values else "none")
@@ -98,7 +114,7 @@ class Spec:
             more = [self.topk.density, self.topk.select, v.codec, v.type, v.scale, *v.more[:3], v.group]
         low = self.lowrank
         factors = [low.rank, low.iterations, low.warm_start, low.columns] if low else [0, 0, 0, 0]
-        return struct.pack("<23I", self.codec, 2 if self.ef else 1, self.type, self.scale, self.group, *self.more, *more, *factors, 1)
+        return struct.pack("<24I", self.codec, self.ef.number, self.type, self.scale, self.group, *self.more, *more, *factors, self.ef.rate, 1)
 
     def half(self, dtype):
         return self.type if self.codec == 2 else dtype

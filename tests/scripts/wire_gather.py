@@ -29,7 +29,7 @@ def folded(op, rank, i):
 def keep_lost(op, rank, i, t, lost):
     """lost: x - decoded. In tiles of one's own it becomes an owner's residual again."""
     layer = op.run.layers[i]
-    back = folds(op.run)[1] if owner(op.run, layer, t) == rank else 1.0
+    back = f32(layer.spec.ef.beta / folds(op.run)[0]) if owner(op.run, layer, t) == rank else layer.spec.ef.beta
     op.fresh[rank, i][layer.at(t)] = [f32(v * back) if layer.spec.ef else 0.0 for v in lost]
 
 

@@ -34,7 +34,8 @@ class Layer:
             if self.rows:
                 self.cols = columns
             else:
-                self.spec = Spec("none" + ("+ef" if spec.ef else ""))
+                self.spec = Spec("none")
+                self.spec.ef = spec.ef
         else:
             self.rows = 0
 

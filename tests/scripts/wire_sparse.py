@@ -102,7 +102,7 @@ def sparse_hop1(op, who, index, parts, picks):
                 at, decoded, bad, x_norm, e_norm, rest = one.read(got, at, first, n)
                 flags, norms = 1 if bad else 0, (x_norm, e_norm)
                 for t, e in rest.items():
-                    op.fresh[r, i][layer.at(t)] = e if layer.spec.ef else [0.0] * len(e)
+                    op.fresh[r, i][layer.at(t)] = [layer.spec.ef.keeps(v) for v in e]
                 for v, y in decoded.items():
                     picks.sums[i][v] = f32(picks.sums[i][v] + y)
                 picks.flagged[i] |= set(bad)
@@ -128,7 +128,7 @@ def sparse_hop2(op, who, index, parts, picks, blame):
         codes.append(1 + min(bad_ranks or {source}) if bad else 0)
         bits += sum(1 << t - first for t in bad).to_bytes(4 * -(-n // 32), "little")
         for t, e in rest.items():
-            op.fresh[source, i][layer.at(t)] = e if layer.spec.ef else [0.0] * len(e)
+            op.fresh[source, i][layer.at(t)] = [layer.spec.ef.keeps(v) for v in e]
         values = {t: [math.nan if t in bad else decoded.get(v, 0.0) for v in range(layer.at(t).start, layer.at(t).stop)]
                   for t in range(first, first + n)}
         receive(op, who, (i, first, n), values.get)

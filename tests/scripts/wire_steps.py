@@ -64,7 +64,7 @@ def hop1_run(op, rank, part):
         e = [f32(a - b) for a, b in zip(x, decoded)]
         parts += x
         lost += e
-        op.fresh[rank, i][at] = e if layer.spec.ef else [0.0] * len(e)
+        op.fresh[rank, i][at] = [layer.spec.ef.keeps(v) for v in e]
     return payload, flags | (2 if g is None else 0), norm(parts), norm(lost)
 
 
@@ -98,7 +98,7 @@ def hop2_run(op, who, part, sent):
             if layer.reads_e:
                 raw = spec.encode([math.nan] * length, layer.dtype, draw)
         else:
-            op.fresh[who, i][at] = [f32(a - b) if layer.spec.ef else 0.0 for a, b in zip(x, kept)]
+            op.fresh[who, i][at] = [layer.spec.ef.keeps(f32(a - b)) for a, b in zip(x, kept)]
         payload += raw
         values_of[t] = spec.decode(raw, length, layer.dtype, draw)
     if run.kind == SCATTER:

@@ -6,13 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- ledger: || sum of outputs - sum of exact results + sum of weight * residual || <= rho ---- */
+/* ---- ledger: || sum of outputs - sum of exact results + sum of weight * residual + what was forgotten || <= rho ---- */
 
 static double ledger_gap(const trial *t, uint32_t l) {
     uint64_t n = t->layer[l].count;
     double gap = 0;
     for (uint64_t i = 0; i < n; i++) {
-        double d = t->m.applied[l][i] - t->m.exact[l][i];
+        double d = t->m.applied[l][i] - t->m.exact[l][i] + t->m.forgot[l][i];
         for (int r = 0; r < t->ranks; r++) {
             bool whole = t->rc.redop == TW_SUM || r == t->m.own[l][i / t->rc.tile];
             d += (double)t->m.e[l][(uint64_t)r * n + i] * (whole ? 1.0 : 1.0 / t->ranks);
@@ -58,7 +58,8 @@ static double residual_norm(const trial *t, uint32_t l, int r) {
  * at a point are taken over the whole layer. */
 static bool check_tight(trial *t, uint32_t l, double bound) {
     uint64_t n = t->layer[l].count;
-    double w = t->rc.redop == TW_AVG ? 1.0 / t->ranks : 1.0, own_sq = 0, most = t->m.rho[l];
+    double w = t->rc.redop == TW_AVG ? 1.0 / t->ranks : 1.0, own_sq = 0;
+    double most = t->m.rho[l] + t->m.forgot_norms[l] * (1 + 1e-6);
     for (int r = 0; r < t->ranks; r++) {
         double sq = 0;
         for (uint64_t i = 0; i < n; i++) {

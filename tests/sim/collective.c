@@ -60,6 +60,7 @@ static void draw_spec(world *w, tw_call *k) {
     w->t->rc.tile = k->tile;
     k->spec = trial_draw_spec(w->t);
     k->spec.feedback = TW_FEEDBACK_NONE;
+    k->spec.rate = 0;
 }
 
 static void draw_call(world *w, tw_call *k) {

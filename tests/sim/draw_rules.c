@@ -34,6 +34,15 @@ static void draw_randk(rng *r, tw_spec *s) {
     s->seed = rng_chance(r, 50) ? 0 : (uint32_t)rng_below(r, UINT64_C(1) << 32);
 }
 
+void trial_draw_feedback(trial *t, tw_spec *s, uint32_t percent) {
+    static const uint32_t rates[] = {1, 500000000, 800000000, 950000000, 999999999};
+    s->feedback = rng_chance(&t->rng, percent) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
+    if (s->feedback == TW_FEEDBACK_EF && rng_chance(&t->rng, 25)) {
+        s->feedback = TW_FEEDBACK_DECAY;
+        s->rate = rates[rng_below(&t->rng, 5)];
+    }
+}
+
 tw_spec trial_draw_tiled(trial *t) {
     tw_spec s = TW_SPEC_INIT;
     rng *r = &t->rng;
@@ -59,7 +68,7 @@ tw_spec trial_draw_tiled(trial *t) {
         s.group = draw_group(t);
     }
     bool can = s.scale != TW_SCALE_UNBIASED;
-    s.feedback = can && rng_chance(r, s.codec == TW_CODEC_NONE ? 30 : 70) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
+    trial_draw_feedback(t, &s, can ? s.codec == TW_CODEC_NONE ? 30 : 70 : 0);
     return s;
 }
 
@@ -88,7 +97,7 @@ tw_spec trial_draw_spec(trial *t) {
     if (t->adds || rng_chance(&t->rng, 75))
         return trial_draw_tiled(t);
     draw_topk(t, &s);
-    s.feedback = rng_chance(&t->rng, 70) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
+    trial_draw_feedback(t, &s, 70);
     return s;
 }
 
@@ -137,6 +146,8 @@ static void write_spec(char *text, size_t room, const tw_spec *s) {
     at = strlen(text);
     if (s->feedback == TW_FEEDBACK_EF)
         snprintf(text + at, room - at, "+ef");
+    else if (s->feedback == TW_FEEDBACK_DECAY)
+        snprintf(text + at, room - at, "+decay:beta=0.%09u", s->rate);
 }
 
 static void draw_patterns(trial *t, rule *u) {

@@ -62,7 +62,6 @@ static void add_rank(const gather *p, int r, bool first) {
     trial *t = p->t;
     uint64_t slot = (uint64_t)r * p->y->count;
     const float *g = t->step.g[p->l] + slot, *e = t->m.e[p->l] + slot;
-    float *e_new = t->m.e_new[p->l] + slot;
     bool held = model_has_residual(t, p->l, r), sparse = p->s->codec == TW_CODEC_TOPK;
     memset(p->flag, 0, p->y->tiles);
     for (uint64_t i = 0; i < p->y->count; i++) {
@@ -75,8 +74,7 @@ static void add_rank(const gather *p, int r, bool first) {
         double x_sq = 0, e_sq = 0, f_sq = 0;
         bool own = t->m.own[p->l][k] == r;
         for (uint64_t i = k * t->rc.tile; covered(p, k) && i < end_of(p, k); i++) {
-            float lost = p->s->feedback == TW_FEEDBACK_EF ? p->x[i] - p->dec[i] : 0.0f;
-            e_new[i] = own ? lost * p->inverse : lost;
+            float lost = model_hold(t, p->l, slot + i, p->x[i] - p->dec[i], own ? p->ranks : 1.0f);
             p->sum[i] = first && !sparse ? p->dec[i] : p->sum[i] + p->dec[i];
             x_sq += (double)p->x[i] * p->x[i];
             e_sq += (double)lost * lost;
@@ -88,15 +86,13 @@ static void add_rank(const gather *p, int r, bool first) {
 }
 
 static void keep(const gather *p, uint64_t tile, int r) {
-    uint64_t at = (uint64_t)r * p->y->count + tile * p->t->rc.tile;
-    memcpy(p->t->m.e_new[p->l] + at, p->t->m.e[p->l] + at, (end_of(p, tile) - tile * p->t->rc.tile) * sizeof(float));
-    p->t->m.kept[p->l][r] = p->t->m.kept[p->l][r] || model_has_residual(p->t, p->l, r);
+    model_keep(p->t, p->l, r, tile * p->t->rc.tile, end_of(p, tile) - tile * p->t->rc.tile);
 }
 
 /* What is stored of a tile, and what of it the owner holds. */
 static void finish_tile(const gather *p, uint64_t tile) {
     trial *t = p->t;
-    bool sparse = p->s->codec == TW_CODEC_TOPK, ef = p->s->feedback == TW_FEEDBACK_EF, bad = sparse && p->who[tile];
+    bool sparse = p->s->codec == TW_CODEC_TOPK, ef = p->s->feedback != TW_FEEDBACK_NONE, bad = sparse && p->who[tile];
     float *out = t->m.out[p->l], *own = t->m.e_new[p->l] + (uint64_t)t->m.own[p->l][tile] * p->y->count;
     for (uint64_t i = tile * t->rc.tile; i < end_of(p, tile); i++) {
         float v = p->sum[i] * p->inverse;

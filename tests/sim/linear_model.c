@@ -97,8 +97,7 @@ static bool add_part(part_of_sum *p, int r, bool present, float *sum) {
     for (uint32_t i = 0; i < p->n; i++) {
         float v = present ? dec[i] : 0.0f;
         sum[i] = r ? sum[i] + v : v;
-        lost[i] = present && s->feedback == TW_FEEDBACK_EF ? x[i] - dec[i] : 0.0f;
-        t->m.e_new[p->l][at + i] = own ? lost[i] * p->inverse : lost[i];
+        lost[i] = model_hold(t, p->l, at + i, present ? x[i] - dec[i] : 0.0f, own ? p->ranks : 1.0f);
     }
     if (present && !bad)
         p->norms += norm_of(x, p->n) + norm_of(lost, p->n) + (own ? norm_of(e, p->n) * (double)p->ranks : 0);
@@ -117,7 +116,7 @@ static bool finish(part_of_sum *p, float *sum) {
         out[i] = sum[i] * p->inverse * gain;
         bad = bad || !isfinite(out[i]);
     }
-    for (uint32_t i = 0; bad && s->feedback == TW_FEEDBACK_EF && i < p->n; i++)
+    for (uint32_t i = 0; bad && s->feedback != TW_FEEDBACK_NONE && i < p->n; i++)
         out[i] = NAN;
     return bad;
 }
@@ -138,11 +137,8 @@ void model_linear(trial *t, const op_plan *op, uint32_t l, uint64_t tile) {
     t->m.bad[l][tile] = bad;
     t->m.bad_ranks[l] |= bad && who == 0 ? UINT64_C(1) << p.owner : who;
     for (int r = 0; r < t->ranks; r++)
-        if (bad || op->absent[l][r]) {
-            uint64_t at = (uint64_t)r * t->layer[l].count + p.first;
-            memcpy(t->m.e_new[l] + at, t->m.e[l] + at, p.n * sizeof(float));
-            t->m.kept[l][r] = t->m.kept[l][r] || model_has_residual(t, l, r);
-        }
+        if (bad || op->absent[l][r])
+            model_keep(t, l, r, p.first, p.n);
     double w = average ? 1.0 / t->ranks : 1.0;
     if (!away && !bad)
         t->m.rho_step[l] += (t->ranks + 4) * (0x1p-24 * w * p.norms + sqrt((double)p.n) * 0x1p-149);

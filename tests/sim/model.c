@@ -15,10 +15,13 @@ static bool allocate(trial *t, uint32_t l) {
     m->out[l] = calloc(n, sizeof(float));
     m->applied[l] = calloc(n, sizeof(double));
     m->exact[l] = calloc(n, sizeof(double));
+    m->forgot[l] = calloc(n, sizeof(double));
+    m->forgot_new[l] = calloc(all, sizeof(double));
     m->bad[l] = calloc(tiles, 1);
     m->away[l] = calloc(tiles, 1);
     m->own[l] = calloc(tiles, 1);
-    return m->e[l] && m->e_new[l] && m->out[l] && m->applied[l] && m->exact[l] && m->bad[l] && m->away[l] && m->own[l];
+    return m->e[l] && m->e_new[l] && m->out[l] && m->applied[l] && m->exact[l] && m->forgot[l] && m->forgot_new[l] &&
+           m->bad[l] && m->away[l] && m->own[l];
 }
 
 bool model_create(trial *t) {
@@ -41,6 +44,8 @@ void model_free(trial *t) {
         free(m->out[l]);
         free(m->applied[l]);
         free(m->exact[l]);
+        free(m->forgot[l]);
+        free(m->forgot_new[l]);
         free(m->bad[l]);
         free(m->away[l]);
         free(m->own[l]);
@@ -56,6 +61,8 @@ void model_reset(trial *t) {
         memset(m->e[l], 0, n * (unsigned)t->ranks * sizeof(float));
         memset(m->applied[l], 0, n * sizeof(double));
         memset(m->exact[l], 0, n * sizeof(double));
+        memset(m->forgot[l], 0, n * sizeof(double));
+        m->forgot_norms[l] = 0;
         memset(m->held[l], 0, sizeof m->held[l]);
         m->used[l] = m->native[l] = m->linear[l] = m->lossy[l] = m->loose[l] = false;
         m->rho[l] = 0;
@@ -89,7 +96,26 @@ void model_restore_rank(trial *t, int rank, float *const e[]) {
 }
 
 bool model_has_residual(const trial *t, uint32_t l, int rank) {
-    return t->ranks > 1 && (t->step.spec[l].feedback == TW_FEEDBACK_EF || t->m.held[l][rank]);
+    return t->ranks > 1 && (t->step.spec[l].feedback != TW_FEEDBACK_NONE || t->m.held[l][rank]);
+}
+
+float model_hold(trial *t, uint32_t l, uint64_t at, float lost, float ranks) {
+    const tw_spec *s = &t->step.spec[l];
+    float beta = s->feedback == TW_FEEDBACK_DECAY ? (float)((double)s->rate / 1e9) : 1.0f;
+    t->m.e_new[l][at] = 0;
+    if (s->feedback == TW_FEEDBACK_NONE)
+        return 0;
+    t->m.e_new[l][at] = lost * (beta / ranks);
+    if (s->feedback == TW_FEEDBACK_DECAY)
+        t->m.forgot_new[l][at] = (double)lost / (double)ranks - (double)t->m.e_new[l][at];
+    return lost;
+}
+
+void model_keep(trial *t, uint32_t l, int rank, uint64_t first, uint64_t n) {
+    uint64_t at = (uint64_t)rank * t->layer[l].count + first;
+    memcpy(t->m.e_new[l] + at, t->m.e[l] + at, n * sizeof(float));
+    memset(t->m.forgot_new[l] + at, 0, n * sizeof(double));
+    t->m.kept[l][rank] = t->m.kept[l][rank] || model_has_residual(t, l, rank);
 }
 
 bool model_op_is_native(const op_plan *op) {
@@ -118,6 +144,7 @@ void model_step(trial *t) {
     model *m = &t->m;
     for (uint32_t l = 0; l < t->nlayer; l++) {
         memset(m->bad[l], 0, t->layer[l].tiles);
+        memset(m->forgot_new[l], 0, t->layer[l].count * (unsigned)t->ranks * sizeof(double));
         memset(m->away[l], 1, t->layer[l].tiles);
         memset(m->kept[l], 0, sizeof m->kept[l]);
         m->bad_ranks[l] = 0;
@@ -163,16 +190,30 @@ static void add_tile(trial *t, const op_plan *op, uint32_t l, uint64_t tile) {
     }
 }
 
+/* Of one rank: what it forgot, by weight, and norms of it as the owners' and the workers' part of a bound. */
+static void add_forgotten(trial *t, uint32_t l, int r) {
+    uint64_t n = t->layer[l].count;
+    double w = t->rc.redop == TW_AVG ? 1.0 / t->ranks : 1.0, own_sq = 0, sq = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        bool own = t->m.own[l][i / t->rc.tile] == r;
+        double f = t->m.forgot_new[l][(uint64_t)r * n + i];
+        t->m.forgot[l][i] += own ? f : w * f;
+        *(own && !t->m.linear[l] ? &own_sq : &sq) += own && t->m.linear[l] ? f * f / (w * w) : f * f;
+    }
+    t->m.forgot_norms[l] += w * sqrt(sq) + sqrt(own_sq);
+}
+
 static void commit_layer(trial *t, uint32_t l) {
     model *m = &t->m;
     const tw_spec *s = &t->step.spec[l];
-    bool ef = s->feedback == TW_FEEDBACK_EF;
+    bool ef = s->feedback != TW_FEEDBACK_NONE;
     for (int r = 0; r < t->ranks; r++) {
         uint64_t at = (uint64_t)r * t->layer[l].count;
         if (!model_has_residual(t, l, r))
             continue;
         memcpy(m->e[l] + at, m->e_new[l] + at, t->layer[l].count * sizeof(float));
         m->held[l][r] = ef || m->kept[l][r];
+        add_forgotten(t, l, r);
     }
     m->used[l] = m->used[l] || ef;
     m->rho[l] += m->rho_step[l];
@@ -198,6 +239,8 @@ void model_commit(trial *t) {
             t->m.loose[op->piece[k].layer] |=
                 workers != t->m.linear[op->piece[k].layer] && t->m.used[op->piece[k].layer];
             t->m.loose[op->piece[k].layer] |= op->gather && t->layer[op->piece[k].layer].dtype != TW_F32;
+            t->m.loose[op->piece[k].layer] |=
+                op->linear && t->step.spec[op->piece[k].layer].feedback == TW_FEEDBACK_DECAY;
             t->m.linear[op->piece[k].layer] = workers;
         }
     }

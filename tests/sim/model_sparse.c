@@ -59,16 +59,12 @@ typedef struct norms { /* squares of each tile, as in model_tile.c */
 
 static void keep_tile(trial *t, uint32_t l, uint64_t tile, int r) {
     uint64_t n = t->layer[l].count, from = tile * t->rc.tile, m = n - from < t->rc.tile ? n - from : t->rc.tile;
-    float *e = t->m.e[l] + (uint64_t)r * n + from;
-    memcpy(t->m.e_new[l] + (uint64_t)r * n + from, e, m * sizeof *e);
-    if (model_has_residual(t, l, r))
-        t->m.kept[l][r] = true;
+    model_keep(t, l, r, from, m);
 }
 
 static void hop1(sparse *p, float *sum, uint64_t *who, norms *q) {
     trial *t = p->t;
     const float *g = t->step.g[p->l] + (uint64_t)p->rank * p->n, *e = t->m.e[p->l] + (uint64_t)p->rank * p->n;
-    float *e_new = t->m.e_new[p->l] + (uint64_t)p->rank * p->n;
     bool ef = model_has_residual(t, p->l, p->rank);
     p->hop = 1;
     memset(p->flag, 0, t->layer[p->l].tiles);
@@ -92,7 +88,7 @@ static void hop1(sparse *p, float *sum, uint64_t *who, norms *q) {
             continue;
         }
         sum[i] = sum[i] + p->decoded[i];
-        e_new[i] = p->s->feedback == TW_FEEDBACK_EF ? p->x[i] - p->decoded[i] : 0.0f;
+        model_hold(t, p->l, (uint64_t)p->rank * p->n + i, p->x[i] - p->decoded[i], 1.0f);
         who[tile] |= (uint64_t)p->flag[tile] << p->rank;
         q->x[at] += (double)p->x[i] * p->x[i];
         q->e[at] += (double)(p->x[i] - p->decoded[i]) * (p->x[i] - p->decoded[i]);
@@ -102,8 +98,7 @@ static void hop1(sparse *p, float *sum, uint64_t *who, norms *q) {
 /* Of all owners: each its own tiles. */
 static void hop2(sparse *p, const float *sum, const uint64_t *who, norms *q) {
     trial *t = p->t;
-    float w = t->rc.redop == TW_AVG ? 1.0f / (float)t->ranks : 1.0f,
-          *e_new = t->m.e_new[p->l] + (uint64_t)p->rank * p->n;
+    float w = t->rc.redop == TW_AVG ? 1.0f / (float)t->ranks : 1.0f;
     const float *e = t->m.e[p->l] + (uint64_t)p->rank * p->n;
     bool ef = model_has_residual(t, p->l, p->rank);
     p->hop = 2;
@@ -125,7 +120,7 @@ static void hop2(sparse *p, const float *sum, const uint64_t *who, norms *q) {
             continue;
         t->m.bad[p->l][tile] = p->flag[tile];
         t->m.out[p->l][i] = p->flag[tile] ? NAN : p->decoded[i];
-        e_new[i] = p->s->feedback == TW_FEEDBACK_EF ? p->x[i] - p->decoded[i] : 0.0f;
+        model_hold(t, p->l, (uint64_t)p->rank * p->n + i, p->x[i] - p->decoded[i], 1.0f);
         q->own_x[tile] += (double)p->x[i] * p->x[i];
         q->own_e[tile] += (double)(p->x[i] - p->decoded[i]) * (p->x[i] - p->decoded[i]);
     }

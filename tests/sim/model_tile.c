@@ -28,9 +28,6 @@ static float inverse(const trial *t) {
 static double weight(const trial *t) {
     return t->rc.redop == TW_AVG ? 1.0 / t->ranks : 1.0;
 }
-static bool has_feedback(const tile_place *p) {
-    return p->spec->feedback == TW_FEEDBACK_EF;
-}
 
 static model_draw draw_of(const trial *t, const tile_place *p, int rank, uint32_t hop) {
     return (model_draw){
@@ -47,7 +44,6 @@ static bool send_part(trial *t, uint32_t l, const tile_place *p, int r, bool fir
     float *x = t->m.scratch + MOST_TILE, *dec = t->m.scratch + 2 * MOST_TILE;
     uint64_t at = (uint64_t)r * p->l->count + p->first;
     const float *g = t->step.g[l] + at, *e = t->m.e[l] + at;
-    float *e_new = t->m.e_new[l] + at;
     bool ef = model_has_residual(t, l, r);
     for (uint32_t i = 0; i < p->n; i++) {
         x[i] = g[i] * t->step.scale[r];
@@ -57,10 +53,10 @@ static bool send_part(trial *t, uint32_t l, const tile_place *p, int r, bool fir
     const model_draw d = draw_of(t, p, r, 1);
     bool bad = model_codec(p->spec, &d, p->l->dtype, x, p->n, dec);
     for (uint32_t i = 0; i < p->n; i++) {
-        e_new[i] = has_feedback(p) ? x[i] - dec[i] : 0.0f;
+        float lost = model_hold(t, l, at + i, x[i] - dec[i], 1.0f);
         sum[i] = first ? dec[i] : sum[i] + dec[i];
         sq->x[r] += (double)x[i] * x[i];
-        sq->e[r] += (double)e_new[i] * e_new[i];
+        sq->e[r] += (double)lost * lost;
     }
     return bad;
 }
@@ -92,20 +88,13 @@ static bool answer(trial *t, uint32_t l, const tile_place *p, const float *sum, 
     for (uint32_t i = 0; i < p->n; i++) {
         out[i] = model_to_dtype(dec[i], p->l->dtype);
         bad = bad || !isfinite(out[i]);
-        t->m.e_new[l][at + i] = has_feedback(p) ? x[i] - out[i] : 0.0f;
+        float lost = model_hold(t, l, at + i, x[i] - out[i], 1.0f);
         sq->own_x += (double)x[i] * x[i];
-        sq->own_e += (double)t->m.e_new[l][at + i] * t->m.e_new[l][at + i];
+        sq->own_e += (double)lost * lost;
     }
     for (uint32_t i = 0; bad && ef && i < p->n; i++)
         out[i] = NAN; /* the tile as a whole */
     return bad;
-}
-
-static void keep(trial *t, uint32_t l, const tile_place *p, int r) {
-    uint64_t at = (uint64_t)r * p->l->count + p->first;
-    memcpy(t->m.e_new[l] + at, t->m.e[l] + at, p->n * sizeof(float));
-    if (model_has_residual(t, l, r))
-        t->m.kept[l][r] = true;
 }
 
 static void add_rho(trial *t, uint32_t l, const tile_place *p, const squares *sq) {
@@ -136,7 +125,7 @@ void model_tile(trial *t, const op_plan *op, uint32_t l, uint64_t tile) {
     t->m.bad_ranks[l] |= who;
     for (int r = 0; r < t->ranks; r++)
         if (first || t->m.bad[l][tile] || (op->absent[l][r] && r != p.owner))
-            keep(t, l, &p, r);
+            model_keep(t, l, r, p.first, p.n);
     if (!first && !t->m.bad[l][tile])
         add_rho(t, l, &p, &sq);
 }

@@ -24,7 +24,7 @@ typedef struct one_layer {
     float *g, *e, *e_new; /* [rank * count + i] */
     float *out;           /* the model's [count] */
     uint8_t *mem;         /* outputs of all ranks, in the dtype */
-    double *applied, *exact, *slack;
+    double *applied, *exact, *slack, *forgot;
     uint8_t *owner, *bad, *away; /* of tiles */
 } one_layer;
 
@@ -63,9 +63,12 @@ static void draw_layer(scene *s, uint32_t k) {
     l->gathered = rng_chance(s->r, 40);
 
     l->spec = trial_draw_spec(s->t);
+    l->spec.rate = 0;
     bool can = l->spec.scale != TW_SCALE_UNBIASED;
-    l->spec.feedback = can && rng_chance(s->r, 75) ? TW_FEEDBACK_EF : TW_FEEDBACK_NONE;
-    l->until = l->spec.feedback == TW_FEEDBACK_EF && rng_chance(s->r, 20) ? rng_range(s->r, 1, 3) : 0;
+    trial_draw_feedback(s->t, &l->spec, can ? 75 : 0);
+    if (l->spec.rate) /* one that what is held can be divided by */
+        l->spec.rate = 500000000u + 1000000u * (uint32_t)rng_below(s->r, 500);
+    l->until = l->spec.feedback != TW_FEEDBACK_NONE && rng_chance(s->r, 20) ? rng_range(s->r, 1, 3) : 0;
     if (rng_chance(s->r, 60)) {
         l->pinned = rng_range(s->r, 1, (unsigned)s->ranks);
         l->shard = rng_chance(s->r, 80) ? s->tile * rng_range(s->r, 1, 4) : 0;
@@ -92,8 +95,10 @@ static bool make_layer(scene *s, one_layer *l) {
     l->applied = calloc(n, sizeof(double));
     l->exact = calloc(n, sizeof(double));
     l->slack = calloc(n, sizeof(double));
+    l->forgot = calloc(n, sizeof(double));
     l->owner = calloc(3, TILES + 1);
-    if (!l->g || !l->e || !l->e_new || !l->out || !l->mem || !l->applied || !l->exact || !l->slack || !l->owner)
+    if (!l->g || !l->e || !l->e_new || !l->out || !l->mem || !l->applied || !l->exact || !l->slack || !l->forgot ||
+        !l->owner)
         return trial_fail(s->t, "out of memory");
     l->bad = l->owner + TILES + 1;
     l->away = l->bad + TILES + 1;
@@ -131,7 +136,13 @@ static void draw_step(scene *s) {
 /* ---- the model ---- */
 
 static bool feeds_back(const scene *s, const one_layer *l) {
-    return s->ranks > 1 && l->spec.feedback == TW_FEEDBACK_EF && (!l->until || s->number < l->until);
+    return s->ranks > 1 && l->spec.feedback != TW_FEEDBACK_NONE && (!l->until || s->number < l->until);
+}
+
+/* What stays of what is lost. */
+static float hold(const scene *s, const one_layer *l, float lost) {
+    float beta = l->spec.feedback == TW_FEEDBACK_DECAY ? (float)((double)l->spec.rate / 1e9) : 1.0f;
+    return feeds_back(s, l) ? lost * beta : 0.0f;
 }
 
 /* Its residual takes part, once more where feedback has ended. */
@@ -163,7 +174,7 @@ static bool encode(const scene *s, const one_layer *l, const tw_spec *spec, int 
         bad = bad || !isfinite(dec[i]);
         double sizes = fabs((double)x[i]) + fabs((double)dec[i]);
         l->slack[at + i] += isfinite(sizes) ? sizes * (s->ranks + 4) * 0x1p-22 + 1e-40 : 0;
-        l->e_new[slot + i] = feeds_back(s, l) ? x[i] - dec[i] : 0.0f;
+        l->e_new[slot + i] = hold(s, l, x[i] - dec[i]);
     }
     return bad;
 }
@@ -259,7 +270,7 @@ static void sparse_part(scene *s, uint32_t k, int r, sparse_work *w) {
         w->sum[i] += own ? w->x[i] : w->dec[i];
         add_slack(s, l, i, (double)w->x[i], (double)w->sum[i]);
         if (!own)
-            l->e_new[slot + i] = feeds_back(s, l) ? w->x[i] - w->dec[i] : 0.0f;
+            l->e_new[slot + i] = hold(s, l, w->x[i] - w->dec[i]);
     }
 }
 
@@ -287,7 +298,7 @@ static void sparse_result(scene *s, uint32_t k, int r, sparse_work *w) {
             continue;
         l->bad[tile] |= w->flag[tile];
         l->out[i] = w->flag[tile] ? NAN : w->dec[i];
-        l->e_new[slot + i] = feeds_back(s, l) ? w->x[i] - w->dec[i] : 0.0f;
+        l->e_new[slot + i] = hold(s, l, w->x[i] - w->dec[i]);
         add_slack(s, l, i, (double)w->x[i], (double)w->dec[i]);
     }
 }
@@ -335,6 +346,21 @@ static void model_all(scene *s) {
     }
 }
 
+/* What decay forgot of value i: of a slot that was made anew its share to what was kept is known. */
+static double forgotten(const scene *s, uint32_t k, uint32_t i) {
+    const one_layer *l = &s->l[k];
+    double beta = (double)(float)((double)l->spec.rate / 1e9), sum = 0;
+    uint32_t tile = i / s->tile;
+    for (int r = 0; r < s->ranks && feeds_back(s, l) && l->spec.rate; r++) {
+        bool own = r == l->owner[tile];
+        if (!own && (s->absent[k][r] || l->gathered))
+            continue;
+        double w = own || s->rc.redop == TW_SUM ? 1 : 1.0 / s->ranks;
+        sum += w * (double)l->e_new[(size_t)r * l->count + i] * (1 - beta) / beta;
+    }
+    return sum;
+}
+
 static void model_add(scene *s, uint32_t k) {
     one_layer *l = &s->l[k];
     for (uint32_t i = 0; i < l->count; i++) {
@@ -347,6 +373,7 @@ static void model_add(scene *s, uint32_t k) {
                 exact += (double)l->g[(size_t)r * l->count + i];
         l->exact[i] += s->rc.redop == TW_AVG && !l->gathered ? exact / s->ranks : exact;
         l->applied[i] += (double)l->out[i];
+        l->forgot[i] += forgotten(s, k, i);
     }
     for (int r = 0; r < s->ranks; r++) {
         size_t at = (size_t)r * l->count;
@@ -499,8 +526,8 @@ static bool check_sums(scene *s) {
             error_sq += off * off;
             for (int r = 0; r < s->ranks; r++)
                 held += l->e[(size_t)r * l->count + i] * (r == l->owner[i / s->tile] ? 1 : w);
-            if (feeds_back(s, l) && !l->until && fabs(off + held) > l->slack[i])
-                return trial_fail(s->t, "layer '%s', value %u: %g is lost", l->name, i, off + held);
+            if (feeds_back(s, l) && !l->until && fabs(off + held + l->forgot[i]) > l->slack[i])
+                return trial_fail(s->t, "layer '%s', value %u: %g is lost", l->name, i, off + held + l->forgot[i]);
         }
     }
     for (int r = 0; r < s->ranks; r++)
@@ -584,7 +611,7 @@ static bool open_scene(scene *s) {
         snprintf(rules + strlen(rules), sizeof rules - strlen(rules), "%s%s=%s", k ? ";" : "", l->name, spec);
         if (l->until)
             snprintf(rules + strlen(rules), sizeof rules - strlen(rules), " until %llu then %.*s",
-                     (unsigned long long)l->until, (int)(strlen(spec) - strlen("+ef")), spec);
+                     (unsigned long long)l->until, (int)(strchr(spec, '+') - spec), spec);
         list[k] = (tw_layer)TW_LAYER_DTYPE(l->name, l->count, l->dtype);
         list[k].pinned = l->pinned;
         list[k].shard = l->shard;
@@ -607,7 +634,7 @@ static void close_scene(scene *s) {
     tw_ctx_destroy(s->ctx);
     for (uint32_t k = 0; k < s->n; k++) {
         one_layer *l = &s->l[k];
-        void *all[] = {l->g, l->e, l->e_new, l->out, l->mem, l->applied, l->exact, l->slack, l->owner};
+        void *all[] = {l->g, l->e, l->e_new, l->out, l->mem, l->applied, l->exact, l->slack, l->forgot, l->owner};
         for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
             free(all[i]);
     }

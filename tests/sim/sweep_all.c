@@ -58,6 +58,7 @@ static const char *const swept[] = {
     "cast:type=fp8e4m3,group=128",
     "cast:type=fp8e5m2,group=128",
     "onebit:group=128",
+    "onebit:group=128+decay:beta=0.9",
     "onebit:group=128,scale=rms",
     "onebit:group=128,scale=twosided",
     "quant:group=128",

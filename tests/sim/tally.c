@@ -8,7 +8,8 @@
 #define COUNT_OF(a) (sizeof(a) / sizeof((a)[0]))
 
 static uint64_t ranks[MOST_RANKS + 1], kinds[KIND_COUNT], faults[FAULT_COUNT], odds[ODD_COUNT], values[VALUES_COUNT];
-static uint64_t dtypes[4], codecs[8][3], redops[3], policies[4], algos[5], ops[MOST_OPS + 1], steps[MOST_STEPS + 1];
+static uint64_t dtypes[4], codecs[8][3], feedbacks[TW_FEEDBACK_DECAY + 1], redops[3], policies[4], algos[5],
+    ops[MOST_OPS + 1], steps[MOST_STEPS + 1];
 static uint64_t sizes[7], tiles[6], wide_tiles, verdicts[4], failures[16], pieces[8], refusals[REFUSAL_COUNT];
 static uint64_t others[TALLY_KINDS][8];
 static uint64_t posted, pushed, layers, no_overlap, phases, scaled, nan_steps, absent_somewhere, absent_everywhere,
@@ -106,7 +107,9 @@ void tally_step(const trial *t) {
     for (uint32_t l = 0; l < t->nlayer; l++) {
         bool away = false, there = false;
         layer_steps++;
-        codecs[t->step.spec[l].codec][t->step.spec[l].feedback]++;
+        uint32_t feedback = t->step.spec[l].feedback;
+        codecs[t->step.spec[l].codec][feedback > TW_FEEDBACK_NONE ? 2 : 1]++;
+        feedbacks[feedback]++;
         for (uint32_t i = 0; i < t->step.nop; i++)
             for (int r = 0; r < t->ranks && t->step.op[i].tiles[l]; r++) {
                 away = away || t->step.op[i].absent[l][r];
@@ -182,8 +185,9 @@ void tally_print(void) {
     LINE("algo", algos, "", "auto", "native", "sra", "gather");
     LINE("dtypes", dtypes, "", "fp32", "fp16", "bf16");
     LINE("values", values, "plain", "mixed", "sparse", "tiny", "outlier", "large", "huge", "same");
-    LINE("layer-steps", flat, "none", "none+ef", "cast", "cast+ef", "onebit", "onebit+ef", "quant", "quant+ef",
-         "ternary", "ternary+ef", "topk", "topk+ef", "randk", "randk+ef");
+    LINE("layer-steps", flat, "none", "none+...", "cast", "cast+...", "onebit", "onebit+...", "quant", "quant+...",
+         "ternary", "ternary+...", "topk", "topk+...", "randk", "randk+...");
+    LINE("feedback", feedbacks, "", "none", "ef", "decay");
     print_others();
     LINE("ops a step", ops, "0", "1", "2", "3", "4", "5", "6");
     LINE("pieces", pieces, "0", "1", "2", "3", "4", "5", "6", "7+");

@@ -154,9 +154,12 @@ typedef struct model {
     float *e[MOST_LAYERS], *e_new[MOST_LAYERS]; /* residuals [rank * count + i] */
     float *out[MOST_LAYERS];                    /* this step's result as stored [count] */
     double *applied[MOST_LAYERS], *exact[MOST_LAYERS];
-    uint8_t *bad[MOST_LAYERS];  /* tiles with NaN or Inf in this step */
-    uint8_t *away[MOST_LAYERS]; /* tiles that no rank has, or no op covers */
-    uint8_t *own[MOST_LAYERS];  /* owner of each tile */
+    double *forgot[MOST_LAYERS],
+        *forgot_new[MOST_LAYERS];     /* by weight [count]; this step's, by slot [rank * count + i] */
+    double forgot_norms[MOST_LAYERS]; /* as a certificate adds them up */
+    uint8_t *bad[MOST_LAYERS];        /* tiles with NaN or Inf in this step */
+    uint8_t *away[MOST_LAYERS];       /* tiles that no rank has, or no op covers */
+    uint8_t *own[MOST_LAYERS];        /* owner of each tile */
     bool held[MOST_LAYERS][MOST_RANKS], kept[MOST_LAYERS][MOST_RANKS];
     bool used[MOST_LAYERS], native[MOST_LAYERS], linear[MOST_LAYERS], lossy[MOST_LAYERS];
     bool loose[MOST_LAYERS]; /* no feedback, NaN, absent, or frames cut anew: its bound may be far from what is held */
@@ -224,7 +227,8 @@ bool trial_fail(trial *t, const char *format, ...) __attribute__((format(printf,
 void trial_draw(trial *t, uint64_t seed, int most_ranks);
 void trial_draw_rules(trial *t);
 tw_spec trial_draw_spec(trial *t);
-tw_spec trial_draw_tiled(trial *t); /* a codec of fixed rate */
+tw_spec trial_draw_tiled(trial *t);                               /* a codec of fixed rate */
+void trial_draw_feedback(trial *t, tw_spec *s, uint32_t percent); /* one that holds something, so often */
 void trial_describe(const trial *t);
 bool trial_draw_step(trial *t, uint32_t index); /* false: out of memory */
 void trial_free_step(trial *t);
@@ -265,6 +269,9 @@ bool model_save(const trial *t, float *e[]);
 void model_restore_rank(trial *t, int rank, float *const e[]);
 bool model_has_residual(const trial *t, uint32_t l, int rank); /* its residual takes part in this step */
 bool model_step_is_bad(const trial *t);
+/* Value `at` (rank * count + i) of a slot: what holds of `lost`, times a factor where it is an owner's. Returns what was lost. */
+float model_hold(trial *t, uint32_t l, uint64_t at, float lost, float ranks);
+void model_keep(trial *t, uint32_t l, int rank, uint64_t first, uint64_t n); /* ... as it was */
 void model_tile(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
 /* model_sparse.c: all tiles of the op. */
 void model_sparse(trial *t, const op_plan *op, uint32_t l);

@@ -18,7 +18,7 @@ static void fill(unit_rng *r) {
 }
 
 static void rows_are_in_place(void) {
-    static const tw_feedback *const rows[] = {&tw_feedback_none, &tw_feedback_ef};
+    static const tw_feedback *const rows[] = {&tw_feedback_none, &tw_feedback_ef, &tw_feedback_decay};
     CU_ASSERT_PTR_NULL(tw_feedback_get(0));
     CU_ASSERT_PTR_NULL(tw_feedback_get(TW_FEEDBACKS));
     CU_ASSERT_PTR_NULL(tw_feedback_get(UINT32_MAX));
@@ -69,11 +69,11 @@ static void ef_keeps_what_is_dropped(void) {
     unsigned wrong = 0;
     fill(&r);
     tw_feedback_ef.prepare(x, g, e, 1.0f, N);
-    tw_feedback_ef.commit(kept, x, decoded, N);
+    tw_feedback_ef.commit(kept, x, decoded, 0.0f, N);
     for (int i = 0; i < N; i++)
         wrong += unit_bits(kept[i]) != unit_bits(x[i] - decoded[i]);
     CU_ASSERT_EQUAL(wrong, 0);
-    tw_feedback_ef.commit(kept, x, x, N); /* an exact codec leaves +0 */
+    tw_feedback_ef.commit(kept, x, x, 0.0f, N); /* an exact codec leaves +0 */
     for (int i = 0; i < N; i++)
         wrong += unit_bits(kept[i]) != 0;
     CU_ASSERT_EQUAL(wrong, 0);
@@ -95,7 +95,7 @@ static void nothing_is_lost_over_steps(void) {
             sum += fabs(x[i]);
         for (int i = 0; i < N; i++)
             sent[i] += decoded[i] = copysignf((float)(sum / N), x[i]);
-        tw_feedback_ef.commit(e, x, decoded, N);
+        tw_feedback_ef.commit(e, x, decoded, 0.0f, N);
     }
     for (int i = 0; i < N; i++) {
         lost += pow(in[i] - sent[i] - e[i], 2);
@@ -105,11 +105,61 @@ static void nothing_is_lost_over_steps(void) {
     CU_ASSERT(sqrt(lost) < 200 * 0x1p-24 * 2 * sqrt(norm));
 }
 
+static void decay_keeps_a_share(void) {
+    unit_rng r = unit_seeded("decay");
+    unsigned wrong = 0;
+    tw_spec s;
+    CU_ASSERT_EQUAL(tw_spec_parse("onebit+decay:beta=0.9", &s), TW_OK);
+    const float beta = tw_feedback_rate(&s);
+    CU_ASSERT_EQUAL(beta, 0.9f);
+    CU_ASSERT_EQUAL(tw_feedback_keeps(&s), 0.9f);
+    fill(&r);
+    tw_feedback_decay.prepare(x, g, e, 1.1f, N);
+    tw_feedback_decay.commit(kept, x, decoded, beta, N);
+    for (int i = 0; i < N; i++) {
+        volatile float product = g[i] * 1.1f, sum = product + e[i], lost = sum - decoded[i], share = lost * beta;
+        wrong += unit_bits(x[i]) != unit_bits(sum) || unit_bits(kept[i]) != unit_bits(share);
+    }
+    CU_ASSERT_EQUAL(wrong, 0);
+    tw_spec_parse("onebit+ef", &s);
+    CU_ASSERT_EQUAL(tw_feedback_keeps(&s), 1.0f);
+}
+
+/* The invariant of decay: what was sent, what is held and what was forgotten make up what came in. */
+static void decay_forgets_what_it_says(void) {
+    static double in[N], sent[N], forgot[N];
+    unit_rng r = unit_seeded("forgotten");
+    double off = 0.0, norm = 0.0, gone = 0.0;
+    const float beta = 0.8f;
+    memset(e, 0, sizeof e);
+    for (int step = 0; step < 200; step++) {
+        double sum = 0.0;
+        for (int i = 0; i < N; i++)
+            in[i] += g[i] = unit_float(&r);
+        tw_feedback_decay.prepare(x, g, e, 1.0f, N);
+        for (int i = 0; i < N; i++)
+            sum += fabs(x[i]);
+        for (int i = 0; i < N; i++)
+            sent[i] += decoded[i] = copysignf((float)(sum / N), x[i]);
+        tw_feedback_decay.commit(e, x, decoded, beta, N);
+        for (int i = 0; i < N; i++)
+            forgot[i] += (1 - (double)beta) * ((double)x[i] - (double)decoded[i]);
+    }
+    for (int i = 0; i < N; i++) {
+        off += pow(in[i] - sent[i] - e[i] - forgot[i], 2);
+        norm += pow(e[i], 2);
+        gone += pow(forgot[i], 2);
+    }
+    CU_ASSERT(norm > 0.0);
+    CU_ASSERT(gone > norm);
+    CU_ASSERT(sqrt(off) < 200 * 0x1p-24 * 4 * sqrt(norm));
+}
+
 static void no_values_touch_nothing(void) {
     x[0] = kept[0] = 7.0f;
     tw_feedback_none.prepare(x, g, NULL, 1.0f, 0);
     tw_feedback_ef.prepare(x, g, e, 1.0f, 0);
-    tw_feedback_ef.commit(kept, x, decoded, 0);
+    tw_feedback_ef.commit(kept, x, decoded, 0.0f, 0);
     CU_ASSERT_EQUAL(x[0], 7.0f);
     CU_ASSERT_EQUAL(kept[0], 7.0f);
 }
@@ -121,6 +171,8 @@ int main(void) {
         UNIT_TEST(ef_rounds_twice),
         UNIT_TEST(ef_keeps_what_is_dropped),
         UNIT_TEST(nothing_is_lost_over_steps),
+        UNIT_TEST(decay_keeps_a_share),
+        UNIT_TEST(decay_forgets_what_it_says),
         UNIT_TEST(no_values_touch_nothing),
     };
     return unit_main("feedback", tests, UNIT_COUNT(tests));

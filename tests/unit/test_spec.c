@@ -15,6 +15,9 @@ static const struct {
     {"cast:type=bf16", "cast", {sizeof(tw_spec), 2, 1, TW_BF16, 0, 0}},
     {"cast : type = fp16", "cast:type=fp16", {sizeof(tw_spec), 2, 1, TW_F16, 0, 0}},
     {"cast:type=fp16+ef", "cast:type=fp16+ef", {sizeof(tw_spec), 2, 2, TW_F16, 0, 0}},
+    {"none+decay", "none+decay", {sizeof(tw_spec), 1, 3, .rate = 950000000}},
+    {"none + decay : beta = 0.950", "none+decay", {sizeof(tw_spec), 1, 3, .rate = 950000000}},
+    {"cast+decay:beta=0.999999999", "cast+decay:beta=0.999999999", {sizeof(tw_spec), 2, 3, TW_BF16, .rate = 999999999}},
     {"cast:type=fp8e4m3+ef", "cast:type=fp8e4m3+ef", {sizeof(tw_spec), 2, 2, TW_CAST_FP8E4M3, 0, 512}},
     {"cast:group=128,type=fp8e5m2", "cast:type=fp8e5m2,group=128", {sizeof(tw_spec), 2, 1, TW_CAST_FP8E5M2, 0, 128}},
     {"onebit", "onebit", {sizeof(tw_spec), 3, 1, 0, TW_SCALE_MEAN, 512}},
@@ -95,6 +98,19 @@ static const struct {
     {"none none", "unknown codec 'none none'"},
     {"onebit+eff", "unknown feedback 'eff'; did you mean 'ef'?"},
     {"onebit+", "feedback is missing"},
+    {"onebit+:beta=1", "feedback is missing"},
+    {"onebit+decya:beta=0.5", "unknown feedback 'decya'; did you mean 'decay'?"},
+    {"onebit+decay:", "option is missing; did you mean 'beta'?"},
+    {"onebit+decay:bta=0.5", "unknown option 'bta'; did you mean 'beta'?"},
+    {"onebit+decay:beta", "option 'beta' wants a value: beta=..."},
+    {"onebit+decay:beta=", "beta= must be above 0 and below 1"},
+    {"onebit+decay:beta=0", "beta=0 must be above 0 and below 1"},
+    {"onebit+decay:beta=1", "beta=1 must be above 0 and below 1, with up to nine digits"},
+    {"onebit+decay:beta=0.1234567891", "must be above 0"},
+    {"onebit+decay:beta=0.5,beta=0.5", "beta=0.5,beta=0.5 must be"},
+    {"onebit+ef:beta=0.5", "'ef' takes no option"},
+    {"topk:values=(none+decay)", "must be a codec of fixed rate, without feedback"},
+    {"randk:scale=unbiased+decay", "so it goes without feedback"},
     {"onebit+ef+ef", "unknown feedback 'ef+ef'; did you mean 'ef'?"},
     {"onebit:", "option is missing; did you mean 'group'?"},
     {"onebit:group=128,", "option is missing"},
@@ -217,13 +233,19 @@ static void hand_made_structs_are_named(void) {
     tw_spec s = TW_SPEC_INIT;
     s.size--;
     CU_ASSERT_EQUAL(tw_spec_check(&s), TW_ERR_ARG);
-    unit_has(tw_last_error(), "size is 59, must be 60");
+    unit_has(tw_last_error(), "size is 63, must be 64");
     s = (tw_spec){sizeof s, 9, 1, 0, 0, 0};
     CU_ASSERT_EQUAL(tw_spec_check(&s), TW_ERR_ARG);
     unit_has(tw_last_error(), "unknown codec id 9");
     s = (tw_spec){sizeof s, 1, 7, 0, 0, 0};
     CU_ASSERT_EQUAL(tw_spec_check(&s), TW_ERR_ARG);
     unit_has(tw_last_error(), "unknown feedback id 7");
+    s = (tw_spec){sizeof s, 1, 3, .rate = 1000000000};
+    CU_ASSERT_EQUAL(tw_spec_check(&s), TW_ERR_ARG);
+    unit_has(tw_last_error(), "rate is 1000000000 of 10^9, which 'decay' does not take");
+    s = (tw_spec){sizeof s, 1, 2, .rate = 1};
+    CU_ASSERT_EQUAL(tw_spec_check(&s), TW_ERR_ARG);
+    unit_has(tw_last_error(), "which 'ef' does not take");
     s = (tw_spec){sizeof s, 1, 1, 0, 0, 128};
     CU_ASSERT_EQUAL(tw_spec_check(&s), TW_ERR_ARG);
     unit_has(tw_last_error(), "group is 128, must be 0 for 'none'");
@@ -247,7 +269,7 @@ static void format_behaves_as_snprintf(void) {
 
 static void equal_looks_at_all_fields(void) {
     const tw_spec a = {sizeof a, TW_CODEC_ONEBIT, TW_FEEDBACK_EF, 0, TW_SCALE_RMS, 512};
-    for (int i = 0; i < 10; i++) {
+    for (int i = 0; i < 11; i++) {
         tw_spec b = a;
         b.codec = (uint16_t)(b.codec + (i == 0));
         b.feedback = (uint16_t)(b.feedback + (i == 1));
@@ -258,6 +280,7 @@ static void equal_looks_at_all_fields(void) {
         b.rounding = i == 7;
         b.rotate = i == 8;
         b.seed = i == 9;
+        b.rate = i == 10;
         CU_ASSERT_EQUAL(tw_spec_equal(&a, &b), i == 5);
     }
 }
@@ -294,9 +317,9 @@ static void quant_structs_are_checked(void) {
 /* Random text: bytes, and pieces of the grammar glued together. Never a crash; what is accepted comes back. */
 static void random_text_is_harmless(void) {
     static const char *const pieces[] = {
-        "quant", "bits", "8",    "seed", "7",  "rotate", "hadamard", "none",  "cast", "onebit", ":",
-        "+",     "=",    ",",    " ",    "ef", "type",   "group",    "scale", "mean", "rms",    "bf16",
-        "fp16",  "128",  "4096", "1024", "\t", "x",      "",         "none",  ":",    "+",      "="};
+        "quant", "bits", "8",  "seed", "7",    "rotate", "hadamard", "none", "cast", "onebit", ":",    "+",
+        "=",     ",",    " ",  "ef",   "type", "group",  "scale",    "mean", "rms",  "bf16",   "fp16", "128",
+        "4096",  "1024", "\t", "x",    "",     "none",   ":",        "+",    "=",    "decay",  "beta", "0.5"};
     unit_rng r = unit_seeded("random text");
     unsigned accepted = 0, lost = 0, silent = 0;
     for (int k = 0; k < 200000; k++) {

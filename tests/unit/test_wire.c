@@ -16,9 +16,10 @@ typedef struct post {
 #define POSTED_RULES                                                                                                   \
     "w0=powersgd:rank=3,seed=2+ef; w1=powersgd:rank=2,iterations=3+ef; w2=powersgd:rank=1,iterations=2,warm_start=0; " \
     "b*=none+ef; v=powersgd+ef; r0=randk:density=0.1+ef; r1=randk:density=0.6,scale=unbiased; "                        \
-    "r2=randk:density=0.2,seed=7+ef; s0=onebit:group=128+ef; s1=topk:density=0.1+ef; "                                 \
+    "r2=randk:density=0.2,seed=7+decay; s0=onebit:group=128+ef; s1=topk:density=0.1+ef; "                              \
     "s2=quant:rounding=stochastic,group=128+ef; s3=topk:density=0.2,select=threshold; s4=randk:density=0.3; "          \
-    "g0=quant:bits=4,group=256,rounding=stochastic,seed=3+ef; g1=topk:density=0.2,values=(cast:type=bf16)+ef; "        \
+    "g0=quant:bits=4,group=256,rounding=stochastic,seed=3+decay; "                                                     \
+    "g1=topk:density=0.2,values=(cast:type=bf16)+decay:beta=0.7; "                                                     \
     "g2=ternary:group=128+ef; g3=topk:density=0.1,select=group,group=128; *=none"
 #define PINNED_LAYER(name_, count_, dtype_, pinned_, shard_)                                                  \
     {                                                                                                         \
@@ -54,8 +55,8 @@ static const struct {
     {"grid=onebit:group=128+ef; rms=onebit:group=256,scale=rms; *half=cast:type=fp16; *.bf=cast+ef; small*=none+ef; "
      "q8=quant:group=128,rounding=stochastic,seed=9+ef; q4=quant:bits=4,group=256,scale=mse,rotate=hadamard+ef; "
      "q3=quant:bits=3,group=128,scale=minmax,seed=1+ef; "
-     "two=onebit:group=128,scale=twosided+ef; eight=cast:type=fp8e5m2,group=128; t0=ternary:group=128+ef; "
-     "t1=ternary:rounding=stochastic,seed=3,group=256+ef; k0=topk:density=0.1+ef; "
+     "two=onebit:group=128,scale=twosided+ef; eight=cast:type=fp8e5m2,group=128; t0=ternary:group=128+decay:beta=0.6; "
+     "t1=ternary:rounding=stochastic,seed=3,group=256+ef; k0=topk:density=0.1+decay; "
      "k1=topk:density=0.2,select=group,group=128,values=(onebit:group=128)+ef; "
      "k2=topk:density=0.3,select=threshold,values=(quant:rounding=stochastic); r0=randk:density=0.07,seed=6+ef; "
      "r1=randk:density=0.6,scale=unbiased; *=none",
