@@ -72,7 +72,7 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
  *                                          twosided: a mean for each sign (1-bit SGD)
  *   quant:bits=8|6|4|3|2,group=N,          levels of so many bits (8) and a scale per group of N (128..4096; 512);
  *         rounding=nearest|stochastic,     stochastic: up or down at random, right on average;
- *         scale=absmax|minmax|mse,         from max |x|, from least and greatest x, or for normal numbers;
+ *         scale=absmax|minmax|mse,         from max |x|, from least and greatest x, or for the least squared error;
  *         rotate=none|hadamard,seed=N      groups turned by random signs and a Walsh-Hadamard transform; any u32 (0)
  *   ternary:group=N,                       0 or a sign per value and a scale per group of N (128..4096; 512);
  *         rounding=nearest|stochastic,     stochastic: 0 or max |x| at random, right on average (TernGrad);

@@ -147,10 +147,10 @@ typedef bool (*tw_reduce_fn)(const tw_spec *s, const tw_enc *a, tw_parts *p, tw_
  *   minmax                        centre + (c - (2^b - 1) / 2) * scale
  *   mse of 4, 3 and 2 bits        table[c mod 2^(b-1)] * scale, held at FLT_MAX; negative where bit b-1 is set
  * scale: absmax max|x| / {127, 31, 7, 3, 2}; minmax (most - least) / (2^b - 1), centre = least / 2 + most / 2; mse mean
- * |x| as in onebit, times 0.0386899 (8 bits) or 0.1322091 (6). The code is the nearest to y = x * (1 / scale) (minmax:
+ * |x| as in onebit, of 8 and 6 bits absmax's or, where less of the group's energy is lost, max|x| / (L + m / (32 L)), L = 127, 31, of m values. The code is the nearest to y = x * (1 / scale) (minmax:
  * (x - centre) * (1 / scale) + (2^b - 1) / 2) in fp32, ties to even, held to the levels (+-127, 31, 7, 3, 1; minmax 0 ..
  * 2^b - 1). Tables: x is negative where x < 0, and the level is the number of borders that |x| is above: l[k] + (l[k+1]
- * - l[k]) / 2, l = table * scale. Groups whose size (absmax, minmax max|x|, mse the sum of |x|) is not 0 and not in
+ * - l[k]) / 2, l = table * scale. Groups whose size (max|x|, of tables the sum of |x|) is not 0 and not in
  * [2^-80, 2^110]: see kernels/ref/quant.inc. NaN or Inf in x: scale 0x7fc00000, centre 0, codes 0.
  * stochastic: d = (r - 127.5) / 256 is added to y before it is held; in tables the border is l[k] + (l[k+1] - l[k]) *
  * (d + 1/2), and x is negative where x < l[0] * 2d. r: byte (i / 32 mod 4) of word (i / 128 mod 4) of Philox4x32-7 with

@@ -4,19 +4,18 @@
 #include "compressors/quant.h"
 
 /* Tables: Lloyd-Max levels of normal numbers, in units of mean |x| (Max 1960, Lloyd 1982; computed by iterating
- * thresholds and centroids until they stand). mse_step: the even step of least squared error for normal numbers.
+ * thresholds and centroids until they stand).
  * parts of 2 bits: three levels at max |x| would leave 0.71 of the energy of 512 normal numbers; at half of it 0.24, and
  * an outlier still loses no more than a quarter. */
 const tw_quant_grid tw_quant_grids[9] = {
-    [2] = {2.0f, 1.0f, 3.0f, 0.0f, {0.5674756f, 1.8930277f}},
-    [3] = {3.0f, 3.0f, 7.0f, 0.0f, {0.3071800f, 0.9475121f, 1.6843405f, 2.6970640f}},
+    [2] = {2.0f, 1.0f, 3.0f, {0.5674756f, 1.8930277f}},
+    [3] = {3.0f, 3.0f, 7.0f, {0.3071800f, 0.9475121f, 1.6843405f, 2.6970640f}},
     [4] = {7.0f,
            7.0f,
            15.0f,
-           0.0f,
            {0.1609193f, 0.4863464f, 0.8231255f, 1.1810486f, 1.5744523f, 2.0279204f, 2.5931285f, 3.4247931f}},
-    [6] = {31.0f, 31.0f, 63.0f, 0.1322091f, {0}},
-    [8] = {127.0f, 127.0f, 255.0f, 0.0386899f, {0}},
+    [6] = {31.0f, 31.0f, 63.0f, {0}},
+    [8] = {127.0f, 127.0f, 255.0f, {0}},
 };
 
 /* Rows of 32 values are whole, so vectors need no care at the end. */

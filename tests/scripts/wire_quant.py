@@ -11,7 +11,6 @@ PARTS = {8: 127.0, 6: 31.0, 4: 7.0, 3: 3.0, 2: 2.0}
 TABLES = {2: [0.5674756, 1.8930277],
           3: [0.30718, 0.9475121, 1.6843405, 2.697064],
           4: [0.1609193, 0.4863464, 0.8231255, 1.1810486, 1.5744523, 2.0279204, 2.5931285, 3.4247931]}
-STEPS = {6: 0.1322091, 8: 0.0386899}
 PLANES = {8: (8,), 6: (4, 2), 4: (4,), 3: (2, 1), 2: (2,)}
 
 
@@ -102,20 +101,32 @@ class Quant:
         """scale, centre, and whether fp32 steps are safe. mean_of: sum and mean of |x| as onebit takes them."""
         least, most, last = min(x), max(x), 2 ** self.bits - 1
         size = max(abs(least), abs(most))
-        if self.scale == "mse":
+        if self.table:
             size, mean = mean_of(x)
         easy = size == 0 or 2.0 ** -80 <= size <= 2.0 ** 110
-        if self.scale == "absmax":
-            return (f32(size / PARTS[self.bits]) if easy else up(size / PARTS[self.bits])), 0.0, easy
         if self.scale == "minmax":
             scale = f32(f32(most - least) / last) if easy else up((most - least) / last) if most > least else 0.0
             centre = f32(f32(least / 2) + f32(most / 2)) if easy else f32((least + most) / 2)
             return scale + 0.0, centre + 0.0, easy
-        mean = mean if easy else max(mean, LEAST)
         if self.table:
-            return mean, 0.0, easy
-        step = mean * f32(STEPS[self.bits])
-        return (f32(step) if easy else max(f32(min(step, FLT_MAX)), LEAST)), 0.0, easy
+            return (mean if easy else max(mean, LEAST)), 0.0, easy
+        scale = f32(size / PARTS[self.bits]) if easy else up(size / PARTS[self.bits])
+        return (self.shorter(x, scale, size, mean_of) if self.scale == "mse" and easy and size else scale), 0.0, easy
+
+    def shorter(self, x, scale, largest, mean_of):
+        """That scale, or a shorter one if less is lost."""
+        further = f32(self.reach + f32(len(x) / (32 * self.reach)))
+        part, other = f32(self.reach / further), f32(largest / further)
+        lost = f32(f32(self.misses(x, other, mean_of) * part) * part)
+        return other if lost < self.misses(x, scale, mean_of) else scale
+
+    def misses(self, x, scale, mean_of):
+        squares = []
+        for v in x:
+            y = f32(v * f32(1 / scale))
+            miss = f32(y - round(min(max(y, -self.reach), self.reach)))
+            squares.append(f32(miss * miss))
+        return mean_of(squares)[0]
 
     def code(self, x, scale, centre, easy, dither):
         if self.table:

@@ -8,22 +8,22 @@
 #include <string.h>
 
 typedef struct grid {
-    float parts, most, step, level[8];
+    float parts, most, level[8];
 } grid;
 
 static grid grid_of(unsigned bits) {
     switch (bits) {
     case 2:
-        return (grid){2, 1, 0, {0.5674756f, 1.8930277f}};
+        return (grid){2, 1, {0.5674756f, 1.8930277f}};
     case 3:
-        return (grid){3, 3, 0, {0.30718f, 0.9475121f, 1.6843405f, 2.697064f}};
+        return (grid){3, 3, {0.30718f, 0.9475121f, 1.6843405f, 2.697064f}};
     case 4:
         return (grid){
-            7, 7, 0, {0.1609193f, 0.4863464f, 0.8231255f, 1.1810486f, 1.5744523f, 2.0279204f, 2.5931285f, 3.4247931f}};
+            7, 7, {0.1609193f, 0.4863464f, 0.8231255f, 1.1810486f, 1.5744523f, 2.0279204f, 2.5931285f, 3.4247931f}};
     case 6:
-        return (grid){31, 31, 0.1322091f, {0}};
+        return (grid){31, 31, {0}};
     default:
-        return (grid){127, 127, 0.0386899f, {0}};
+        return (grid){127, 127, {0}};
     }
 }
 
@@ -35,11 +35,6 @@ static bool is_easy(float size) {
 static float upwards(double v) {
     float f = v > FLT_MAX ? FLT_MAX : (float)v;
     return f < v && f < FLT_MAX ? nextafterf(f, INFINITY) : f == 0 ? nextafterf(0, 1) : f;
-}
-
-static float to_nearest(double v) {
-    float f = v > FLT_MAX ? FLT_MAX : (float)v;
-    return f == 0 ? nextafterf(0, 1) : f;
 }
 
 /* ---- random numbers ---- */
@@ -104,6 +99,22 @@ typedef struct fitted {
     bool easy;
 } fitted;
 
+/* The sum over the group of what values miss their level by, in steps, squared. */
+static float misses(const float *x, uint32_t m, float scale, float reach) {
+    float sq[MOST_TILE];
+    for (uint32_t i = 0; i < m; i++) {
+        float y = x[i] * (1 / scale), miss = y - rintf(fminf(fmaxf(y, -reach), reach));
+        sq[i] = miss * miss;
+    }
+    return model_group_sum(sq, m);
+}
+
+/* mse of even levels: that scale, or a shorter one if less is lost. */
+static float shorter(const grid *g, const float *x, uint32_t m, float scale, float largest) {
+    float further = g->most + (float)m / (32 * g->most), other = largest / further, part = g->most / further;
+    return misses(x, m, other, g->most) * part * part < misses(x, m, scale, g->most) ? other : scale;
+}
+
 static fitted fit(const tw_spec *s, const grid *g, const float *x, uint32_t m) {
     float least = x[0], most = x[0], last = ldexpf(1, s->bits) - 1;
     fitted f = {0, 0, true};
@@ -112,15 +123,16 @@ static fitted fit(const tw_spec *s, const grid *g, const float *x, uint32_t m) {
         most = fmaxf(most, x[i]);
     }
     float largest = fmaxf(fabsf(least), fabsf(most));
-    if (s->scale == TW_SCALE_MSE) {
-        float sum = model_group_sum(x, m), mean = model_group_mean(x, m);
-        f.easy = is_easy(sum);
+    if (s->scale == TW_SCALE_MSE && s->bits <= 4) {
+        f.easy = is_easy(model_group_sum(x, m));
+        f.scale = model_group_mean(x, m);
         if (!f.easy)
-            mean = to_nearest((double)mean);
-        f.scale = g->step == 0 ? mean : f.easy ? mean * g->step : to_nearest((double)mean * (double)g->step);
-    } else if (s->scale == TW_SCALE_ABSMAX) {
+            f.scale = fmaxf(f.scale, nextafterf(0, 1));
+    } else if (s->scale != TW_SCALE_MINMAX) {
         f.easy = is_easy(largest);
         f.scale = f.easy ? largest / g->parts : upwards((double)largest / (double)g->parts);
+        if (s->scale == TW_SCALE_MSE && f.easy && largest > 0)
+            f.scale = shorter(g, x, m, f.scale, largest);
     } else if (largest > 0) {
         f.easy = is_easy(largest);
         double range = (double)most - (double)least;
