@@ -7,22 +7,10 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include "exec/kernels.h"
+#include "timing.h"
 
 enum { VALUES = 16 << 20, MOST_PASSES = 1000 };
-
-/* Of this thread: on a busy machine the rest is somebody else's. */
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 typedef struct task {
     const tw_index_loops *loops;
@@ -68,8 +56,7 @@ static double median_of(task *t, void (*run)(task *), int passes) {
         run(t);
         seconds[i] = now() - begin;
     }
-    qsort(seconds, (size_t)passes, sizeof *seconds, by_value);
-    return seconds[passes / 2];
+    return median(seconds, passes);
 }
 
 /* ---- supports ---- */

@@ -35,7 +35,7 @@ class ArrayArgs(ctypes.Structure):
 
 class Layer(ctypes.Structure):
     _fields_ = [("size", ctypes.c_uint32), ("dtype", ctypes.c_int), ("name", ctypes.c_char_p), ("count", ctypes.c_uint64),
-                ("pinned", ctypes.c_uint64), ("shard", ctypes.c_uint64)]
+                ("pinned", ctypes.c_uint64), ("shard", ctypes.c_uint64), ("columns", ctypes.c_uint64)]
 
 
 class ReducerConfig(ctypes.Structure):

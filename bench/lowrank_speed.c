@@ -9,10 +9,10 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include "config.h"
 #include "../tools/bench_codec.h"
 #include "exec/stages.h"
+#include "timing.h"
 #ifdef HAVE_OPENBLAS
 #include <cblas.h>
 #else
@@ -30,22 +30,6 @@ static const char usage[] =
     "microseconds a matrix for making R orthonormal; both for the whole step; GB/s through OpenBLAS, how many times as "
     "fast\n"
     "the library is, and how far apart their results are.\n";
-
-/* Of this thread: on a busy machine the rest is somebody else's. */
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-static double median(double *v, int n) {
-    qsort(v, (size_t)n, sizeof *v, by_value);
-    return v[n / 2];
-}
 
 /* ---- matrices ---- */
 

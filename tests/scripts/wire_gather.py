@@ -123,27 +123,31 @@ def one_frame(op, rank, who, index, parts, picks, sums):
         take(op, rank, r, 1, lambda _: seal(op, 1, index, body), what)
 
 
+def store(op, i, who, t, values, bad):
+    """A tile's results: outputs of all ranks, and what of them the dtype cannot hold, which stays with `who`."""
+    run, layer, width = op.run, op.run.layers[i], 4 if op.run.layers[i].dtype == FP32 else 2
+    at, kept = layer.at(t), [stored(v, layer.dtype) for v in values]
+    for r in range(run.ranks):
+        got = op.step.outputs[r, i][width * at.start:width * at.stop]
+        expect(got == pack(kept, layer.dtype), "step", op.step.number, "layer", layer.name, "tile", t, "output of rank", r)
+        if bad:
+            op.fresh[r, i][at] = op.state.e[r, i][at]
+    if bad:
+        return
+    if layer.spec.ef and layer.dtype != FP32:
+        op.fresh[who, i][at] = [f32(e + f32(a - b)) for e, a, b in zip(op.fresh[who, i][at], values, kept)]
+    add_up(op, i, who, at, kept)
+
+
 def finish(op, who, total):
-    """The results of a run, as all ranks store them; what of them a dtype cannot hold stays with the owner."""
+    """The results of a run."""
     i, first, n = total.part
-    run, layer, width = op.run, total.layer, 4 if total.layer.dtype == FP32 else 2
+    run, layer = op.run, total.layer
     for t in range(first, first + n) if total.begun else ():
         at = layer.at(t)
         values = [f32(total.total[k] * f32(run.weight)) for k in range(at.start, at.stop)]
-        kept = [stored(v, layer.dtype) for v in values]
-        bad = t in total.flagged or not finite(kept)
-        if bad and (layer.spec.ef or layer.spec.topk):
-            kept = [math.nan] * len(kept)
-        for r in range(run.ranks):
-            got = op.step.outputs[r, i][width * at.start:width * at.stop]
-            expect(got == pack(kept, layer.dtype), "step", op.step.number, "layer", layer.name, "tile", t, "output of rank", r)
-            if bad:
-                op.fresh[r, i][at] = op.state.e[r, i][at]
-        if bad:
-            continue
-        if layer.spec.ef and layer.dtype != FP32:
-            op.fresh[who, i][at] = [f32(e + f32(a - b)) for e, a, b in zip(op.fresh[who, i][at], values, kept)]
-        add_up(op, i, who, at, kept)
+        bad = t in total.flagged or not finite([stored(v, layer.dtype) for v in values])
+        store(op, i, who, t, [math.nan] * len(values) if bad and (layer.spec.ef or layer.spec.topk) else values, bad)
 
 
 def gather(op, layers):

@@ -4,11 +4,11 @@ import copy
 import math
 import struct
 
-from wire_gather import folded, folds, keep_lost
+from wire_gather import folded, folds, keep_lost, store
 from wire_lowrank import left_pass, orthogonalise, product, right_pass, settle, start_values
 from wire_numbers import FP32, expect, f32, finite, norm, pack, stored, unpack
 from wire_plan import ALLREDUCE, AUTO, NATIVE, frames_of, owner, run_bytes
-from wire_steps import add_up, check_norms
+from wire_steps import check_norms
 from xxh import xxh64
 
 BITS = 24  # of a word of notes
@@ -136,22 +136,6 @@ def run_of(op, flat, rank, part, note):
         note.lost += lost
         keep_lost(op, rank, i, t, lost)
     return payload
-
-
-def store(op, i, who, t, values, bad):
-    """A tile's results: outputs of all ranks, and what of them the dtype cannot hold."""
-    run, layer, width = op.run, op.run.layers[i], 4 if op.run.layers[i].dtype == FP32 else 2
-    at, kept = layer.at(t), [stored(v, layer.dtype) for v in values]
-    for r in range(run.ranks):
-        got = op.step.outputs[r, i][width * at.start:width * at.stop]
-        expect(got == pack(kept, layer.dtype), "step", op.step.number, "layer", layer.name, "tile", t, "output of rank", r)
-        if bad:
-            op.fresh[r, i][at] = op.state.e[r, i][at]
-    if bad:
-        return
-    if layer.spec.ef and layer.dtype != FP32:
-        op.fresh[who, i][at] = [f32(e + f32(a - b)) for e, a, b in zip(op.fresh[who, i][at], values, kept)]
-    add_up(op, i, who, at, kept)
 
 
 def settle_values(op, flat, layers, total):
