@@ -215,6 +215,10 @@ static double time_bound(work *w, unsigned j, unsigned variant) {
     size_t at = slice_at(m, mine), n = slice_at(m, mine + 1) - at;
     double bits = (double)tw_spec_bound(&w->r->spec, TILE, TW_F32) * 8 / TILE;
     skeleton s = {.kind = w->add ? SKELETON_ADD : SKELETON_ENCODE, .feedback = w->feedback, .n = n, .g = m->g + at};
+    if (w->add && w->r->spec.codec == TW_CODEC_RANDK) { /* only lines with a kept value need be written */
+        s.kind = SKELETON_TOUCH;
+        s.share = 1 - pow(1 - w->r->spec.density * 1e-9, 16);
+    }
     s.payload_bits = bits < 2 ? 1 : bits < 4 ? 2 : bits < 7 ? 4 : bits < 12 ? 8 : bits < 17 ? 16 : 32;
     s.payload = m->payload + at * s.payload_bits / 8;
     s.e = m->e[w->from] + at;

@@ -10,8 +10,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* READ: of what an encoder reads, for passes that write next to nothing. */
-typedef enum skeleton_kind { SKELETON_ENCODE, SKELETON_ADD, SKELETON_WRITE, SKELETON_READ } skeleton_kind;
+/* READ: of what an encoder reads, for passes that write next to nothing. TOUCH: an ADD to a share of the lines only. */
+typedef enum skeleton_kind {
+    SKELETON_ENCODE,
+    SKELETON_ADD,
+    SKELETON_TOUCH,
+    SKELETON_WRITE,
+    SKELETON_READ
+} skeleton_kind;
 
 typedef struct skeleton {
     skeleton_kind kind;
@@ -20,7 +26,8 @@ typedef struct skeleton {
     size_t n;              /* values; a last part of a row of 32 is left out */
     const float *g, *e;    /* encode, read */
     float *out;            /* encode; 64-byte aligned, like payload */
-    float *y;              /* add; write: 64-byte aligned */
+    float *y;              /* add, touch; write: 64-byte aligned */
+    double share;          /* touch: of the lines of 64 bytes, those that are written */
     uint8_t *payload;      /* at least 128 bytes */
 } skeleton;
 

@@ -63,6 +63,26 @@ INLINE void NAME(decode)(const skeleton *s, size_t ahead, unsigned bits) {
     }
 }
 
+/* All is read, and so many of the lines of 16 values are written. */
+INLINE void NAME(touch)(const skeleton *s, size_t ahead, unsigned bits) {
+    V sum[ROW / W];
+    double due = 0;
+    EACH(v) sum[v] = NAME(load)(s->y + v * W);
+    for (size_t i = 0; i + ROW <= s->n; i += ROW) {
+        NAME(ask)(s->y + i, ahead);
+        EACH(v) {
+            V x = NAME(load)(s->y + i + v * W);
+            sum[v] = NAME(add)(sum[v], x);
+            due += v * W % 16 ? 0 : s->share;
+            if (due >= 1 && v * W % 16 == 0) {
+                NAME(store)(s->y + i + v * W, NAME(add)(x, NAME(unpack)(s, i + v * W, 1, bits)));
+                due -= 1;
+            }
+        }
+    }
+    EACH(v) NAME(store)((float *)(void *)s->payload + v * W, sum[v]);
+}
+
 INLINE void NAME(write)(const skeleton *s, unsigned bits) {
     for (size_t i = 0; i + ROW <= s->n; i += ROW) {
         uint32_t word = 0;
@@ -93,6 +113,8 @@ INLINE void NAME(run_bits)(const skeleton *s, size_t ahead, unsigned bits) {
         NAME(write)(s, bits);
     else if (s->kind == SKELETON_READ)
         ahead ? NAME(read)(s, ahead) : NAME(read)(s, 0);
+    else if (s->kind == SKELETON_TOUCH)
+        ahead ? NAME(touch)(s, ahead, bits) : NAME(touch)(s, 0, bits);
     else if (s->kind == SKELETON_ADD)
         ahead ? NAME(decode)(s, ahead, bits) : NAME(decode)(s, 0, bits);
     else if (s->feedback)
