@@ -74,12 +74,14 @@ const float *tw_residual_of(tw_exec *x, uint32_t layer, uint64_t tile) {
 /* ---- the sample: one line in `stride`, by its place in the layer ---- */
 
 /* Of so many values; a line is what memory gives for one of them. The step is odd, so that it goes round in rows of any even
- * number of lines. */
+ * number of lines. Of `exact` the sample only says where to look: one that is four times as large costs more page walks
+ * than its narrower bound saves. */
 enum { LINE = 16, ROW = 2 * LINE };
 static uint32_t stride_of(const search *s) {
-    if (s->x->layer[s->layer].spec.select != TW_SELECT_THRESHOLD && s->values < 1u << 21)
+    bool exact = s->x->layer[s->layer].spec.select != TW_SELECT_THRESHOLD;
+    if (exact && s->values < 1u << 19)
         return 17;
-    return (uint32_t)(s->values >> 17) | 1;
+    return (uint32_t)(s->values >> (exact ? 15 : 17)) | 1;
 }
 
 /* x = v * scale + e * factor. Of sums that are yet to be made it is what this rank adds to them. */
@@ -107,32 +109,56 @@ static terms terms_of(const search *s, uint64_t tile, uint32_t at, uint32_t n, f
     return (terms){v, e, x->input_scale, tw_fold_factor(x, s->layer, tile)};
 }
 
-/* So far ahead is a line to come: the hardware does not see where, and they would be waited for one by one. */
-static void sample_line(search *s, uint64_t tile, uint32_t at, uint32_t n, size_t ahead) {
-    float wide[LINE], *to = s->x->aside + s->n;
-    terms t = terms_of(s, tile, at, n, wide);
+/* Lines of the sample that are read together (tw_touch). */
+typedef struct lines {
+    terms of[TW_TOUCHED];
+    uint32_t len[TW_TOUCHED], n;
+    float wide[TW_TOUCHED][LINE];
+} lines;
+
+static void take_lines(search *s, lines *l) {
+    for (uint32_t k = 0; k < l->n; k++) {
+        tw_touch(l->of[k].v);
+        if (l->of[k].e)
+            tw_touch(l->of[k].e);
+    }
+    for (uint32_t k = 0; k < l->n; k++) {
+        const terms t = l->of[k];
+        float *to = s->x->aside + s->n;
+        for (uint32_t i = 0; i < l->len[k]; i++) {
+            float y = t.v[i] * t.scale;
+            y = t.e ? y + t.e[i] * t.factor : y;
+            to[i] = y - y == 0 ? y : 0.0f; /* NaN and Inf */
+        }
+        s->n += l->len[k];
+    }
+    l->n = 0;
+}
+
+static void add_line(const search *s, uint64_t tile, uint32_t at, uint32_t n, lines *l) {
+    terms t = terms_of(s, tile, at, n, l->wide[l->n]);
     if (!t.v)
         return;
-    __builtin_prefetch(t.v + ahead);
-    if (t.e)
-        __builtin_prefetch(t.e + ahead);
-    for (uint32_t i = 0; i < n; i++) {
-        float y = t.v[i] * t.scale;
-        y = t.e ? y + t.e[i] * t.factor : y;
-        to[i] = y - y == 0 ? y : 0.0f; /* NaN and Inf */
-    }
-    s->n += n;
+    l->of[l->n] = t;
+    l->len[l->n++] = n;
 }
 
 static void sample(search *s) {
-    uint32_t stride = stride_of(s), lines = s->x->plan->tile / LINE;
+    uint32_t stride = stride_of(s), per_tile = s->x->plan->tile / LINE;
+    lines l;
+    l.n = 0;
     s->n = 0;
     for (walk w = {0}; walk_ok(s, &w); w.at++) {
         uint64_t tile = walk_tile(s, &w);
-        uint32_t n = tw_len_of(s->x, s->layer, tile), at = (uint32_t)((stride - tile * lines % stride) % stride) * LINE;
-        for (; at < n; at += stride * LINE)
-            sample_line(s, tile, at, n - at < LINE ? n - at : LINE, (size_t)8 * stride * LINE);
+        uint32_t n = tw_len_of(s->x, s->layer, tile),
+                 at = (uint32_t)((stride - tile * per_tile % stride) % stride) * LINE;
+        for (; at < n; at += stride * LINE) {
+            add_line(s, tile, at, n - at < LINE ? n - at : LINE, &l);
+            if (l.n == TW_TOUCHED)
+                take_lines(s, &l);
+        }
     }
+    take_lines(s, &l);
 }
 
 /* ---- exact ---- */
@@ -179,26 +205,25 @@ typedef struct list {
     uint64_t n;
 } list;
 
-/* Stores to lines that are far away: each is asked for some stores before, or they would be waited for one by one. */
-enum { LATE = 32 };
+/* Stores to lines that are far away (tw_touch). */
 typedef struct late {
-    float *to[LATE], value[LATE];
-    uint64_t n;
+    float *to[TW_TOUCHED], value[TW_TOUCHED];
+    uint32_t n;
 } late;
 
-static void store_late(late *l, float *to, float value) {
-    uint32_t i = l->n % LATE;
-    if (l->n >= LATE)
+static void store_all(late *l) {
+    for (uint32_t i = 0; i < l->n; i++)
+        tw_touch(l->to[i]);
+    for (uint32_t i = 0; i < l->n; i++)
         *l->to[i] = l->value[i];
-    __builtin_prefetch(to, 1);
-    l->to[i] = to;
-    l->value[i] = value;
-    l->n++;
+    l->n = 0;
 }
 
-static void store_rest(late *l) {
-    for (uint32_t i = 0; i < LATE && i < l->n; i++)
-        *l->to[i] = l->value[i];
+static void store_late(late *l, float *to, float value) {
+    l->to[l->n] = to;
+    l->value[l->n++] = value;
+    if (l->n == TW_TOUCHED)
+        store_all(l);
 }
 
 /* Of a tile's values aside those that the cut keeps move to the list; the others go back. */
@@ -246,7 +271,7 @@ static void narrow(search *s, list *to) {
     s->floor = cut.bits > s->floor ? cut.bits : s->floor;
     for (walk w = {0}; tiles < s->seen && walk_ok(s, &w); w.at++, tiles++)
         narrow_tile(s, walk_tile(s, &w), to, &cut, &stores);
-    store_rest(&stores);
+    store_all(&stores);
     s->n = to->n;
 }
 

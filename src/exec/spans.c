@@ -72,6 +72,12 @@ static uint64_t encode_span(writer *w, uint64_t stop) {
     return bytes;
 }
 
+static void touch_from(const float *left, const tw_kept *kept, uint32_t i) {
+    uint32_t end = kept->count - i < TW_TOUCHED ? kept->count : i + TW_TOUCHED;
+    for (; i < end; i++)
+        tw_touch(left + kept->pos[i]);
+}
+
 /* Takes what was sent out of x. What is not kept stays. */
 static void take_sent(writer *w) {
     tw_picks *p = w->x->picks;
@@ -84,6 +90,8 @@ static void take_sent(writer *w) {
     }
     for (uint32_t i = 0; i < p->kept.count; i++) {
         p->decoded[i] = p->kept.value[i] - p->decoded[i];
+        if (left && i % TW_TOUCHED == 0)
+            touch_from(left, &p->kept, i);
         if (left && (!zeroed || p->decoded[i] != 0.0f))
             left[p->kept.pos[i]] = p->decoded[i];
     }

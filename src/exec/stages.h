@@ -74,6 +74,12 @@ static inline float tw_fold_factor(const tw_exec *x, uint32_t layer, uint64_t ti
 static inline float tw_weight(const tw_exec *x) { /* of a rank's part in the result */
     return x->redop == TW_AVG ? 1.0f / (float)x->plan->size : 1.0f;
 }
+/* Of lines that are far away one value is read first, of so many lines right after one another: these reads, and the walks
+ * to find their pages, wait for memory side by side. */
+enum { TW_TOUCHED = 32 };
+static inline void tw_touch(const float *p) {
+    (void)*(const volatile float *)p;
+}
 /* A tile's sum goes through *look to where it waits, and what may be kept of it aside; tiles of a layer in order. NaN or
  * Inf flags the tile. look NULL: there is no sum, or none that may be kept. */
 void tw_select_sum(tw_exec *x, uint32_t layer, uint64_t tile, tw_look *look);
