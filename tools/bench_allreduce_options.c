@@ -223,6 +223,8 @@ static bool codec(const bc_args *a, ba_config *c, const char *value) {
     tw_spec spec = TW_SPEC_INIT;
     if (c->n_codecs == BA_MAX_CODECS)
         return bc_usage_error(a, "--codec: at most %d", BA_MAX_CODECS), false;
+    if (tw_spec_parse(value, &spec) >= 0 && spec.feedback == TW_FEEDBACK_DGC)
+        return bc_usage_error(a, "--codec %s: under dgc results are momenta, not sums of the arrays", value), false;
     if (tw_spec_parse(value, &spec) < 0)
         return bc_usage_error(a, "--codec: %s", tw_last_error()), false;
     c->codecs[c->n_codecs++] = value;

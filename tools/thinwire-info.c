@@ -182,12 +182,14 @@ static void show_codecs(int json) {
     for (int i = 0; i < n; i++)
         show_codec(rows[i].spec, rows[i].note, json, i == n - 1);
     if (json) {
-        puts("],\n\"feedbacks\": [\"none\", \"ef\", \"decay\"],");
+        puts("],\n\"feedbacks\": [\"none\", \"ef\", \"decay\", \"dgc\"],");
         return;
     }
     puts("\nFeedback\n  none   what is dropped is lost; the certificate adds it up\n"
          "  ef     error feedback: what is dropped is sent later; state is two fp32 copies of every value\n"
-         "  decay  the share beta of it is, the rest is forgotten: decay:beta=0.95; the same state");
+         "  decay  the share beta of it is, the rest is forgotten: decay:beta=0.95; the same state\n"
+         "  dgc    of topk: momenta are sent, and cleared where they were: dgc:momentum=0.9; two copies more of every "
+         "value");
 }
 
 /* ---- transports: the capabilities that docs and headers state; the library has no question for them ---- */

@@ -87,7 +87,9 @@ TW_API const char *tw_dtype_name(tw_dtype t);   /* "fp32" | "fp16" | "bf16" */
  *            iterations=N,warm_start=0|1,   or file says); N rounds (1..16; 1) from the last step's factor (1) or a random one,
  *            seed=N                         any u32 (0). Allreduces, arrays and files (codec.h); not the other collectives
  *   +none | +ef                            error feedback (EF14): what was dropped is sent later
- *   +decay:beta=B                           the share B (above 0, below 1; 0.95) of it, the rest is forgotten (SparseLoCo) */
+ *   +decay:beta=B                           the share B (above 0, below 1; 0.95) of it, the rest is forgotten (SparseLoCo)
+ *   +dgc:momentum=M                         of topk: ranks send momenta u <- M u + g (M above 0, below 1; 0.9), of which what was
+ *                                           sent is cleared (Deep Gradient Compression); what was dropped is sent later */
 typedef enum tw_codec_id {
     TW_CODEC_NONE = 1,
     TW_CODEC_CAST = 2,
@@ -100,7 +102,7 @@ typedef enum tw_codec_id {
 } tw_codec_id;
 /* Of a cast: TW_F16, TW_BF16 or one of these, which no layer has. */
 typedef enum tw_cast_type { TW_CAST_FP8E4M3 = 4, TW_CAST_FP8E5M2 = 5 } tw_cast_type;
-typedef enum tw_feedback_id { TW_FEEDBACK_NONE = 1, TW_FEEDBACK_EF = 2, TW_FEEDBACK_DECAY = 3 } tw_feedback_id;
+typedef enum tw_feedback_id { TW_FEEDBACK_NONE = 1, TW_FEEDBACK_EF = 2, TW_FEEDBACK_DECAY = 3, TW_FEEDBACK_DGC = 4 } tw_feedback_id;
 typedef enum tw_scale_id {
     TW_SCALE_MEAN = 1,
     TW_SCALE_RMS = 2,
@@ -138,7 +140,7 @@ typedef struct tw_spec {
     uint16_t rank, iterations; /* powersgd; else 0 */
     uint32_t warm_start;       /* powersgd: 0 or 1; else 0 */
     uint32_t columns;          /* powersgd: values of a row, 0: as the layer, array or file says; else 0 */
-    uint32_t rate;             /* decay: beta, of 10^9; else 0 */
+    uint32_t rate;             /* decay: beta, dgc: momentum, of 10^9; else 0 */
 } tw_spec;
 #define TW_SPEC_INIT                                                                                                   \
     {sizeof(tw_spec), TW_CODEC_NONE, TW_FEEDBACK_NONE, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0, 0, 0, 0}, 0, 0, 0, 0, 0}
@@ -338,7 +340,7 @@ typedef struct tw_report { /* the same on every rank, except wire_bytes and the 
                            * what was reduce-scattered or gathered */
     uint64_t wire_bytes;  /* what this rank gave to the transport in this step, headers and trailers included */
     double error_bound;   /* proven: || all outputs so far - all exact results so far ||_2 over all certified layers; Inf
-                           * once a norm is beyond fp32 */
+                           * once a norm is beyond fp32. Under dgc exact results are those of the ranks' momenta */
     uint32_t uncertified; /* layers that went through a native sum under `none` in this step or before: not in error_bound */
     int32_t bad_layer;    /* first layer with NaN or Inf, or -1; native sums under `none` are not looked at */
     int32_t bad_rank;     /* the rank it came from, or -1 */

@@ -34,7 +34,7 @@
 #define TW_CODEC_LIST(X)       TW_TILED_CODECS(X) TW_SPARSE_CODECS(X) TW_LOWRANK_CODECS(X)
 #define TW_COUNT_ONE(id, word) +1
 #define TW_CODECS              (1 TW_CODEC_LIST(TW_COUNT_ONE)) /* 1 + largest codec id */
-#define TW_FEEDBACKS           4                               /* 1 + largest feedback id */
+#define TW_FEEDBACKS           5                               /* 1 + largest feedback id */
 #define TW_ARRAY_LEN(a)        (sizeof(a) / sizeof((a)[0]))
 
 static inline uint64_t tw_ceil_div(uint64_t a, uint64_t b) {

@@ -130,7 +130,7 @@ static const option options[] = {
 
 #define WORD_OF(id, word) [TW_CODEC_##id - 1] = #word,
 static const char *const codec_words[TW_CODECS - 1] = {TW_CODEC_LIST(WORD_OF)};
-static const char *const feedback_words[TW_FEEDBACKS - 1] = {"none", "ef", "decay"};
+static const char *const feedback_words[TW_FEEDBACKS - 1] = {"none", "ef", "decay", "dgc"};
 
 /* The option of a feedback that has one: a share of 1, in tw_spec.rate. */
 typedef struct feedback_option {
@@ -139,6 +139,7 @@ typedef struct feedback_option {
 } feedback_option;
 static const feedback_option feedback_options[TW_FEEDBACKS] = {
     [TW_FEEDBACK_DECAY] = {"beta", DENSITY_ONE / 20 * 19, DENSITY_ONE - 1},
+    [TW_FEEDBACK_DGC] = {"momentum", DENSITY_ONE / 10 * 9, DENSITY_ONE - 1},
 };
 
 size_t tw_dtype_size(tw_dtype t) {
@@ -411,6 +412,11 @@ static bool feeds_back_scaled(const tw_spec *s) {
     return s->scale == TW_SCALE_UNBIASED && s->feedback != TW_FEEDBACK_NONE;
 }
 
+/* Momentum is cleared where values were sent: of a codec that sends something of all of them none would be left. */
+static bool clears_all(const tw_spec *s) {
+    return s->feedback == TW_FEEDBACK_DGC && s->codec != TW_CODEC_TOPK;
+}
+
 /* NAME or NAME:OPTION=SHARE. */
 static tw_status parse_feedback(const parser *ps, text t, tw_spec *s) {
     bool has_option, has_value;
@@ -464,6 +470,8 @@ tw_status tw_spec_parse_n(const char *p, size_t len, const char *what, tw_spec *
         return st;
     if (feeds_back_scaled(&s))
         return bad(&ps, "scale=unbiased loses more than there is, so it goes without feedback");
+    if (clears_all(&s))
+        return bad(&ps, "dgc goes with 'topk' (and 'ternary:density=...') only: momentum stays where nothing is sent");
     *out = s;
     return TW_OK;
 }
@@ -531,6 +539,8 @@ tw_status tw_spec_check(const tw_spec *s) {
         if (st != TW_OK)
             return st;
     }
+    if (clears_all(s))
+        return tw_fail(TW_ERR_ARG, "spec: dgc goes with 'topk' only, not with '%s'", codec_words[s->codec - 1]);
     return feeds_back_scaled(s) ? tw_fail(TW_ERR_ARG, "spec: scale=unbiased goes without feedback") : check_rate(s);
 }
 

@@ -60,6 +60,9 @@ tw_status tw_exec_verdict(tw_exec *x) {
 
 void tw_keep_slot(const tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n) {
     uint64_t at = tile * x->plan->tile;
+    tw_keep_momentum(l, at, n);
+    if (!l->e)
+        return;
     l->kept = true;
     memcpy(l->e_new + at, l->e + at, (size_t)n * sizeof(float));
 }
@@ -78,7 +81,7 @@ bool tw_any_nonfinite(const float *y, uint64_t n) {
 
 /* A tile that came back as NaN: what this rank encoded for it did not arrive, so its residual is as before the step. */
 static bool restore_slot(tw_exec *x, tw_exec_layer *l, uint64_t tile, uint32_t n, const float *y) {
-    bool bad = l->e && tw_any_nonfinite(y, n);
+    bool bad = (l->e || l->u_new) && tw_any_nonfinite(y, n);
     if (bad)
         tw_keep_slot(x, l, tile, n);
     return bad;

@@ -74,7 +74,7 @@ void tw_encode_tile(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, bool 
     tw_enc a = {.g = tw_tile_load(x, layer, tile, n, x->tile),
                 .e = l->e ? l->e + at : NULL,
                 .out = l->e ? l->e_new + at : NULL,
-                .scale = x->input_scale,
+                .scale = tw_scale_of(x, l),
                 .n = n,
                 .dtype = tw_sent_as(x, l),
                 .dst = dst};
@@ -111,6 +111,7 @@ static uint8_t *encode_run(tw_exec *x, const tw_frame *f, const tw_tiles *run, u
     bool fold = x->plan->gather && tw_is_folded(x, run->layer, f->owner);
     double x_sq = 0, e_sq = 0;
     *t = (tw_trailer1){.flags = l->absent ? TW_RUN_ABSENT : 0};
+    tw_form_input(x, run->layer);
     bool tiled = !tw_codec_is_sparse(&l->spec);
     for (uint64_t tile = run->first; (tiled || l->absent) && tile < run->first + run->n; tile++) {
         uint32_t n = tw_tile_len(l->count, x->plan->tile, tile);

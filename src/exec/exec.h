@@ -54,9 +54,13 @@ typedef struct tw_exec_layer {
     tw_spec
         result;  /* of what the owner makes: spec, but for a reduce-scatter that of plain values, which stay at home */
     bool absent; /* on this rank, in this step */
-    bool own_seen;            /* gathering: absence was looked up */
-    bool drain;               /* feedback was switched off: send the residual once more and drop it */
-    float *e, *e_new;         /* residuals, this step's and the next's; NULL without error feedback */
+    bool own_seen;    /* gathering: absence was looked up */
+    bool drain;       /* feedback was switched off: send the residual once more and drop it */
+    float *e, *e_new; /* residuals, this step's and the next's; NULL without error feedback */
+    const float *u;   /* dgc: momentum, NULL: none yet */
+    float momentum;   /* ... its factor */
+    float *u_new;     /* ... as it becomes, in the place of inputs once it is formed; NULL: another feedback */
+    bool formed;
     tw_cert *cert, *cert_new; /* per tile; NULL: not certified (stateless) */
     double bound_sq;          /* out: of this op's runs */
     double joint;             /* out: what a native sum of payloads adds to the error, over all ranks' tiles together */
@@ -144,6 +148,13 @@ uint32_t tw_exec_frame_bytes(const tw_exec *x, const tw_action *a);
 tw_status tw_exec_native(tw_exec *x, const tw_action *a, float **buf, uint64_t *count);
 
 /* ---- inside exec/ ---- */
+/* Makes the momentum of a layer under dgc, all of the op's values, if that was not done yet. */
+void tw_form_input(tw_exec *x, uint32_t layer);
+void tw_keep_momentum(const tw_exec_layer *l, uint64_t at, uint64_t n); /* as it was, where there is any */
+/* By what values from the following are to be multiplied. */
+static inline float tw_scale_of(const tw_exec *x, const tw_exec_layer *l) {
+    return l->u_new ? 1.0f : x->input_scale;
+}
 /* Values of a tile, as fp32: the user's memory itself where it can be, else gathered into buf. */
 const float *tw_tile_load(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, float *buf);
 void tw_tile_store(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, const float *y);

@@ -45,9 +45,9 @@ bool tw_has_run(const tw_exec *x, const tw_frame *f, int r, uint32_t i) {
                             : !tw_sums_nothing(x) && !(tw_trailer1_of(x, f, r, i).flags & TW_RUN_ABSENT);
 }
 
-void tw_note_own(tw_exec *x, const float *g, uint32_t n, tw_run_sum *s) {
+void tw_note_own(tw_exec *x, const tw_exec_layer *l, const float *g, uint32_t n, tw_run_sum *s) {
     uint32_t code = 1 + (uint32_t)x->plan->me;
-    double sq = x->k->sum_sq(g, n) * ((double)x->input_scale * x->input_scale);
+    double scale = (double)tw_scale_of(x, l), sq = x->k->sum_sq(g, n) * (scale * scale);
     if (!isfinite(sq) && (s->code == 0 || s->code > code))
         s->code = code;
     s->own_sq += isfinite(sq) ? sq : 0;
@@ -63,8 +63,8 @@ void tw_sum_tile(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, uint3
             continue;
         if (r == x->plan->me && !x->plan->gather) {
             const float *g = tw_tile_load(x, run->layer, tile, n, x->tile + TW_MAX_TILE);
-            (first ? x->k->set_scaled : x->k->add_scaled)(sum, g, x->input_scale, n);
-            tw_note_own(x, g, n, s);
+            (first ? x->k->set_scaled : x->k->add_scaled)(sum, g, tw_scale_of(x, l), n);
+            tw_note_own(x, l, g, n, s);
         } else {
             const uint8_t *src = tw_arrival(x, f, r) + x->cursor[r];
             tw_noise noise = tw_shared_noise(x, l, tile);
@@ -230,6 +230,7 @@ static uint8_t *reduce_run(tw_exec *x, const tw_frame *f, uint32_t i, uint8_t *d
     float scale = x->redop == TW_AVG ? 1.0f / (float)x->plan->size : 1.0f;
     uint8_t *bits = x->plan->kind == TW_KIND_REDUCE_SCATTER ? dst : NULL, **to = bits ? home : &dst;
     tw_run_sum s = {0};
+    tw_form_input(x, run->layer);
     tw_read_trailers(x, f, i, &s);
     if (!s.any)
         tw_keep_own_residual(x, l, run);

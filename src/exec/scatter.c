@@ -82,8 +82,8 @@ static void add_up(tw_exec *x, const tw_frame *f, uint32_t i, uint64_t tile, uin
     tw_spans_add(x, f, i, tile, 0, x->plan->me, sum);
     if (!x->layer[layer].absent) {
         const float *g = tw_tile_load(x, layer, tile, n, x->tile + TW_MAX_TILE);
-        x->k->add_scaled(sum, g, x->input_scale, n);
-        tw_note_own(x, g, n, s);
+        x->k->add_scaled(sum, g, tw_scale_of(x, &x->layer[layer]), n);
+        tw_note_own(x, &x->layer[layer], g, n, s);
     }
     tw_spans_add(x, f, i, tile, x->plan->me + 1, x->plan->size, sum);
 }
@@ -180,6 +180,7 @@ static uint32_t answer_frame(tw_exec *x, const tw_frame *f, run_fn *answer) {
 static void sum_run(tw_exec *x, const tw_frame *f, uint32_t i) {
     const tw_tiles *run = &x->plan->run[f->run0 + i];
     tw_run_sum s = {0};
+    tw_form_input(x, run->layer);
     tw_read_trailers(x, f, i, &s);
     for (int r = 0; r < x->plan->size; r++)
         if (tells_of_nan(x, f, r, i))

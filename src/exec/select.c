@@ -105,8 +105,8 @@ static terms terms_of(const search *s, uint64_t tile, uint32_t at, uint32_t n, f
         tw_values_load(x, s->layer, from, n, wide);
     v = v ? v : wide;
     if (s->hop == 2)
-        return (terms){v, e, x->input_scale * tw_weight(x), 1.0f};
-    return (terms){v, e, x->input_scale, tw_fold_factor(x, s->layer, tile)};
+        return (terms){v, e, tw_scale_of(x, l) * tw_weight(x), 1.0f};
+    return (terms){v, e, tw_scale_of(x, l), tw_fold_factor(x, s->layer, tile)};
 }
 
 /* Lines of the sample that are read together (tw_touch). */
@@ -295,7 +295,7 @@ static void look_at(search *s, uint64_t tile) {
     tw_look look = {.out = left_of(s, tile), .scale = 1.0f, .n = tw_len_of(x, s->layer, tile)};
     look.g = s->hop == 2 ? tw_waiting(x, s->layer, tile, 2) : tw_tile_load(x, s->layer, tile, look.n, x->tile);
     if (s->hop == 1) {
-        look.scale = x->input_scale;
+        look.scale = tw_scale_of(x, &x->layer[s->layer]);
         look.e = tw_residual_of(x, s->layer, tile);
     }
     set_aside(s, tile, &look);
@@ -381,6 +381,7 @@ static tw_cut sampled_cut(search *s) {
 
 void tw_exec_select(tw_exec *x, uint32_t layer, uint32_t hop) {
     const tw_exec_layer *l = &x->layer[layer];
+    tw_form_input(x, layer);
     search s = search_of(x, layer, hop, hop == 2 && x->plan->part[layer].sums_room > 0);
     s.n = s.summing ? x->part_of[layer].nsum : 0;
     s.seen = s.summing ? x->part_of[layer].summed : 0;

@@ -78,6 +78,16 @@ static void touch_from(const float *left, const tw_kept *kept, uint32_t i) {
         tw_touch(left + kept->pos[i]);
 }
 
+/* Momentum is 0 where values were sent. */
+static void clear_momentum(const writer *w) {
+    const tw_picks *p = w->x->picks;
+    float *u = w->hop == 1 ? layer_of(w)->u_new : NULL;
+    uint64_t first = w->from * w->x->plan->tile;
+    for (uint32_t i = 0; u && i < p->kept.count; i++)
+        if (loses_nothing(w) || p->decoded[i] != 0.0f)
+            u[first + p->kept.pos[i]] = 0.0f;
+}
+
 /* Takes what was sent out of x. What is not kept stays. */
 static void take_sent(writer *w) {
     tw_picks *p = w->x->picks;
@@ -100,6 +110,7 @@ static void take_sent(writer *w) {
 
 static void put_span(writer *w, uint64_t stop) {
     uint64_t bytes = encode_span(w, stop);
+    clear_momentum(w);
     take_sent(w);
     w->dst += bytes;
     w->from = stop;
@@ -144,7 +155,7 @@ static tw_look look_at(const writer *w, uint64_t tile) {
     look.g = tw_tile_load(x, w->run->layer, tile, look.n, x->tile);
     look.e = tw_residual_of(x, w->run->layer, tile);
     look.out = waiting;
-    look.scale = x->input_scale;
+    look.scale = tw_scale_of(x, &x->layer[w->run->layer]);
     return look;
 }
 

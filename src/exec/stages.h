@@ -28,7 +28,8 @@ tw_trailer1 tw_trailer1_of(const tw_exec *x, const tw_frame *f, int rank, uint32
 void tw_read_trailers(const tw_exec *x, const tw_frame *f, uint32_t run, tw_run_sum *s);
 bool tw_sums_nothing(const tw_exec *x); /* nobody sends a part */
 bool tw_has_run(const tw_exec *x, const tw_frame *f, int rank, uint32_t run);
-void tw_note_own(tw_exec *x, const float *g, uint32_t n, tw_run_sum *s); /* a tile of the owner's raw part */
+/* A tile of the owner's raw part. */
+void tw_note_own(tw_exec *x, const tw_exec_layer *l, const float *g, uint32_t n, tw_run_sum *s);
 tw_trailer2 tw_certify(const tw_exec *x, const tw_tiles *run, const tw_run_sum *s);
 void tw_keep_own_residual(const tw_exec *x, tw_exec_layer *l, const tw_tiles *run);
 uint32_t tw_seal_answer(tw_exec *x, const tw_frame *f,

@@ -59,7 +59,7 @@ void tw_narrow(const tw_kernels *k, uint8_t *dst, const float *src, uint32_t n, 
     }
 }
 
-const void *tw_values_at(const tw_exec *x, uint32_t layer, uint64_t at, uint32_t n) {
+static const void *input_at(const tw_exec *x, uint32_t layer, uint64_t at, uint32_t n) {
     size_t size = tw_dtype_size(x->layer[layer].dtype);
     const tw_exec_piece *p = piece_at(x, layer, at);
     const uint8_t *in = (const uint8_t *)p->in + (at - p->first) * size;
@@ -67,7 +67,7 @@ const void *tw_values_at(const tw_exec *x, uint32_t layer, uint64_t at, uint32_t
     return p->first + p->count >= at + n && aligned(in, size) && !nan ? in : NULL;
 }
 
-void tw_values_load(const tw_exec *x, uint32_t layer, uint64_t at, uint32_t n, float *to) {
+static void load_input(const tw_exec *x, uint32_t layer, uint64_t at, uint32_t n, float *to) {
     const tw_exec_layer *l = &x->layer[layer];
     uint64_t end = at + n;
     size_t size = tw_dtype_size(l->dtype);
@@ -82,8 +82,64 @@ void tw_values_load(const tw_exec *x, uint32_t layer, uint64_t at, uint32_t n, f
         memcpy(to, &(uint32_t){0x7fc00000u}, 4);
 }
 
+/* ---- dgc: momentum in the place of inputs ---- */
+
+void tw_keep_momentum(const tw_exec_layer *l, uint64_t at, uint64_t n) {
+    if (l->u_new && l->u)
+        memcpy(l->u_new + at, l->u + at, n * sizeof(float));
+    else if (l->u_new)
+        memset(l->u_new + at, 0, n * sizeof(float));
+}
+
+/* As tw_feedback_momentum does. */
+static void form(tw_exec *x, uint32_t layer, uint64_t at, uint32_t n, float *wide) {
+    const tw_exec_layer *l = &x->layer[layer];
+    const float *g = l->dtype == TW_F32 ? input_at(x, layer, at, n) : NULL;
+    if (!g)
+        load_input(x, layer, at, n, wide);
+    if (l->u) {
+        x->k->set_scaled(l->u_new + at, l->u + at, l->momentum, n);
+        x->k->add_scaled(l->u_new + at, g ? g : wide, x->input_scale, n);
+    } else {
+        x->k->set_scaled(l->u_new + at, g ? g : wide, x->input_scale, n);
+    }
+}
+
+void tw_form_input(tw_exec *x, uint32_t layer) {
+    tw_exec_layer *l = &x->layer[layer];
+    uint32_t lo = x->piece0[layer], hi = x->piece0[layer + 1];
+    if (!l->u_new || l->formed || lo == hi)
+        return;
+    float *wide = x->tile + 3 * TW_MAX_TILE;
+    for (uint64_t at = x->piece[lo].first, end = x->piece[hi - 1].first + x->piece[hi - 1].count; at < end;) {
+        uint32_t n = end - at < TW_MAX_TILE ? (uint32_t)(end - at) : TW_MAX_TILE;
+        if (l->absent)
+            tw_keep_momentum(l, at, n);
+        else
+            form(x, layer, at, n, wide);
+        at += n;
+    }
+    l->formed = true;
+}
+
+const void *tw_values_at(const tw_exec *x, uint32_t layer, uint64_t at, uint32_t n) {
+    const tw_exec_layer *l = &x->layer[layer];
+    if (!l->formed)
+        return input_at(x, layer, at, n);
+    return l->dtype == TW_F32 ? l->u_new + at : NULL;
+}
+
+void tw_values_load(const tw_exec *x, uint32_t layer, uint64_t at, uint32_t n, float *to) {
+    if (x->layer[layer].formed)
+        memcpy(to, x->layer[layer].u_new + at, n * sizeof *to);
+    else
+        load_input(x, layer, at, n, to);
+}
+
 const float *tw_tile_load(tw_exec *x, uint32_t layer, uint64_t tile, uint32_t n, float *buf) {
     uint64_t at = tile * x->plan->tile;
+    if (x->layer[layer].formed)
+        return x->layer[layer].u_new + at;
     const void *in = x->layer[layer].dtype == TW_F32 ? tw_values_at(x, layer, at, n) : NULL;
     if (in)
         return in;

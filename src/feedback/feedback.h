@@ -18,8 +18,12 @@ typedef struct tw_feedback {
     void (*commit)(float *e_new, const float *x, const float *decoded, float rate, uint32_t n);
 } tw_feedback;
 
-extern const tw_feedback tw_feedback_none, tw_feedback_ef, tw_feedback_decay;
+extern const tw_feedback tw_feedback_none, tw_feedback_ef, tw_feedback_decay, tw_feedback_dgc;
 const tw_feedback *tw_feedback_get(uint32_t id); /* NULL if unknown */
+/* dgc: the momentum u_new = fl(fl(rate u) + fl(g scale)), which is sent in g's place; u NULL: none yet. */
+void tw_feedback_momentum(float *u_new, const float *u, const float *g, float scale, float rate, uint32_t n);
+/* ... and is cleared where something was sent. */
+void tw_feedback_clear(float *u_new, const float *decoded, uint32_t n);
 /* tw_spec.rate as the number that arithmetic has. */
 static inline float tw_feedback_rate(const tw_spec *s) {
     return (float)((double)s->rate / 1e9);

@@ -103,6 +103,13 @@ static bool wants_slots(const tw_layer_state *l) {
     return false;
 }
 
+static bool wants_momentum(const tw_layer_state *l) {
+    for (uint32_t i = 0; i < l->nphase; i++)
+        if (l->phase[i].spec.feedback == TW_FEEDBACK_DGC)
+            return true;
+    return false;
+}
+
 uint64_t tw_left_values(const tw_layer_state *l, const tw_spec *s) {
     tw_op_layer v = {.count = l->count, .cols = l->cols, .spec = *s};
     bool keeps = tw_codec_is_lowrank(s) && s->warm_start && !tw_op_is_flat(&v);
@@ -135,16 +142,18 @@ static void *take(tw_reducer *r, uint64_t bytes) {
     return tw_alloc(r->ctx, bytes);
 }
 
-static uint64_t layer_state_bytes(const tw_layer_state *l, bool slots, uint64_t left) {
+static uint64_t layer_state_bytes(const tw_layer_state *l, bool slots, bool momentum, uint64_t left) {
     if (l->tiles == 0)
         return 0;
-    return 2 * tw_held(l->tiles * sizeof(tw_cert)) + (slots ? 2 * tw_held(l->count * sizeof(float)) : 0) +
+    uint64_t arrays = (slots ? 2u : 0u) + (momentum ? 2u : 0u);
+    return 2 * tw_held(l->tiles * sizeof(tw_cert)) + arrays * tw_held(l->count * sizeof(float)) +
            (left ? 2 * tw_held(left * sizeof(float)) : 0);
 }
 
 static tw_status make_state(tw_reducer *r, tw_layer_state *l, bool dry) {
     bool slots = wants_slots(l) && r->comm->size > 1; /* one rank sends nothing, so it drops nothing */
-    uint64_t left = r->comm->size > 1 ? tw_left_room(l) : 0, bytes = layer_state_bytes(l, slots, left);
+    bool momentum = wants_momentum(l);                /* ... but momentum it has */
+    uint64_t left = r->comm->size > 1 ? tw_left_room(l) : 0, bytes = layer_state_bytes(l, slots, momentum, left);
     r->state_bytes += bytes;
     if (dry || bytes == 0)
         return TW_OK;
@@ -152,7 +161,8 @@ static tw_status make_state(tw_reducer *r, tw_layer_state *l, bool dry) {
         l->cert[i] = tw_alloc(r->ctx, l->tiles * sizeof(tw_cert));
         l->slot[i] = slots ? tw_alloc(r->ctx, l->count * sizeof(float)) : NULL;
         l->left[i] = left ? tw_alloc(r->ctx, left * sizeof(float)) : NULL;
-        if (!l->cert[i] || (slots && !l->slot[i]) || (left && !l->left[i]))
+        l->momentum[i] = momentum ? tw_alloc(r->ctx, l->count * sizeof(float)) : NULL;
+        if (!l->cert[i] || (slots && !l->slot[i]) || (left && !l->left[i]) || (momentum && !l->momentum[i]))
             return TW_ERR_NOMEM;
     }
     return TW_OK;
@@ -313,6 +323,7 @@ void tw_reducer_unmake(tw_reducer *r) {
             tw_free(ctx, r->layer[i].slot[k]);
             tw_free(ctx, r->layer[i].cert[k]);
             tw_free(ctx, r->layer[i].left[k]);
+            tw_free(ctx, r->layer[i].momentum[k]);
         }
     }
     tw_free(ctx, r->layer);

@@ -45,35 +45,41 @@ static float *slot_of(const tw_layer_state *l) {
     return l->slot[1 - l->now];
 }
 
-/* Values [at, at + n) of all residuals one behind the other, to buf or from it. */
-static void move(tw_reducer *r, uint64_t at, uint64_t n, float *buf, bool to_buf) {
+static float *momentum_of(const tw_layer_state *l) {
+    return l->momentum[1 - l->momentum_now];
+}
+
+typedef float *array_of(const tw_layer_state *l); /* NULL: the layer has none */
+
+/* Values [at, at + n) of all such arrays one behind the other, to buf or from it. */
+static void move(tw_reducer *r, array_of *of, uint64_t at, uint64_t n, float *buf, bool to_buf) {
     uint64_t place = 0;
     for (uint32_t i = 0; i < r->nlayer; i++) {
         const tw_layer_state *l = &r->layer[i];
-        uint64_t count = l->slot[0] ? l->count : 0, lo = at > place ? at : place;
+        uint64_t count = of(l) ? l->count : 0, lo = at > place ? at : place;
         uint64_t hi = at + n < place + count ? at + n : place + count;
         if (lo < hi && to_buf)
-            memcpy(buf + (lo - at), slot_of(l) + (lo - place), (hi - lo) * sizeof *buf);
+            memcpy(buf + (lo - at), of(l) + (lo - place), (hi - lo) * sizeof *buf);
         else if (lo < hi)
-            memcpy(slot_of(l) + (lo - place), buf + (lo - at), (hi - lo) * sizeof *buf);
+            memcpy(of(l) + (lo - place), buf + (lo - at), (hi - lo) * sizeof *buf);
         place += count;
     }
 }
 
-static tw_status sum_slots(tw_restore *t) {
+static tw_status sum_arrays(tw_restore *t, array_of *of) {
     tw_reducer *r = t->r;
     uint64_t total = 0;
     for (uint32_t i = 0; i < r->nlayer; i++)
-        total += r->layer[i].slot[0] ? r->layer[i].count : 0;
+        total += of(&r->layer[i]) ? r->layer[i].count : 0;
     float *buf = tw_alloc(r->ctx, (total < CHUNK ? total : CHUNK) * sizeof *buf);
     tw_status s = buf ? TW_OK : TW_ERR_NOMEM;
     if (!buf)
         return s;
     for (uint64_t at = 0; at < total && s >= 0; at += CHUNK) {
         uint64_t n = total - at < CHUNK ? total - at : CHUNK;
-        move(r, at, n, buf, true);
+        move(r, of, at, n, buf, true);
         s = tw_allreduce(r->comm, NULL, buf, buf, n, TW_F32, TW_SUM);
-        move(r, at, n, buf, false);
+        move(r, of, at, n, buf, false);
     }
     tw_free(r->ctx, buf);
     return s;
@@ -124,7 +130,9 @@ static void finish_layer(tw_restore *t, uint32_t i) {
 tw_status tw_restore_fold(tw_restore *t) {
     tw_status s = share_layers(t);
     if (s >= 0)
-        s = sum_slots(t);
+        s = sum_arrays(t, slot_of);
+    if (s >= 0)
+        s = sum_arrays(t, momentum_of);
     if (s >= 0)
         s = share_factors(t);
     for (uint32_t i = 0; i < t->r->nlayer && s >= 0; i++)

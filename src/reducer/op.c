@@ -450,6 +450,10 @@ static tw_status fill(const tw_op_args *a, tw_op *op) {
         e->kept = false;
         e->e = held ? l->e : NULL;
         e->e_new = held ? l->e_new : NULL;
+        e->u = l->u;
+        e->u_new = l->u_new;
+        e->momentum = l->momentum;
+        e->formed = false;
         e->x_sq = e->e_sq = e->fold_sq = e->before_sq = e->gained_sq = e->joint = e->out_sq = e->left_sq = 0;
         e->left = l->left;
         e->left_new = l->left_new;

@@ -17,7 +17,8 @@ typedef struct tw_op_layer { /* what an op needs to know of a layer */
     bool no_native; /* has used residuals */
     bool drain;
     float *e, *e_new;
-    float *left, *left_new; /* as in tw_exec_layer */
+    float *u, *u_new, momentum; /* dgc: as in tw_exec_layer */
+    float *left, *left_new;     /* as in tw_exec_layer */
     tw_cert *cert, *cert_new;
     double bound_sq; /* of the layer, so far */
 } tw_op_layer;

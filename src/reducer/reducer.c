@@ -248,6 +248,7 @@ tw_status tw_reducer_reset(tw_reducer *r) {
         l->use = TW_USE_NONE;
         l->bound_sq = l->joint = 0;
         l->left_cols = 0;
+        l->moves = false;
     }
     r->epoch++;
     return TW_OK;

@@ -28,7 +28,10 @@ typedef struct tw_layer_state {
     tw_cert *cert[2];
     /* Left factor of the last step under a codec of low rank, two copies likewise; the same on every rank. */
     float *left[2];
-    uint32_t now, cert_now, left_now;
+    /* dgc: momentum, two copies likewise; moves: there is some, since the last step had it. */
+    float *momentum[2];
+    bool moves;
+    uint32_t now, cert_now, left_now, momentum_now;
     uint64_t left_cols; /* what it is a factor of; 0: none yet */
     uint32_t left_rank;
     bool used; /* error feedback has been on since creation or reset: the same on every rank */

@@ -175,6 +175,23 @@ static void add_values(void *arg, uint64_t first, const void *values, uint64_t n
     }
 }
 
+static void add_momentum(void *arg, uint64_t first, const void *values, uint64_t n) {
+    sums *s = arg;
+    for (uint64_t i = 0; s->to && i < n; i++) {
+        float v;
+        memcpy(&v, (const uint8_t *)values + i * sizeof v, sizeof v);
+        s->to[first + i] += v * s->weight;
+    }
+}
+
+/* Each new rank begins with the mean of the old ones' momentum; of sums with its share. */
+static tw_status read_momentum(tw_restore *t, tw_state_in *in, tw_layer_state *l) {
+    bool averages = in->head.redop == TW_AVG;
+    sums u = {.to = l->momentum[1 - l->momentum_now]};
+    u.weight = 1.0f / (float)(averages ? in->head.size : (uint32_t)t->r->comm->size);
+    return tw_state_values(in, "MOME", l->count, sizeof(float), t->exact ? copy_values : add_momentum, &u);
+}
+
 /* Rounding errors so far are in the ledger of each tile's owner. */
 static void add_ledger(void *arg, uint64_t first, const void *values, uint64_t n) {
     sums *s = arg;
@@ -217,6 +234,8 @@ static tw_status read_layer(tw_restore *t, tw_state_in *in, uint32_t index) {
     u.to = s.left && s.left <= tw_left_room(l) ? l->left[1 - l->left_now] : NULL;
     if (st >= 0)
         st = tw_state_values(in, "LEFT", s.left, sizeof(float), copy_values, &u);
+    if (st >= 0 && s.flags & TW_STATE_MOMENTUM)
+        st = read_momentum(t, in, l);
     w->seen++;
     w->flags |= s.flags;
     w->use = s.use > w->use ? s.use : w->use;
@@ -251,6 +270,8 @@ static tw_status read_streams(tw_restore *t) {
             memset(l->slot[1 - l->now], 0, l->count * sizeof(float));
         if (l->cert[0])
             memset(l->cert[1 - l->cert_now], 0, l->tiles * sizeof(tw_cert));
+        if (l->momentum[0])
+            memset(l->momentum[1 - l->momentum_now], 0, l->count * sizeof(float));
     }
     for (uint32_t i = 0; i < t->n && s >= 0; i++)
         s = read_stream(t, i);
@@ -271,6 +292,8 @@ static void adopt_layer(tw_layer_state *l, const tw_restored *w) {
     l->used = w->flags & TW_STATE_USED;
     l->held = w->flags & TW_STATE_HELD;
     l->native = w->flags & TW_STATE_NATIVE;
+    l->moves = w->flags & TW_STATE_MOMENTUM && l->momentum[0];
+    l->momentum_now ^= l->moves;
     l->use = (tw_use)w->use;
     l->bound_sq = w->bound_sq;
     l->joint = w->joint;

@@ -77,7 +77,7 @@ static tw_state_layer layer_of(const tw_layer_state *l) {
                             .pinned = l->pinned,
                             .left_rank = left ? l->left_rank : 0,
                             .flags = (l->used ? TW_STATE_USED : 0u) | (l->held ? TW_STATE_HELD : 0u) |
-                                     (l->native ? TW_STATE_NATIVE : 0u),
+                                     (l->native ? TW_STATE_NATIVE : 0u) | (l->moves ? TW_STATE_MOMENTUM : 0u),
                             .use = (uint32_t)l->use,
                             .name = (uint32_t)strlen(l->name)};
 }
@@ -94,7 +94,9 @@ static tw_status put_layer(writer *w, const tw_reducer *r, const tw_layer_state 
         st = put_values(w, "LEDG", l->cert[l->cert_now], s.tiles, sizeof(tw_cert));
     if (st >= 0)
         st = put_values(w, "RESI", l->slot[l->now], s.values, sizeof(float));
-    return st >= 0 ? put_values(w, "LEFT", l->left[l->left_now], s.left, sizeof(float)) : st;
+    if (st >= 0)
+        st = put_values(w, "LEFT", l->left[l->left_now], s.left, sizeof(float));
+    return st >= 0 ? put_values(w, "MOME", l->momentum[l->momentum_now], l->moves ? l->count : 0, sizeof(float)) : st;
 }
 
 tw_status tw_reducer_save(const tw_reducer *r, tw_state_put put, void *arg) {

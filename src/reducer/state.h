@@ -17,7 +17,7 @@ typedef struct tw_state_head { /* of a stream: whose it is */
     uint64_t layers; /* hash of names, counts, dtypes, columns and pins */
 } tw_state_head;
 
-enum { TW_STATE_USED = 1, TW_STATE_HELD = 2, TW_STATE_NATIVE = 4, TW_STATE_FLAGS = 7 };
+enum { TW_STATE_USED = 1, TW_STATE_HELD = 2, TW_STATE_NATIVE = 4, TW_STATE_MOMENTUM = 8, TW_STATE_FLAGS = 15 };
 
 typedef struct tw_state_layer { /* in front of a layer's values; its name follows */
     uint64_t count, columns, shard, left_columns;

@@ -2,6 +2,7 @@
  *
  * One step: begin, push or post, end or discard. */
 #include "reducer/reducer.h"
+#include "feedback/feedback.h"
 #include <math.h>
 #include <stdio.h>
 #include <time.h>
@@ -35,6 +36,10 @@ void tw_reducer_view(tw_reducer *r, uint64_t step) {
         bool goes_on = tw_left_values(l, &v->spec) && l->left_cols == tw_op_columns(v) && l->left_rank == v->spec.rank;
         v->left = goes_on ? l->left[l->left_now] : NULL;
         v->left_new = tw_left_values(l, &v->spec) ? l->left[1 - l->left_now] : NULL;
+        bool dgc = v->spec.feedback == TW_FEEDBACK_DGC;
+        v->u = dgc && l->moves ? l->momentum[l->momentum_now] : NULL;
+        v->u_new = dgc ? l->momentum[1 - l->momentum_now] : NULL;
+        v->momentum = tw_feedback_rate(&v->spec);
         v->cert = l->cert[l->cert_now];
         v->cert_new = l->cert[1 - l->cert_now];
         v->bound_sq = l->bound_sq;
@@ -239,9 +244,11 @@ tw_status tw_reducer_push(tw_reducer *r, uint32_t layer, const void *in, void *o
     return s;
 }
 
-static tw_status check_owned(const tw_reducer *r, const char *what, uint32_t layer) {
+static tw_status check_owned(const tw_reducer *r, const char *what, tw_kind kind, uint32_t layer) {
     char where[TW_SENTENCE / 2];
     snprintf(where, sizeof where, "%s, layer '%.100s'", what, r->layer[layer].name);
+    if (r->view[layer].spec.feedback == TW_FEEDBACK_DGC && kind == TW_KIND_ALLGATHER)
+        return tw_fail(TW_ERR_UNSUPPORTED, "%s: momentum under dgc is of what is summed; gather it without", where);
     return tw_codec_check_owned(&r->view[layer].spec, where);
 }
 
@@ -258,7 +265,7 @@ static tw_status check_pieces(const tw_reducer *r, const char *what, tw_kind kin
     for (uint32_t i = 0; i < n && s >= 0; i++)
         s = check_use(&r->layer[pieces[i].layer], use);
     for (uint32_t i = 0; i < n && s >= 0 && kind != TW_KIND_ALLREDUCE; i++)
-        s = check_owned(r, what, pieces[i].layer);
+        s = check_owned(r, what, kind, pieces[i].layer);
     return s;
 }
 
@@ -418,6 +425,8 @@ static void commit(tw_reducer *r) {
             l->left_cols = tw_op_columns(&r->view[i]);
             l->left_rank = r->view[i].spec.rank;
         }
+        l->moves = r->view[i].u_new != NULL;
+        l->momentum_now ^= l->moves;
         l->used = l->used || r->view[i].spec.feedback != TW_FEEDBACK_NONE;
         l->cert_now = 1 - l->cert_now;
         l->bound_sq = l->bound_sq_new + (l->stale ? l->bound_sq : 0);

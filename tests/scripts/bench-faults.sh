@@ -199,6 +199,7 @@ more allgather --in-place
 more allgather -d bf16 --codec quant:bits=4+ef
 more allgather -b 20000 -e 20000 --layers 40 --codec onebit+ef
 gives 0 - "broadcast of halves" "$bench" broadcast "${args[@]}" -d fp16 --codec quant:bits=4 --codec onebit --transport local
+gives 2 "results are momenta, not sums" "allreduce of momenta" "$bench" allreduce --codec topk+dgc
 gives 2 "measure one of these" "codec with a feedback that has no loops" "$bench" codec --codec onebit+decay
 gives 2 "keeps no residual" "broadcast with feedback" "$bench" broadcast --codec onebit+ef
 gives 2 "computes nothing" "an allgather of sums" "$bench" allgather -o sum

@@ -43,13 +43,15 @@ class LowRank:
 
 
 class Feedback:
-    """none, ef, or decay with its beta: e' is that share of what was lost."""
+    """none, ef, decay with its beta (e' is that share of what was lost), or dgc with its momentum."""
 
     def __init__(self, text):
         name, _, option = text.partition(":")
-        self.number = {"": 1, "none": 1, "ef": 2, "decay": 3}[name]
-        self.rate = int(Fraction(option.partition("=")[2] or "0.95") * 10 ** 9) if name == "decay" else 0
-        self.beta = f32(self.rate / 1e9) if self.rate else 1.0
+        self.number = {"": 1, "none": 1, "ef": 2, "decay": 3, "dgc": 4}[name]
+        usual = {"decay": "0.95", "dgc": "0.9"}.get(name, "0")
+        self.rate = int(Fraction(option.partition("=")[2] or usual) * 10 ** 9)
+        self.beta = f32(self.rate / 1e9) if name == "decay" else 1.0
+        self.momentum = f32(self.rate / 1e9) if name == "dgc" else None
 
     def __bool__(self):
         return self.number > 1

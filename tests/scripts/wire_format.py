@@ -63,11 +63,12 @@ def do_step(run, state, step, begun):
     fresh = {key: list(e) for key, e in state.e.items()}
     for layer, spec in zip(run.layers, step.specs):
         layer.use(spec)
+    state.move(run, step)
     posts = [(post[0], post[1:]) for post in run.posts] or [(ALLREDUCE, layers) for layers in buckets(run)]
     for kind, layers in posts:
         do_op(run.like(kind=kind, told=kind == SCATTER, redop=1 if kind == ALLGATHER else run.redop), state, fresh, step, begun, layers)
         begun += 1
-    state.e = fresh
+    state.e, state.u = fresh, state.moved
     for layer in run.layers:
         layer.held = layer.spec.ef
     state.epoch = (state.epoch + 1) % 256

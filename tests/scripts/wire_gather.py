@@ -106,6 +106,7 @@ def one_frame(op, rank, who, index, parts, picks, sums):
             norms = 0.0, old * more
         elif layer.spec.topk:
             at, flags, x, e, decoded, bad = sparse_run(op, rank, part, got, at, picks[i][rank])
+            op.state.clear(rank, i, decoded)
             total.add_spans(decoded, bad)
         else:
             raw, flags, x, e, decoded = tiled_run(op, rank, part)
@@ -132,6 +133,7 @@ def store(op, i, who, t, values, bad):
         expect(got == pack(kept, layer.dtype), "step", op.step.number, "layer", layer.name, "tile", t, "output of rank", r)
         if bad:
             op.fresh[r, i][at] = op.state.e[r, i][at]
+            op.state.keep(r, i, at)
     if bad:
         return
     if layer.spec.ef and layer.dtype != FP32:

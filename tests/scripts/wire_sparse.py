@@ -103,6 +103,7 @@ def sparse_hop1(op, who, index, parts, picks):
                 flags, norms = 1 if bad else 0, (x_norm, e_norm)
                 for t, e in rest.items():
                     op.fresh[r, i][layer.at(t)] = [layer.spec.ef.keeps(v) for v in e]
+                op.state.clear(r, i, decoded)
                 for v, y in decoded.items():
                     picks.sums[i][v] = f32(picks.sums[i][v] + y)
                 picks.flagged[i] |= set(bad)

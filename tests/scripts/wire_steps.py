@@ -21,7 +21,31 @@ class State:
         self.applied = [[0.0] * l.count for l in run.layers]
         self.exact = [[0.0] * l.count for l in run.layers]
         self.left = {}  # of matrices: what the next step begins with
+        self.u, self.moved = {}, {}  # dgc: momentum before and after this step
         self.epoch = 0
+
+    def move(self, run, step):
+        """Momentum, in the place of inputs."""
+        self.moved = {}
+        for i, layer in enumerate(run.layers):
+            for r in range(run.ranks) if layer.spec.ef.momentum else ():
+                u, g = self.u.get((r, i)), step.inputs.get((r, i))
+                if g is None:
+                    self.moved[r, i] = list(u or [0.0] * layer.count)
+                    continue
+                g = [f32(v * step.scale) for v in g]
+                self.moved[r, i] = [f32(f32(a * layer.spec.ef.momentum) + b) for a, b in zip(u, g)] if u else g
+                step.inputs[r, i] = [v / step.scale for v in self.moved[r, i]]
+
+    def clear(self, rank, i, sent):
+        """sent: decoded values by position."""
+        for k, v in sent.items() if (rank, i) in self.moved else ():
+            if v != 0:
+                self.moved[rank, i][k] = 0.0
+
+    def keep(self, rank, i, at):
+        if (rank, i) in self.moved:
+            self.moved[rank, i][at] = self.u[rank, i][at] if (rank, i) in self.u else [0.0] * (at.stop - at.start)
 
 
 class Op:
@@ -120,6 +144,7 @@ def receive(op, who, part, decoded_of):
         for r in range(run.ranks):
             if not finite(decoded):
                 op.fresh[r, i][at] = op.state.e[r, i][at]
+                op.state.keep(r, i, at)
         if finite(values):  # else the certificate leaves this step out here
             add_up(op, i, who, at, values)
 

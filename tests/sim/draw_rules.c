@@ -148,6 +148,8 @@ static void write_spec(char *text, size_t room, const tw_spec *s) {
         snprintf(text + at, room - at, "+ef");
     else if (s->feedback == TW_FEEDBACK_DECAY)
         snprintf(text + at, room - at, "+decay:beta=0.%09u", s->rate);
+    else if (s->feedback == TW_FEEDBACK_DGC)
+        snprintf(text + at, room - at, "+dgc:momentum=0.%09u", s->rate);
 }
 
 static void draw_patterns(trial *t, rule *u) {
@@ -166,6 +168,13 @@ static void draw_phases(trial *t, rule *u) {
     for (uint32_t i = 0; i < u->nphase; i++) {
         until += rng_range(&t->rng, 1, 4);
         u->phase[i].spec = trial_draw_spec(t);
+        if (u->phase[i].spec.codec == TW_CODEC_TOPK && u->phase[i].spec.feedback == TW_FEEDBACK_EF &&
+            rng_chance(&t->rng, 35)) {
+            u->phase[i].spec.feedback = TW_FEEDBACK_DGC;
+            u->phase[i].spec.rate = rng_chance(&t->rng, 50) ? 900000000 : (uint32_t)rng_range(&t->rng, 1, 999999999);
+        }
+        if (i >= 2 && rng_chance(&t->rng, 40)) /* and back */
+            u->phase[i].spec = u->phase[i - 2].spec;
         u->phase[i].until = i + 1 < u->nphase ? until : UINT64_MAX;
     }
 }

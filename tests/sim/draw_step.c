@@ -242,6 +242,7 @@ bool trial_draw_step(trial *t, uint32_t index) {
         if (!s->g[l])
             return false;
         s->spec[l] = spec_at(&t->layer[l], s->number);
+        s->dgc[l] = s->spec[l].feedback == TW_FEEDBACK_DGC ? (float)((double)s->spec[l].rate / 1e9) : 0.0f;
         if (t->ranks == 1) /* nothing crosses a wire: nothing is compressed */
             s->spec[l] = (tw_spec)TW_SPEC_INIT;
     }

@@ -61,12 +61,12 @@ static void through_tiled(const gather *p, int r) {
 static void add_rank(const gather *p, int r, bool first) {
     trial *t = p->t;
     uint64_t slot = (uint64_t)r * p->y->count;
-    const float *g = t->step.g[p->l] + slot, *e = t->m.e[p->l] + slot;
+    const float *e = t->m.e[p->l] + slot;
     bool held = model_has_residual(t, p->l, r), sparse = p->s->codec == TW_CODEC_TOPK;
     memset(p->flag, 0, p->y->tiles);
     for (uint64_t i = 0; i < p->y->count; i++) {
         bool own = t->m.own[p->l][i / t->rc.tile] == r;
-        p->x[i] = g[i] * t->step.scale[r];
+        p->x[i] = model_input(t, p->l, slot + i);
         p->x[i] = held ? p->x[i] + (own ? e[i] * p->ranks : e[i]) : p->x[i];
     }
     (sparse ? through_sparse : through_tiled)(p, r);
@@ -75,6 +75,7 @@ static void add_rank(const gather *p, int r, bool first) {
         bool own = t->m.own[p->l][k] == r;
         for (uint64_t i = k * t->rc.tile; covered(p, k) && i < end_of(p, k); i++) {
             float lost = model_hold(t, p->l, slot + i, p->x[i] - p->dec[i], own ? p->ranks : 1.0f);
+            model_clear(t, p->l, slot + i, p->dec[i]);
             p->sum[i] = first && !sparse ? p->dec[i] : p->sum[i] + p->dec[i];
             x_sq += (double)p->x[i] * p->x[i];
             e_sq += (double)lost * lost;

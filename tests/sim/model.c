@@ -15,13 +15,16 @@ static bool allocate(trial *t, uint32_t l) {
     m->out[l] = calloc(n, sizeof(float));
     m->applied[l] = calloc(n, sizeof(double));
     m->exact[l] = calloc(n, sizeof(double));
+    m->u[l] = calloc(all, sizeof(float));
+    m->u_new[l] = calloc(all, sizeof(float));
+    m->fed[l] = calloc(all, sizeof(float));
     m->forgot[l] = calloc(n, sizeof(double));
     m->forgot_new[l] = calloc(all, sizeof(double));
     m->bad[l] = calloc(tiles, 1);
     m->away[l] = calloc(tiles, 1);
     m->own[l] = calloc(tiles, 1);
     return m->e[l] && m->e_new[l] && m->out[l] && m->applied[l] && m->exact[l] && m->forgot[l] && m->forgot_new[l] &&
-           m->bad[l] && m->away[l] && m->own[l];
+           m->u[l] && m->u_new[l] && m->fed[l] && m->bad[l] && m->away[l] && m->own[l];
 }
 
 bool model_create(trial *t) {
@@ -44,6 +47,9 @@ void model_free(trial *t) {
         free(m->out[l]);
         free(m->applied[l]);
         free(m->exact[l]);
+        free(m->u[l]);
+        free(m->u_new[l]);
+        free(m->fed[l]);
         free(m->forgot[l]);
         free(m->forgot_new[l]);
         free(m->bad[l]);
@@ -63,6 +69,7 @@ void model_reset(trial *t) {
         memset(m->exact[l], 0, n * sizeof(double));
         memset(m->forgot[l], 0, n * sizeof(double));
         m->forgot_norms[l] = 0;
+        m->moves[l] = false;
         memset(m->held[l], 0, sizeof m->held[l]);
         m->used[l] = m->native[l] = m->linear[l] = m->lossy[l] = m->loose[l] = false;
         m->rho[l] = 0;
@@ -111,10 +118,49 @@ float model_hold(trial *t, uint32_t l, uint64_t at, float lost, float ranks) {
     return lost;
 }
 
+static bool is_dgc(const trial *t, uint32_t l) {
+    return t->step.dgc[l] > 0;
+}
+
+float model_input(const trial *t, uint32_t l, uint64_t at) {
+    return is_dgc(t, l) ? t->m.u_new[l][at] : t->step.g[l][at] * t->step.scale[at / t->layer[l].count];
+}
+
+bool model_finite(const trial *t, uint32_t l, uint64_t at) {
+    return isfinite(is_dgc(t, l) ? t->m.u_new[l][at] : t->step.g[l][at]);
+}
+
+void model_clear(trial *t, uint32_t l, uint64_t at, float sent) {
+    if (sent != 0)
+        t->m.u_new[l][at] = 0;
+}
+
+/* Momentum of all ranks, before anything of it is sent. */
+static void move(trial *t, uint32_t l) {
+    for (uint64_t at = 0; is_dgc(t, l) && at < t->layer[l].count * (unsigned)t->ranks; at++) {
+        float g = t->step.g[l][at] * t->step.scale[at / t->layer[l].count], u = t->m.u[l][at] * t->step.dgc[l];
+        t->m.fed[l][at] = t->m.u_new[l][at] = t->m.moves[l] ? u + g : g;
+    }
+}
+
+static void keep_momentum(trial *t, uint32_t l, uint64_t at, uint64_t n) {
+    for (uint64_t i = at; i < at + n; i++)
+        t->m.u_new[l][i] = t->m.moves[l] ? t->m.u[l][i] : 0.0f;
+}
+
+/* Of ranks that lack a layer of the op. */
+static void keep_absent(trial *t, const op_plan *op, uint32_t l) {
+    uint64_t n = t->layer[l].count, from = op->first_tile[l] * t->rc.tile, to = from + op->tiles[l] * t->rc.tile;
+    for (int r = 0; r < t->ranks && from < n; r++)
+        if (op->absent[l][r])
+            keep_momentum(t, l, (uint64_t)r * n + from, (to < n ? to : n) - from);
+}
+
 void model_keep(trial *t, uint32_t l, int rank, uint64_t first, uint64_t n) {
     uint64_t at = (uint64_t)rank * t->layer[l].count + first;
     memcpy(t->m.e_new[l] + at, t->m.e[l] + at, n * sizeof(float));
     memset(t->m.forgot_new[l] + at, 0, n * sizeof(double));
+    keep_momentum(t, l, at, n);
     t->m.kept[l][rank] = t->m.kept[l][rank] || model_has_residual(t, l, rank);
 }
 
@@ -149,6 +195,7 @@ void model_step(trial *t) {
         memset(m->kept[l], 0, sizeof m->kept[l]);
         m->bad_ranks[l] = 0;
         m->rho_step[l] = 0;
+        move(t, l);
     }
     for (uint32_t i = 0; i < t->step.nop; i++) {
         const op_plan *op = &t->step.op[i];
@@ -168,6 +215,7 @@ void model_step(trial *t) {
                     model_tile(t, op, l, k);
                 m->op_bad[i] = m->op_bad[i] || m->bad[l][k];
             }
+            keep_absent(t, op, l);
         }
     }
 }
@@ -184,7 +232,8 @@ static void add_tile(trial *t, const op_plan *op, uint32_t l, uint64_t tile) {
         double sum = 0;
         for (int r = 0; r < t->ranks; r++)
             if (!op->absent[l][r])
-                sum += (double)t->step.g[l][(uint64_t)r * y->count + i] * t->step.scale[r];
+                sum += is_dgc(t, l) ? (double)t->m.fed[l][(uint64_t)r * y->count + i]
+                                    : (double)t->step.g[l][(uint64_t)r * y->count + i] * t->step.scale[r];
         t->m.exact[l][i] += t->rc.redop == TW_AVG ? sum / t->ranks : sum;
         t->m.applied[l][i] += (double)t->m.out[l][i];
     }
@@ -215,6 +264,9 @@ static void commit_layer(trial *t, uint32_t l) {
         m->held[l][r] = ef || m->kept[l][r];
         add_forgotten(t, l, r);
     }
+    m->moves[l] = is_dgc(t, l);
+    if (m->moves[l])
+        memcpy(m->u[l], m->u_new[l], t->layer[l].count * (unsigned)t->ranks * sizeof(float));
     m->used[l] = m->used[l] || ef;
     m->rho[l] += m->rho_step[l];
     bool cut_anew = t->post || (m->last_spec[l].size && memcmp(m->last_spec, t->step.spec, sizeof m->last_spec) != 0);

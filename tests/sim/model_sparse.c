@@ -64,12 +64,13 @@ static void keep_tile(trial *t, uint32_t l, uint64_t tile, int r) {
 
 static void hop1(sparse *p, float *sum, uint64_t *who, norms *q) {
     trial *t = p->t;
-    const float *g = t->step.g[p->l] + (uint64_t)p->rank * p->n, *e = t->m.e[p->l] + (uint64_t)p->rank * p->n;
+    uint64_t slot = (uint64_t)p->rank * p->n;
+    const float *e = t->m.e[p->l] + slot;
     bool ef = model_has_residual(t, p->l, p->rank);
     p->hop = 1;
     memset(p->flag, 0, t->layer[p->l].tiles);
     for (uint64_t i = 0; i < p->n; i++) {
-        p->x[i] = g[i] * t->step.scale[p->rank];
+        p->x[i] = model_input(t, p->l, slot + i);
         if (ef)
             p->x[i] = p->x[i] + e[i];
         if (in_domain(p, tile_of(p, i)) && !isfinite(p->x[i]))
@@ -81,14 +82,15 @@ static void hop1(sparse *p, float *sum, uint64_t *who, norms *q) {
         if (!covered(p, tile))
             continue;
         if (t->m.own[p->l][tile] == p->rank) {
-            float x = g[i] * t->step.scale[p->rank];
+            float x = model_input(t, p->l, slot + i);
             sum[i] = sum[i] + x;
-            who[tile] |= (uint64_t)!isfinite(g[i]) << p->rank;
+            who[tile] |= (uint64_t)!model_finite(t, p->l, slot + i) << p->rank;
             q->x[at] += (double)x * x;
             continue;
         }
         sum[i] = sum[i] + p->decoded[i];
-        model_hold(t, p->l, (uint64_t)p->rank * p->n + i, p->x[i] - p->decoded[i], 1.0f);
+        model_hold(t, p->l, slot + i, p->x[i] - p->decoded[i], 1.0f);
+        model_clear(t, p->l, slot + i, p->decoded[i]);
         who[tile] |= (uint64_t)p->flag[tile] << p->rank;
         q->x[at] += (double)p->x[i] * p->x[i];
         q->e[at] += (double)(p->x[i] - p->decoded[i]) * (p->x[i] - p->decoded[i]);

@@ -62,12 +62,12 @@ static bool send_part(trial *t, uint32_t l, const tile_place *p, int r, bool fir
 }
 
 static bool add_own(trial *t, uint32_t l, const tile_place *p, bool first, float *sum, squares *sq) {
-    const float *g = t->step.g[l] + (uint64_t)p->owner * p->l->count + p->first;
+    uint64_t at = (uint64_t)p->owner * p->l->count + p->first;
     bool bad = false;
     for (uint32_t i = 0; i < p->n; i++) {
-        float x = g[i] * t->step.scale[p->owner];
+        float x = model_input(t, l, at + i);
         sum[i] = first ? x : sum[i] + x;
-        bad = bad || !isfinite(g[i]);
+        bad = bad || !model_finite(t, l, at + i);
         sq->x[p->owner] += (double)x * x;
     }
     return bad;

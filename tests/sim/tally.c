@@ -8,7 +8,7 @@
 #define COUNT_OF(a) (sizeof(a) / sizeof((a)[0]))
 
 static uint64_t ranks[MOST_RANKS + 1], kinds[KIND_COUNT], faults[FAULT_COUNT], odds[ODD_COUNT], values[VALUES_COUNT];
-static uint64_t dtypes[4], codecs[8][3], feedbacks[TW_FEEDBACK_DECAY + 1], redops[3], policies[4], algos[5],
+static uint64_t dtypes[4], codecs[8][3], feedbacks[TW_FEEDBACK_DGC + 1], redops[3], policies[4], algos[5],
     ops[MOST_OPS + 1], steps[MOST_STEPS + 1];
 static uint64_t sizes[7], tiles[6], wide_tiles, verdicts[4], failures[16], pieces[8], refusals[REFUSAL_COUNT];
 static uint64_t others[TALLY_KINDS][8];
@@ -187,7 +187,7 @@ void tally_print(void) {
     LINE("values", values, "plain", "mixed", "sparse", "tiny", "outlier", "large", "huge", "same");
     LINE("layer-steps", flat, "none", "none+...", "cast", "cast+...", "onebit", "onebit+...", "quant", "quant+...",
          "ternary", "ternary+...", "topk", "topk+...", "randk", "randk+...");
-    LINE("feedback", feedbacks, "", "none", "ef", "decay");
+    LINE("feedback", feedbacks, "", "none", "ef", "decay", "dgc");
     print_others();
     LINE("ops a step", ops, "0", "1", "2", "3", "4", "5", "6");
     LINE("pieces", pieces, "0", "1", "2", "3", "4", "5", "6", "7+");

@@ -143,6 +143,7 @@ typedef struct step_plan {
     bool discard, incomplete;  /* incomplete: a layer is posted in part, which is refused */
     bool covered[MOST_LAYERS]; /* by some op */
     tw_spec spec[MOST_LAYERS];
+    float dgc[MOST_LAYERS]; /* its momentum, one rank's too; 0: another feedback */
     op_plan op[MOST_OPS];
     uint32_t nop, nan;
     int first_to_end;
@@ -155,7 +156,9 @@ typedef struct model {
     float *out[MOST_LAYERS];                    /* this step's result as stored [count] */
     double *applied[MOST_LAYERS], *exact[MOST_LAYERS];
     double *forgot[MOST_LAYERS],
-        *forgot_new[MOST_LAYERS];     /* by weight [count]; this step's, by slot [rank * count + i] */
+        *forgot_new[MOST_LAYERS]; /* by weight [count]; this step's, by slot [rank * count + i] */
+    float *u[MOST_LAYERS], *u_new[MOST_LAYERS], *fed[MOST_LAYERS]; /* dgc: momentum by slot; before anything was sent */
+    bool moves[MOST_LAYERS];
     double forgot_norms[MOST_LAYERS]; /* as a certificate adds them up */
     uint8_t *bad[MOST_LAYERS];        /* tiles with NaN or Inf in this step */
     uint8_t *away[MOST_LAYERS];       /* tiles that no rank has, or no op covers */
@@ -272,6 +275,9 @@ bool model_step_is_bad(const trial *t);
 /* Value `at` (rank * count + i) of a slot: what holds of `lost`, times a factor where it is an owner's. Returns what was lost. */
 float model_hold(trial *t, uint32_t l, uint64_t at, float lost, float ranks);
 void model_keep(trial *t, uint32_t l, int rank, uint64_t first, uint64_t n); /* ... as it was */
+float model_input(const trial *t, uint32_t l, uint64_t at);      /* of a slot: g * scale, or under dgc the momentum */
+bool model_finite(const trial *t, uint32_t l, uint64_t at);      /* ... before it was scaled */
+void model_clear(trial *t, uint32_t l, uint64_t at, float sent); /* momentum where something was sent */
 void model_tile(trial *t, const op_plan *op, uint32_t l, uint64_t tile);
 /* model_sparse.c: all tiles of the op. */
 void model_sparse(trial *t, const op_plan *op, uint32_t l);

@@ -18,7 +18,7 @@ static void fill(unit_rng *r) {
 }
 
 static void rows_are_in_place(void) {
-    static const tw_feedback *const rows[] = {&tw_feedback_none, &tw_feedback_ef, &tw_feedback_decay};
+    static const tw_feedback *const rows[] = {&tw_feedback_none, &tw_feedback_ef, &tw_feedback_decay, &tw_feedback_dgc};
     CU_ASSERT_PTR_NULL(tw_feedback_get(0));
     CU_ASSERT_PTR_NULL(tw_feedback_get(TW_FEEDBACKS));
     CU_ASSERT_PTR_NULL(tw_feedback_get(UINT32_MAX));
@@ -31,7 +31,7 @@ static void rows_are_in_place(void) {
         CU_ASSERT_EQUAL(f->wire_id, id);
         CU_ASSERT(f->slots <= 1);
         CU_ASSERT_EQUAL(f->slots == 0, f->commit == NULL);
-        snprintf(text, sizeof text, "none+%s", f->name); /* the name in the row is the word in the text */
+        snprintf(text, sizeof text, "topk+%s", f->name); /* the name in the row is the word in the text */
         CU_ASSERT_EQUAL(tw_spec_parse(text, &s), TW_OK);
         CU_ASSERT_EQUAL(s.feedback, id);
     }
@@ -155,6 +155,36 @@ static void decay_forgets_what_it_says(void) {
     CU_ASSERT(sqrt(off) < 200 * 0x1p-24 * 4 * sqrt(norm));
 }
 
+static void dgc_moves_and_clears(void) {
+    unit_rng r = unit_seeded("dgc");
+    unsigned wrong = 0, cleared = 0;
+    static float u[N], moved[N];
+    fill(&r);
+    for (int i = 0; i < N; i++)
+        u[i] = unit_float(&r);
+    tw_feedback_momentum(moved, u, g, 1.1f, 0.9f, N);
+    for (int i = 0; i < N; i++) {
+        volatile float product = g[i] * 1.1f, before = u[i] * 0.9f, sum = before + product;
+        wrong += unit_bits(moved[i]) != unit_bits(sum);
+        decoded[i] = i % 3 ? 0.0f : decoded[i];
+    }
+    memcpy(kept, moved, sizeof kept);
+    tw_feedback_clear(kept, decoded, N);
+    for (int i = 0; i < N; i++) {
+        wrong += unit_bits(kept[i]) != (decoded[i] != 0.0f ? 0 : unit_bits(moved[i]));
+        cleared += decoded[i] != 0.0f;
+    }
+    CU_ASSERT(cleared > N / 4);
+    tw_feedback_momentum(moved, NULL, g, 0.5f, 0.9f, N); /* none yet */
+    for (int i = 0; i < N; i++)
+        wrong += unit_bits(moved[i]) != unit_bits(g[i] * 0.5f);
+    tw_feedback_dgc.prepare(x, u, e, 1.0f, N);
+    tw_feedback_dgc.commit(kept, x, decoded, 0.9f, N);
+    for (int i = 0; i < N; i++)
+        wrong += unit_bits(x[i]) != unit_bits(u[i] + e[i]) || unit_bits(kept[i]) != unit_bits(x[i] - decoded[i]);
+    CU_ASSERT_EQUAL(wrong, 0);
+}
+
 static void no_values_touch_nothing(void) {
     x[0] = kept[0] = 7.0f;
     tw_feedback_none.prepare(x, g, NULL, 1.0f, 0);
@@ -173,6 +203,7 @@ int main(void) {
         UNIT_TEST(nothing_is_lost_over_steps),
         UNIT_TEST(decay_keeps_a_share),
         UNIT_TEST(decay_forgets_what_it_says),
+        UNIT_TEST(dgc_moves_and_clears),
         UNIT_TEST(no_values_touch_nothing),
     };
     return unit_main("feedback", tests, UNIT_COUNT(tests));

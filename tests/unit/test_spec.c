@@ -17,6 +17,12 @@ static const struct {
     {"cast:type=fp16+ef", "cast:type=fp16+ef", {sizeof(tw_spec), 2, 2, TW_F16, 0, 0}},
     {"none+decay", "none+decay", {sizeof(tw_spec), 1, 3, .rate = 950000000}},
     {"none + decay : beta = 0.950", "none+decay", {sizeof(tw_spec), 1, 3, .rate = 950000000}},
+    {"topk+dgc:momentum=0.9",
+     "topk+dgc",
+     {sizeof(tw_spec), 6, 4, 0, 0, 4096, 0, 0, 0, 1, 0, 10000000, {1, 0, 0, 0, 0, 0, 0}, .rate = 900000000}},
+    {"topk+dgc:momentum=0.5",
+     "topk+dgc:momentum=0.5",
+     {sizeof(tw_spec), 6, 4, 0, 0, 4096, 0, 0, 0, 1, 0, 10000000, {1, 0, 0, 0, 0, 0, 0}, .rate = 500000000}},
     {"cast+decay:beta=0.999999999", "cast+decay:beta=0.999999999", {sizeof(tw_spec), 2, 3, TW_BF16, .rate = 999999999}},
     {"cast:type=fp8e4m3+ef", "cast:type=fp8e4m3+ef", {sizeof(tw_spec), 2, 2, TW_CAST_FP8E4M3, 0, 512}},
     {"cast:group=128,type=fp8e5m2", "cast:type=fp8e5m2,group=128", {sizeof(tw_spec), 2, 1, TW_CAST_FP8E5M2, 0, 128}},
@@ -108,6 +114,10 @@ static const struct {
     {"onebit+decay:beta=1", "beta=1 must be above 0 and below 1, with up to nine digits"},
     {"onebit+decay:beta=0.1234567891", "must be above 0"},
     {"onebit+decay:beta=0.5,beta=0.5", "beta=0.5,beta=0.5 must be"},
+    {"onebit+dgc", "dgc goes with 'topk' (and 'ternary:density=...') only"},
+    {"topk+dgc:beta=0.5", "unknown option 'beta'; did you mean 'momentum'?"},
+    {"topk+dgc:momentum=1", "momentum=1 must be above 0 and below 1"},
+    {"topk+dcg", "unknown feedback 'dcg'; did you mean 'dgc'?"},
     {"onebit+ef:beta=0.5", "'ef' takes no option"},
     {"topk:values=(none+decay)", "must be a codec of fixed rate, without feedback"},
     {"randk:scale=unbiased+decay", "so it goes without feedback"},
@@ -243,6 +253,9 @@ static void hand_made_structs_are_named(void) {
     s = (tw_spec){sizeof s, 1, 3, .rate = 1000000000};
     CU_ASSERT_EQUAL(tw_spec_check(&s), TW_ERR_ARG);
     unit_has(tw_last_error(), "rate is 1000000000 of 10^9, which 'decay' does not take");
+    s = (tw_spec){sizeof s, 1, 4, .rate = 1};
+    CU_ASSERT_EQUAL(tw_spec_check(&s), TW_ERR_ARG);
+    unit_has(tw_last_error(), "dgc goes with 'topk' only, not with 'none'");
     s = (tw_spec){sizeof s, 1, 2, .rate = 1};
     CU_ASSERT_EQUAL(tw_spec_check(&s), TW_ERR_ARG);
     unit_has(tw_last_error(), "which 'ef' does not take");
@@ -317,9 +330,9 @@ static void quant_structs_are_checked(void) {
 /* Random text: bytes, and pieces of the grammar glued together. Never a crash; what is accepted comes back. */
 static void random_text_is_harmless(void) {
     static const char *const pieces[] = {
-        "quant", "bits", "8",  "seed", "7",    "rotate", "hadamard", "none", "cast", "onebit", ":",    "+",
-        "=",     ",",    " ",  "ef",   "type", "group",  "scale",    "mean", "rms",  "bf16",   "fp16", "128",
-        "4096",  "1024", "\t", "x",    "",     "none",   ":",        "+",    "=",    "decay",  "beta", "0.5"};
+        "quant", "bits", "8",  "seed", "7",     "rotate", "hadamard", "none",  "cast", "onebit", ":",   "+",    "=",
+        ",",     " ",    "ef", "type", "group", "scale",  "mean",     "rms",   "bf16", "fp16",   "128", "4096", "1024",
+        "\t",    "x",    "",   "none", ":",     "+",      "=",        "decay", "beta", "0.5",    "dgc", "topk"};
     unit_rng r = unit_seeded("random text");
     unsigned accepted = 0, lost = 0, silent = 0;
     for (int k = 0; k < 200000; k++) {

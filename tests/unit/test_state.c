@@ -210,10 +210,11 @@ static void free_world(world *w) {
 
 /* ---- bit for bit ---- */
 
-static void goes_on_bit_for_bit(void) {
+static void go_on(const char *with) {
     for (int size = 1; size <= 4; size++) {
         world *whole = new_world(size, 0, BEFORE + AFTER), *head = new_world(size, 0, BEFORE);
         world *tail = new_world(size, BEFORE, BEFORE + AFTER);
+        whole->rules = head->rules = tail->rules = with;
         run_world(whole);
         run_world(head);
         for (int r = 0; r < size; r++) {
@@ -233,6 +234,11 @@ static void goes_on_bit_for_bit(void) {
         free_world(head);
         free_world(tail);
     }
+}
+
+static void goes_on_bit_for_bit(void) {
+    go_on(NULL);
+    go_on("sign=onebit+decay; kept=topk:density=0.05+dgc; half=topk:density=0.1+dgc:momentum=0.5; *=none");
 }
 
 /* ---- another number of ranks ---- */
@@ -288,6 +294,48 @@ static void fold(int from, int to, uint32_t tile, bool shuffled) {
         CU_ASSERT(left < 1e-2 * norm_of(a, NULL));
     free_world(a);
     free_world(b);
+}
+
+/* The body of the only record of momentum. */
+static const float *find_momentum(const stream *s) {
+    for (size_t at = 8; at + 24 < s->n; at += 8)
+        if (memcmp(s->bytes + at, "MOME", 4) == 0)
+            return (const float *)(const void *)(s->bytes + at + 24);
+    CU_FAIL_FATAL("no momentum was saved");
+    return NULL;
+}
+
+/* Each of four ranks, or of one, gets the mean of three ranks' momentum. */
+static void momentum_is_shared(void) {
+    static const char with[] = "kept=topk:density=0.05+dgc; *=none";
+    world *a = new_world(3, 0, BEFORE), *b = new_world(4, BEFORE, BEFORE), *c = new_world(1, BEFORE, BEFORE);
+    world *both[2] = {b, c};
+    a->rules = b->rules = c->rules = with;
+    run_world(a);
+    for (int k = 0; k < 2; k++) {
+        world *to = both[k];
+        to->from[0] = a->saved;
+        to->nfrom[0] = 3;
+        run_world(to);
+        CU_ASSERT_EQUAL(to->loaded[0], TW_OK);
+    }
+    const float *was[3], *is[4];
+    for (int r = 0; r < 3; r++)
+        was[r] = find_momentum(&a->saved[r]);
+    for (int r = 0; r < 4; r++)
+        is[r] = find_momentum(&b->saved[r]);
+    const float *alone = find_momentum(&c->saved[0]);
+    double most = 0;
+    for (uint64_t i = 0; i < counts[2]; i++) {
+        double mean = ((double)was[0][i] + (double)was[1][i] + (double)was[2][i]) / 3;
+        for (int r = 0; r < 4; r++)
+            most = fmax(most, fabs(mean - (double)is[r][i]));
+        most = fmax(most, fabs(mean - (double)alone[i]));
+    }
+    CU_ASSERT(most < 1e-6);
+    free_world(a);
+    free_world(b);
+    free_world(c);
 }
 
 static void folds_to_fewer(void) {
@@ -618,6 +666,7 @@ int main(void) {
     static const unit_test tests[] = {
         UNIT_TEST(a_killed_save_leaves_the_old_file), /* first: it forks */
         UNIT_TEST(goes_on_bit_for_bit),
+        UNIT_TEST(momentum_is_shared),
         UNIT_TEST(folds_to_fewer),
         UNIT_TEST(folds_to_more),
         UNIT_TEST(folds_to_one),

@@ -57,7 +57,7 @@ static const struct {
      "q3=quant:bits=3,group=128,scale=minmax,seed=1+ef; "
      "two=onebit:group=128,scale=twosided+ef; eight=cast:type=fp8e5m2,group=128; t0=ternary:group=128+decay:beta=0.6; "
      "t1=ternary:rounding=stochastic,seed=3,group=256+ef; k0=topk:density=0.1+decay; "
-     "k1=topk:density=0.2,select=group,group=128,values=(onebit:group=128)+ef; "
+     "k1=topk:density=0.2,select=group,group=128,values=(onebit:group=128)+dgc; "
      "k2=topk:density=0.3,select=threshold,values=(quant:rounding=stochastic); r0=randk:density=0.07,seed=6+ef; "
      "r1=randk:density=0.6,scale=unbiased; *=none",
      6000,
@@ -90,7 +90,7 @@ static const struct {
      "q8=quant+ef until 4 then quant:scale=mse; q4=quant:bits=6,scale=mse,group=2048,rounding=stochastic; "
      "q3=quant:bits=2,group=1024,rotate=hadamard,seed=4000000001+ef; "
      "two=onebit:group=4096,scale=twosided; eight=cast:type=fp8e4m3+ef; t0=ternary; "
-     "t1=ternary:group=2048,rounding=stochastic+ef; k0=topk:density=0.9+ef until 4 then topk; "
+     "t1=ternary:group=2048,rounding=stochastic+ef; k0=topk:density=0.9+dgc:momentum=0.5 until 4 then topk; "
      "k1=topk:density=0.05,values=(cast:type=fp16)+ef; k2=topk:density=0.4,select=group+ef; "
      "r0=randk:density=0.04,scale=unbiased; r1=randk+ef; *=none",
      4 << 20,
