@@ -229,6 +229,36 @@ static double try_share(tw_knapsack *k, double share, tw_solution *best) {
     return take_choice(k, best);
 }
 
+/* The one change of a layer in the best choice that makes the larger sum least: a weighting does not see which of two alike is
+ * the larger. */
+static bool better_once(tw_knapsack *k, tw_solution *best) {
+    double least = best->cost;
+    uint32_t layer = k->layers, to = 0;
+    for (uint32_t i = 0; i < k->layers; i++)
+        for (uint32_t c = k->first[i]; c < k->first[i + 1]; c++) {
+            const tw_candidate *new = &k->of[c], *old = &k->of[k->found[i]];
+            double wire = best->wire - old->wire + new->wire, codec = best->codec - old->codec + new->codec;
+            double cost = wire > codec ? wire : codec;
+            if (cost < least && best->error - old->error + new->error <= k->budget) {
+                least = cost;
+                layer = i;
+                to = c;
+            }
+        }
+    if (layer == k->layers)
+        return false;
+    memcpy(k->at, k->found, k->layers * sizeof *k->at);
+    k->at[layer] = to;
+    tw_solution s = sums_of(k, k->at); /* in order; the differences above were rounded */
+    if (s.error > k->budget || s.cost >= best->cost)
+        return false;
+    s.exact = best->exact;
+    s.bound = best->bound;
+    *best = s;
+    k->found[layer] = to;
+    return true;
+}
+
 /* Weighted by any share the costs are at most the larger sum, so each share gives a bound; the best is where both sums are
  * equal, or at an end. */
 static void solve_both(tw_knapsack *k, tw_solution *best) {
@@ -241,6 +271,8 @@ static void solve_both(tw_knapsack *k, tw_solution *best) {
                 *(try_share(k, share, best) > 0 ? &low : &high) = share;
             }
     }
+    for (uint32_t i = 0; i < 64 && is_far(k, best) && better_once(k, best);)
+        i++;
     if (is_far(k, best)) {
         tw_solve_exact(k);
         take_choice(k, best);
