@@ -69,6 +69,7 @@ static void release(buffers *b) {
 static tw_spec bare(const plan_candidate *c, uint64_t columns) {
     tw_spec s = c->spec;
     s.feedback = TW_FEEDBACK_NONE;
+    s.rate = 0;
     if (plan_is_lowrank(c) && !s.columns)
         s.columns = (uint32_t)columns;
     return s;
@@ -96,7 +97,7 @@ static tw_status make(buffers *b, const plan_candidates *c, uint32_t n, bool res
 
 /* ---- speeds ---- */
 
-/* As the reducer does it: tile by tile, with the residual read and written under feedback. */
+/* As the reducer does it: tile by tile, with the residual read and written under feedback (any: as under ef). */
 static tw_status encode_tiles(const buffers *b, const tw_spec *s, bool feedback, uint32_t bytes) {
     tw_status st = TW_OK;
     for (uint32_t i = 0; i < SPEED_VALUES && st >= 0; i += TW_MAX_TILE)
@@ -116,7 +117,7 @@ static tw_status once_tiled(const plan_candidate *c, const buffers *b, double *e
     tw_spec s = bare(c, 0);
     uint32_t bytes = (uint32_t)tw_spec_bound(&s, TW_MAX_TILE, TW_F32);
     double began = bc_now();
-    tw_status st = encode_tiles(b, &s, c->spec.feedback == TW_FEEDBACK_EF, bytes);
+    tw_status st = encode_tiles(b, &s, c->spec.feedback != TW_FEEDBACK_NONE, bytes);
     double middle = bc_now();
     if (st >= 0)
         st = decode_tiles(b, &s, bytes);
@@ -131,7 +132,7 @@ static tw_status once_whole(const plan_candidate *c, const buffers *b, double *e
     uint64_t len = 0;
     double began = bc_now();
     tw_status st = tw_encode(&s, NULL, b->x, SPEED_VALUES, TW_F32, b->payload, b->room, &len, NULL);
-    if (c->spec.feedback == TW_FEEDBACK_EF)
+    if (c->spec.feedback != TW_FEEDBACK_NONE)
         memcpy(b->e_new, b->e, SPEED_VALUES * sizeof(float));
     double middle = bc_now();
     if (st >= 0)

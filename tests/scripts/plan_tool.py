@@ -122,6 +122,9 @@ def measured():
     r = plan(speeds=None)
     check_model(r, "measured speeds")
     ok(all(1e5 < s[k] < 1e12 for s in r["speeds"].values() for k in s), "speeds are speeds", r["speeds"])
+    other = plan("--candidates", "onebit+decay;topk+dgc;cast", "--budget", "onebit+decay", speeds=None)
+    check_model(other, "other feedbacks, measured")
+    ok(set(other["speeds"]) == {"none", "cast", "onebit+decay", "topk+dgc"}, "speeds of what may be chosen alone", other["speeds"])
     fixed = {k: {"encode": 5e8, "decode": 2e9} for k in r["speeds"]}
     for k in fixed:
         if k.startswith(("topk", "powersgd")):
