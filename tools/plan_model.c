@@ -20,7 +20,7 @@ typedef struct problem {
     plan_result *r;
     tw_candidate *of;
     uint32_t *first, *map, *uniform, *chosen; /* map: candidates of the solver to those of the tool */
-    uint32_t layers, n;                       /* with the one that stands for the computing */
+    uint32_t n;
     choice found[MOST_CHOICES];
     uint32_t nfound;
     double best; /* step of r->chosen at the link's rate */
@@ -85,8 +85,9 @@ static double error_of(const plan_result *r, uint32_t layer, uint32_t k) {
 static double codec_factor(const plan_options *o) {
     return o->cores < 1 ? 1 / o->cores : 1;
 }
-static bool has_own_core(const plan_options *o) {
-    return o->cores >= 2;
+/* In which frames move and codecs run beside the computing: who has no core for that does it afterwards. */
+static double window_of(const plan_options *o) {
+    return o->cores >= 2 ? o->overlap * o->step : 0;
 }
 static double bytes_per_s(const plan_options *o, double link) {
     return link / 8 * o->goodput;
@@ -94,10 +95,10 @@ static double bytes_per_s(const plan_options *o, double link) {
 
 static plan_time time_of(const plan_result *r, const choice *c, double latency, double link) {
     const plan_options *o = r->o;
-    double window = o->overlap * o->step, all = (double)r->layers->bytes;
+    double all = (double)r->layers->bytes;
     double last = (double)o->bucket < all ? (double)o->bucket / all : 1;
     plan_time t = {.wire = c->cost.wire / bytes_per_s(o, link), .codec = c->cost.codec * codec_factor(o)};
-    double rest = has_own_core(o) ? fmax(t.wire, t.codec) - window : fmax(t.codec, t.wire - window);
+    double rest = fmax(t.wire, t.codec) - window_of(o);
     t.exposed = latency + fmax(rest, last * (t.wire + t.codec));
     t.step = o->step + t.exposed;
     return t;
@@ -159,24 +160,20 @@ static void list_problem(problem *p) {
             }
     }
     p->first[r->layers->n] = p->n;
-    p->of[p->n] = (tw_candidate){0, 0, 0}; /* computing, where it and the codecs share a core */
-    p->first[r->layers->n + 1] = p->n + 1;
-    p->layers = r->layers->n + 1;
 }
 
 static tw_status solve_at(problem *p, double link, tw_solution *s) {
     const plan_result *r = p->r;
     double factor = codec_factor(r->o);
-    for (uint32_t i = 0; i + 1 < p->layers; i++)
+    for (uint32_t i = 0; i < r->layers->n; i++)
         for (uint32_t k = p->first[i]; k < p->first[i + 1]; k++) {
             const plan_cost *c = &r->cost[(size_t)i * r->candidates->n + p->map[k]];
             p->of[k].wire = c->wire / bytes_per_s(r->o, link);
             p->of[k].codec = c->codec * factor;
         }
-    p->of[p->n].codec = has_own_core(r->o) ? 0 : r->o->overlap * r->o->step;
-    tw_status st = tw_solve(NULL, p->of, p->first, p->layers, r->budget,
+    tw_status st = tw_solve(NULL, p->of, p->first, r->layers->n, r->budget,
                             r->candidates->item[r->candidates->uniform].allowed ? p->uniform : NULL, p->chosen, s);
-    for (uint32_t i = 0; i + 1 < p->layers && st >= 0; i++)
+    for (uint32_t i = 0; i < r->layers->n && st >= 0; i++)
         p->chosen[i] = p->map[p->first[i] + p->chosen[i]];
     return st;
 }
@@ -185,7 +182,7 @@ static tw_status solve_all(problem *p) {
     plan_result *r = p->r;
     tw_status st = TW_OK;
     tw_solution s = TW_SOLUTION_INIT;
-    memset(p->chosen, 0, p->layers * sizeof *p->chosen);
+    memset(p->chosen, 0, r->layers->n * sizeof *p->chosen);
     consider(p, p->chosen); /* all as they are */
     for (uint32_t i = 0; i < r->layers->n; i++)
         p->chosen[i] = p->map[p->first[i] + p->uniform[i]];
@@ -202,8 +199,7 @@ static tw_status solve_all(problem *p) {
         return st;
     choice c = add_up(r, r->chosen);
     plan_time t = time_compressed(r, &c, r->o->link);
-    double cost = fmax(t.wire, t.codec + p->of[p->n].codec);
-    r->distance = s.bound > 0 ? cost / s.bound - 1 : 0;
+    r->distance = s.bound > 0 ? fmax(t.wire, t.codec) / s.bound - 1 : 0;
     return st;
 }
 

@@ -35,7 +35,7 @@ static const bc_opt table[] = {
     {O_LATENCY, 0, "latency", "TIME", "of a message (50us)"},
     {O_GOODPUT, 0, "goodput", "SHARE",
      "of the rate that frames get: headers of TCP, IP and Ethernet take the rest (0.94)"},
-    {O_CORES, 0, "cores", "N", "of the host for each rank; from 2 on codecs run beside the computing (2)"},
+    {O_CORES, 0, "cores", "N", "of the host for each rank; with 2 codecs and frames run beside the computing (2)"},
     {O_BUCKET, 0, "bucket", "SIZE", "values that travel together, in bytes (4M); the last one cannot be hidden"},
     {O_BUDGET, 'b', "budget", "SPEC", "setting of all layers whose error may be spent (quant:bits=4+ef)"},
     {O_NORM, 0, "norm", "l2|l2sq", "errors are added up as norms or as their squares (l2)"},

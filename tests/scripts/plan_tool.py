@@ -76,9 +76,8 @@ def step_of(r, wire, codec, latency):
     rate = r["link_bits"] / 8 * r["goodput"]
     dense = sum(y["count"] * (4 if y["dtype"] == "fp32" else 2) for y in r["layers"])
     last = min(1, r["bucket_bytes"] / dense)
-    w, k, window = wire / rate, codec * max(1, 1 / r["cores"]), r["overlap"] * r["compute_s"]
-    rest = max(w, k) - window if r["cores"] >= 2 else max(k, w - window)
-    return r["compute_s"] + latency + max(rest, last * (w + k))
+    w, k, window = wire / rate, codec * max(1, 1 / r["cores"]), r["overlap"] * r["compute_s"] if r["cores"] >= 2 else 0
+    return r["compute_s"] + latency + max(max(w, k) - window, last * (w + k))
 
 
 def check_model(r, what):
