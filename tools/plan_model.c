@@ -6,8 +6,8 @@
 
 #include "plan_tool.h"
 
-enum { DECADES_FROM = 5, DECADES_TO = 14, POINTS = 8 /* a decade of rates */ };
-#define MOST_CHOICES ((DECADES_TO - DECADES_FROM) * POINTS + 3)
+enum { DECADES_FROM = 5, DECADES_TO = 14, POINTS = 8 /* a decade of rates */, MOST_PASSES = 8 };
+#define MOST_CHOICES (2 * (DECADES_TO - DECADES_FROM) * POINTS + 4)
 
 /* Choices are made for a fixed grid of rates, whatever the link is, and the one that is best at the link's rate is taken: so a
  * faster link never comes out slower. */
@@ -178,6 +178,36 @@ static tw_status solve_at(problem *p, double link, tw_solution *s) {
     return st;
 }
 
+/* tw_solve makes the larger sum small, and of a few layers with wire and codec alike it can stop far from its bound; a step is
+ * also what the last bucket takes. So layers are changed one by one while that shortens the step at this rate. */
+static void better(problem *p, double link) {
+    const plan_result *r = p->r;
+    choice c = add_up(r, p->chosen);
+    double error = 0, step = time_compressed(r, &c, link).step;
+    for (uint32_t i = 0; i < r->layers->n; i++)
+        error += error_of(r, i, p->chosen[i]);
+    bool changed = true;
+    for (int pass = 0; pass < MOST_PASSES && changed; pass++) {
+        changed = false;
+        for (uint32_t i = 0; i < r->layers->n; i++)
+            for (uint32_t k = p->first[i]; k < p->first[i + 1]; k++) {
+                const plan_cost *all = r->cost + (size_t)i * r->candidates->n, *from = &all[p->chosen[i]],
+                                *to = &all[p->map[k]];
+                choice now = {{c.cost.wire - from->wire + to->wire, c.cost.codec - from->codec + to->codec}, c.sums};
+                double e = error - error_of(r, i, p->chosen[i]) + p->of[k].error;
+                double t = time_compressed(r, &now, link).step;
+                if (e > r->budget * (1 - 1e-9) || t >= step * (1 - 1e-9) ||
+                    plan_is_lowrank(&r->candidates->item[p->map[k]]))
+                    continue;
+                p->chosen[i] = p->map[k];
+                c = now;
+                error = e;
+                step = t;
+                changed = true;
+            }
+    }
+}
+
 static tw_status solve_all(problem *p) {
     plan_result *r = p->r;
     tw_status st = TW_OK;
@@ -189,9 +219,14 @@ static tw_status solve_all(problem *p) {
     if (r->candidates->item[r->candidates->uniform].allowed)
         consider(p, p->chosen);
     for (int i = 0; i <= (DECADES_TO - DECADES_FROM) * POINTS && st >= 0; i++) {
-        st = solve_at(p, pow(10, DECADES_FROM + (double)i / POINTS), &s);
+        double link = pow(10, DECADES_FROM + (double)i / POINTS);
+        st = solve_at(p, link, &s);
         if (st >= 0)
             consider(p, p->chosen);
+        if (st >= 0) {
+            better(p, link);
+            consider(p, p->chosen);
+        }
     }
     if (st >= 0)
         st = solve_at(p, r->o->link, &s);

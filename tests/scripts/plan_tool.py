@@ -167,7 +167,7 @@ def against_all_choices():
         r = plan("--candidates", s, "--budget", s, layers="three.json", link="10kbit")
         for y in r["layers"]:
             cells[y["name"], s] = y
-    for link in "5mbit", "100mbit", "2gbit":
+    for link in "5mbit", "50mbit", "100mbit", "200mbit", "400mbit", "2gbit":
         r = plan("--candidates", ";".join(specs), layers="three.json", link=link)
         best = math.inf
         for c in itertools.product(specs, repeat=3):
