@@ -34,6 +34,7 @@ files include '*.h' | sed '/\/mpi\.h$/d' | list tw_public_headers
 for f in tools/thinwire-bench.c tools/bench_*.[ch]; do if [ -f "$f" ]; then echo "$f"; fi; done | list tw_bench_sources
 for f in tools/thinwire-info.c tools/bench_common.[ch]; do if [ -f "$f" ]; then echo "$f"; fi; done | list tw_info_sources
 for f in tools/thinwire-codec.c tools/codec_*.[ch] tools/bench_common.[ch]; do if [ -f "$f" ]; then echo "$f"; fi; done | list tw_codec_sources
+for f in tools/thinwire-plan.c tools/plan_*.[ch] tools/bench_common.[ch]; do if [ -f "$f" ]; then echo "$f"; fi; done | list tw_plan_sources
 files tools/codec '*.c' '*.h' | list tw_files_sources
 files tools/netlab '*.py' | list tw_netlab_parts
 files man '*.1' '*.3' '*.7' | list tw_man_pages

@@ -64,9 +64,9 @@ AC_DEFUN([TW_HWLOC], [
 
 AC_DEFUN([TW_JANSSON], [
     AC_ARG_WITH([jansson],
-        [AS_HELP_STRING([--with-jansson=yes|no|check], [thinwire-codec reads .safetensors files; without it: refused])],
+        [AS_HELP_STRING([--with-jansson=yes|no|check], [thinwire-codec and thinwire-plan read .safetensors files and JSON; without it: refused])],
         [], [with_jansson=check])
-    TW_JANSSON_TEXT="no (thinwire-codec does not read .safetensors files)"
+    TW_JANSSON_TEXT="no (thinwire-codec does not read .safetensors files, thinwire-plan reads nothing)"
     AS_IF([test "x$with_jansson" != xno], [
         TW_FIND_LIB([JANSSON], [jansson], [jansson.h], [jansson], [json_loadb], [
             AC_DEFINE([HAVE_JANSSON], [1], [jansson is there])
@@ -75,7 +75,7 @@ AC_DEFUN([TW_JANSSON], [
             AS_IF([test "x$with_jansson" = xyes],
                 [AC_MSG_ERROR([--with-jansson was given but jansson was not found (Debian, Ubuntu: libjansson-dev)])])
             TW_MISSING="$TW_MISSING
-    jansson     thinwire-codec does not read .safetensors files (Debian, Ubuntu: libjansson-dev)"
+    jansson     thinwire-codec does not read .safetensors files, thinwire-plan reads nothing (Debian, Ubuntu: libjansson-dev)"
         ])
     ])
 ])

@@ -166,6 +166,11 @@ int main(int argc, char **argv) {
             options_help();
         return end_output(0);
     }
+    if (o.layers) {
+        if (rank0)
+            report_layers(&o);
+        return end_output(0);
+    }
     if (o.plot)
         plot_check(&o);
     if (o.plot_from) {

@@ -56,6 +56,7 @@ static const option table[] = {
     {"panels", "LIST", TEXT, AT(panels), 0, 0, "of the plot: any of steps,time,bytes (time,bytes)"},
     {"title", "TEXT", TEXT, AT(title), 0, 0, "of the plot"},
     {"label", "TEXT", TEXT, AT(label), 0, 0, "of this run (the rules)"},
+    {"layers", 0, SWITCH, AT(layers), 0, 0, "no training: the model's layers as JSON, for thinwire-plan"},
     {"quiet", 0, SWITCH, AT(quiet), 0, 0, "no progress on stderr"},
     {"help", 0, SWITCH, AT(help), 0, 0, "this text"},
 };

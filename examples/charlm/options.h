@@ -10,7 +10,7 @@ enum { ALGO_SRA, ALGO_NATIVE, ALGO_AUTO };
 enum { PROGRESS_POLL, PROGRESS_THREAD };
 
 typedef struct options {
-    int transport, ranks /* 0: not given */, optimizer, algo, progress, quiet, help;
+    int transport, ranks /* 0: not given */, optimizer, algo, progress, layers, quiet, help;
     int steps, batch, warmup, context, embed, hidden, eval_every, eval_chars;
     double lr, momentum;
     uint64_t seed;

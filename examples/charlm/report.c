@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "report.h"
 #include "bits.h"
+#include "model.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -12,6 +13,19 @@ static double last_line_s; /* of the line that updates */
 
 static int on_terminal(void) {
     return isatty(STDERR_FILENO);
+}
+
+void report_layers(const options *o) {
+    model m;
+    model_shape(&m, o->context, o->embed, o->hidden);
+    for (int l = 0; l < LAYERS; l++) {
+        size_t rows = model_rows(&m, l);
+        printf("%s{\"name\": \"%s\", \"shape\": [", l ? ",\n " : "[", layer_name[l]);
+        if (rows > 1)
+            printf("%zu, ", rows);
+        printf("%zu], \"dtype\": \"fp32\"}", m.count[l] / rows);
+    }
+    puts("]");
 }
 
 void report_start(const options *o, const text *t, const result *r) {

@@ -8,6 +8,7 @@
 #include "text.h"
 #include "train.h"
 
+void report_layers(const options *o);
 void report_start(const options *o, const text *t, const result *r);
 void report_step(const options *o, int steps_done, double train_bits, const result *r);
 void report_point(const options *o, const point *p);

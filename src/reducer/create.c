@@ -432,12 +432,28 @@ static tw_status measure_bucket(tw_reducer *r, uint32_t b, uint64_t *seen, uint6
     return TW_OK;
 }
 
+static void add_info(tw_plan_info *sum, const tw_plan_info *one) {
+    sum->hops = one->hops > sum->hops ? one->hops : sum->hops;
+    sum->roundings = one->roundings > sum->roundings ? one->roundings : sum->roundings;
+    sum->actions += one->actions;
+    sum->frames += one->frames;
+    sum->sends += one->sends;
+    sum->payload_bytes += one->payload_bytes;
+    sum->wire_bytes += one->wire_bytes;
+    sum->arena_bytes += one->arena_bytes;
+    sum->native_bytes += one->native_bytes;
+    sum->all_bytes += one->all_bytes;
+}
+
 static tw_status measure(tw_reducer *r, uint64_t *frames, tw_plan_info *info) {
     tw_status s = TW_OK;
     for (uint32_t b = 0; b < r->nbucket && s >= 0; b++) {
+        tw_plan_info one = TW_PLAN_INFO_INIT;
         uint64_t *seen = tw_alloc(r->ctx, most_phases(r, b) * sizeof *seen);
-        s = seen ? measure_bucket(r, b, seen, frames, info) : TW_ERR_NOMEM;
+        s = seen ? measure_bucket(r, b, seen, frames, info ? &one : NULL) : TW_ERR_NOMEM;
         tw_free(r->ctx, seen);
+        if (s >= 0 && info)
+            add_info(info, &one);
     }
     return s;
 }

@@ -592,6 +592,10 @@ static tw_status measure_at(tw_ctx *ctx, place at, const tw_op_args *a, uint64_t
         info->payload_bytes = p->payload_bytes;
         info->wire_bytes = p->wire_bytes;
         info->arena_bytes = p->arena_bytes;
+        info->native_bytes = p->native_bytes;
+        info->all_bytes = tw_plan_crossing(p);
+        if (!p->linear)
+            info->all_bytes += 2 * p->native_bytes * ((unsigned)p->size - 1);
     }
     tw_plan_free(shape.plan);
     return TW_OK;

@@ -50,6 +50,8 @@ gives 2 "charlm: --transport local needs no mpirun" env PMI_RANK=0 PMI_SIZE=2 ./
 gives 0 'warning: --rules: no layer matches "hidden"; the layers are embed, hidden1.weight' \
     ./charlm --ranks 2 $few --rules "embed | hidden=onebit+ef; *.bias=none"
 [ "$(grep -c warning said.txt)" = 1 ]
+./charlm --layers --hidden 512 >layers.json
+"$THINWIRE_PREFIX/bin/thinwire-plan" --ranks 4 --link 100mbit --step-time 20ms layers.json >plan.txt 2>&1 || grep 'without jansson' plan.txt
 if [ -w /dev/full ]; then
     # shellcheck disable=SC2086
     gives 1 "charlm: standard output could not be written" sh -c 'exec "$@" >/dev/full' sh ./charlm --quiet --ranks 2 $few
@@ -57,6 +59,9 @@ fi
 python3 - <<'END'
 import json, platform
 own, version = json.load(open("own.json")), platform.python_version()
+layers = {y["name"]: y["shape"] for y in json.load(open("layers.json"))}
+assert layers == {"embed": [256, 64], "hidden1.weight": [512, 1024], "hidden1.bias": [512], "hidden2.weight": [512, 512], "hidden2.bias": [512],
+                  "out.weight": [256, 512], "out.bias": [256]}, layers
 assert own["python"] == version and f"(Python {version})" in open("own.txt").readline(), "the text's origin is not named"
 assert json.load(open("local.json"))["python"] == "", "a text named by --text is no Python's own"
 mpi, local = (json.load(open(f + ".json")) for f in ("mpi", "local"))

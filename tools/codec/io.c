@@ -39,8 +39,8 @@ void tc_source_close(tc_source *s) {
     s->fd = -1;
 }
 
-/* Up to n bytes; *got < n at the end. */
-static tw_status take(tc_source *s, uint8_t *to, uint64_t n, uint64_t *got) {
+tw_status tc_read_some(tc_source *s, void *buffer, uint64_t n, uint64_t *got) {
+    uint8_t *to = buffer;
     *got = 0;
     if (s->fd < 0) {
         uint64_t left = s->size - s->at;
@@ -65,7 +65,7 @@ static tw_status take(tc_source *s, uint8_t *to, uint64_t n, uint64_t *got) {
 
 tw_status tc_read(tc_source *s, void *to, uint64_t n) {
     uint64_t got, at = s->at;
-    tw_status st = take(s, to, n, &got);
+    tw_status st = tc_read_some(s, to, n, &got);
     if (st >= 0 && got < n)
         st = tw_fail(TC_ERR_DAMAGED, "%s: ends after %llu bytes: at least %llu belong to it", s->path,
                      (unsigned long long)s->at, (unsigned long long)(at + n));
@@ -75,7 +75,7 @@ tw_status tc_read(tc_source *s, void *to, uint64_t n) {
 tw_status tc_source_end(tc_source *s) {
     uint8_t byte;
     uint64_t got;
-    tw_status st = take(s, &byte, 1, &got);
+    tw_status st = tc_read_some(s, &byte, 1, &got);
     if (st >= 0 && got)
         st = tw_fail(TC_ERR_DAMAGED, "%s: has more than the %llu bytes that belong to it", s->path,
                      (unsigned long long)s->at - 1);

@@ -19,9 +19,10 @@ typedef struct tc_source {
 tw_status tc_source_open(tc_source *s, const char *path); /* "-": standard input */
 void tc_source_memory(tc_source *s, const void *p, uint64_t n);
 void tc_source_close(tc_source *s);
-tw_status tc_read(tc_source *s, void *to, uint64_t n); /* all n, or TC_ERR_DAMAGED */
-tw_status tc_source_end(tc_source *s);                 /* TC_ERR_DAMAGED where a byte follows */
-tw_status tc_source_seek(tc_source *s, uint64_t at);   /* seekable ones */
+tw_status tc_read(tc_source *s, void *to, uint64_t n);                     /* all n, or TC_ERR_DAMAGED */
+tw_status tc_read_some(tc_source *s, void *to, uint64_t n, uint64_t *got); /* up to n; *got < n at the end */
+tw_status tc_source_end(tc_source *s);                                     /* TC_ERR_DAMAGED where a byte follows */
+tw_status tc_source_seek(tc_source *s, uint64_t at);                       /* seekable ones */
 
 typedef struct tc_sink {
     const char *path;

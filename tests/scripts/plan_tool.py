@@ -1,0 +1,277 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""thinwire-plan from outside, as TAP: bytes beside what the simulator sends, times beside the manual's model.
+
+usage: plan_tool.py THINWIRE-PLAN THINWIRE-BENCH"""
+import itertools
+import json
+import math
+import os
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+
+sys.dont_write_bytecode = True
+TOOL, BENCH = (os.path.abspath(p) for p in sys.argv[1:3])
+LAYERS = [{"name": "embed", "shape": [2000, 64]}, {"name": "h.0.weight", "shape": [512, 512]}, {"name": "h.0.bias", "count": 512},
+          {"name": "h.1.weight", "shape": [512, 512], "norm": 40.0}, {"name": "h.1.bias", "count": 512},
+          {"name": "out.weight", "shape": [64, 512], "dtype": "bf16"}]
+count = failed = 0
+rng = random.Random(1)
+
+
+def ok(good, what, *details):
+    global count, failed
+    count += 1
+    failed += not good
+    print("%s %d - %s" % ("ok" if good else "not ok", count, what))
+    for d in details if not good else ():
+        print("#", str(d)[:800].replace("\n", "\n# "))
+
+
+def run(*args, data=b"", program=TOOL):
+    r = subprocess.run([program, *map(str, args)], input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
+    return r.returncode, r.stdout.decode(), r.stderr.decode("utf-8", "replace")
+
+
+def write(path, content):
+    with open(path, "wb") as f:
+        f.write(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return path
+
+
+def plan(*args, layers="layers.json", speeds="speeds.json", link="100mbit", step="20ms", ranks=4):
+    """The report of a run that must be good."""
+    speeds = ["--codec-speeds", speeds] if speeds else []
+    status, out, err = run("-q", "--json", "-", "--ranks", ranks, "--link", link, "--step-time", step, *speeds, *args, layers)
+    if status:
+        raise RuntimeError("exit status %d: %s" % (status, err))
+    return json.loads(out)
+
+
+def gives(status, text, *args, data=b""):
+    got, out, err = run(*args, data=data)
+    ok(got == status and text in err and (status == 0 or not out), "%s: %d, %s" % (" ".join(map(str, args))[:100], status, text),
+       "exit status %d" % got, out, err)
+
+
+def safetensors(entries):
+    head, data = {}, b""
+    for name, dtype, shape, raw in entries:
+        head[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def near(a, b, share=1e-6):
+    return abs(a - b) <= share * max(abs(a), abs(b))
+
+
+# ---- the manual's model, once more ----
+def step_of(r, wire, codec, latency):
+    rate = r["link_bits"] / 8 * r["goodput"]
+    dense = sum(y["count"] * (4 if y["dtype"] == "fp32" else 2) for y in r["layers"])
+    last = min(1, r["bucket_bytes"] / dense)
+    w, k, window = wire / rate, codec * max(1, 1 / r["cores"]), r["overlap"] * r["compute_s"] if r["cores"] >= 2 else 0
+    return r["compute_s"] + latency + max(max(w, k) - window, last * (w + k))
+
+
+def check_model(r, what):
+    p = r["ranks"]
+    dense = sum(y["count"] * (4 if y["dtype"] == "fp32" else 2) for y in r["layers"]) * 2 * (p - 1) / p
+    halves = sum(y["count"] for y in r["layers"]) * 4 * (p - 1) / p
+    ring, wire, codec = 2 * (p - 1) * r["latency_s"], sum(y["wire_bytes"] for y in r["layers"]), sum(y["codec_s"] for y in r["layers"])
+    factors = max([0] + [2 for y in r["layers"] if y["setting"].startswith("powersgd")])
+    steps = {"dense": step_of(r, dense, 0, ring), "half": step_of(r, halves, 0, ring),
+             "chosen": step_of(r, wire, codec, factors * ring if factors else 2 * r["latency_s"])}
+    for k, v in steps.items():
+        ok(near(r[k]["step_s"], v), "%s: the step, %s" % (what, k), r[k], v)
+    for y in r["layers"]:
+        s, n = r["speeds"][y["setting"]], y["count"]
+        decoded = 1 if y["setting"].startswith("powersgd") else (2 * p - 1) / p
+        if not near(y["codec_s"], n * (1 / s["encode"] + decoded / s["decode"])):
+            ok(False, "%s: codec seconds of %s" % (what, y["name"]), y, s)
+    best = r["chosen"]["step_s"] * 1.02
+    pays = r["dense"]["step_s"] >= best and r["half"]["step_s"] >= best
+    ok(r["compress"] == pays and (r["verdict"] == "compress") == pays, what + ": the verdict follows from the steps", r["verdict"])
+
+
+def check_sums(r, what):
+    total = sum(y["wire_bytes"] for y in r["layers"])
+    ok(near(total, r["wire_bytes"]), what + ": layers add up", total, r["wire_bytes"])
+    # layers by themselves have frames of their own; by the plan of all ranks they share them
+    ok(r["least_wire_bytes"] * 0.98 <= total <= r["most_wire_bytes"] * 1.02, what + ": as tw_plan_compute has it for all of them",
+       r["least_wire_bytes"], total, r["most_wire_bytes"])
+    error = sum((y["lost"] * y["norm"]) ** (2 if r["norm"] == "l2sq" else 1) for y in r["layers"])
+    ok(near(error, r["error"]) and error <= r["budget"] * (1 + 1e-6), what + ": within the budget", error, r["error"], r["budget"])
+
+
+# ---- what is measured here, and fixed speeds for everything else ----
+def measured():
+    write("layers.json", LAYERS)
+    status, _, err = run("-q", "--json", "-", "-n", "4", "-l", "1gbit", "-t", "1ms", "layers.json")
+    if status == 1 and "without jansson" in err:
+        gives(1, "without jansson", "-n", 2, "-l", "1gbit", "-t", "1ms", "layers.json")
+        gives(1, "without jansson", "-n", 2, "-l", "1gbit", "-t", "1ms", write("x.safetensors", safetensors([])))
+        return False
+    r = plan(speeds=None)
+    check_model(r, "measured speeds")
+    ok(all(1e5 < s[k] < 1e12 for s in r["speeds"].values() for k in s), "speeds are speeds", r["speeds"])
+    other = plan("--candidates", "onebit+decay;topk+dgc;cast", "--budget", "onebit+decay", speeds=None)
+    check_model(other, "other feedbacks, measured")
+    ok(set(other["speeds"]) == {"none", "cast", "onebit+decay", "topk+dgc"}, "speeds of what may be chosen alone", other["speeds"])
+    fixed = {k: {"encode": 5e8, "decode": 2e9} for k in r["speeds"]}
+    for k in fixed:
+        if k.startswith(("topk", "powersgd")):
+            fixed[k]["encode"] = 1e8
+    write("speeds.json", {"speeds": fixed})
+    return True
+
+
+def bytes_as_sent():
+    for spec in "onebit+ef", "quant:bits=4+ef", "cast+ef", "none":
+        r = plan("--candidates", spec, "--budget", spec, layers=write("one.json", [{"name": "bench.0", "count": 1 << 20}]), link="1mbit")
+        status, out, err = run("allreduce", "--transport", "sim", "--ranks", 4, "-b", "4M", "-e", "4M", "-n", 1, "-w", 0, "--algo", "sra", "--codec", spec,
+                               "--json", "-", program=BENCH)
+        sent = [json.loads(line)["wire_bytes"] for line in out.splitlines() if line.startswith("{")]
+        ok(status == 0 and r["layers"][0]["setting"] == spec and sent and near(r["wire_bytes"], sent[0], 1e-3), "bytes of %s as the simulator sends them" % spec,
+           r["wire_bytes"], sent, err)
+
+
+def choices():
+    for options in [], ["--norm", "l2sq"], ["--cores", "1"], ["--cores", "0.25"], ["--families", "topk,ternary"], ["--budget", "onebit+ef"], ["--errors", "student"]:
+        r = plan(*options)
+        check_sums(r, " ".join(options) or "defaults")
+        check_model(r, " ".join(options) or "defaults")
+        ok(r["chosen"]["step_s"] <= r["all_uniform"]["step_s"] * (1 + 1e-9) or "--families" in options, "not slower than the uniform setting", r["chosen"], r["all_uniform"])
+    families = {y["setting"].split(":")[0].split("+")[0] for y in plan("--families", "topk", "--budget", "onebit+ef")["layers"]}
+    ok(families <= {"topk", "none"} and len(families) == 2, "families are kept to", families)
+    none = plan("--budget", "none")
+    ok(none["error"] == 0 and none["budget"] == 0 and not none["compress"], "no budget, no choice", none["verdict"])
+    ok(plan("--small", 1 << 20)["verdict"] == "do not compress: average in bf16", "small layers go as they are")
+    again = plan(layers=write("report.json", plan()))
+    ok(again["rules"] == plan()["rules"], "a report is a list of layers")
+
+
+def against_all_choices():
+    """Three layers, four settings: the step beside that of the best of all choices within the budget."""
+    specs = ["none", "quant+ef", "quant:bits=4,scale=mse+ef", "onebit+ef", "topk:density=0.03+ef"]
+    layers = [{"name": "a", "count": 300000, "norm": 9.0}, {"name": "b", "count": 80000, "norm": 30.0}, {"name": "c", "count": 900000, "norm": 3.0}]
+    write("three.json", layers)
+    cells = {}
+    for s in specs:
+        r = plan("--candidates", s, "--budget", s, layers="three.json", link="10kbit")
+        for y in r["layers"]:
+            cells[y["name"], s] = y
+    for link in "5mbit", "50mbit", "100mbit", "200mbit", "400mbit", "2gbit":
+        r = plan("--candidates", ";".join(specs), layers="three.json", link=link)
+        best = math.inf
+        for c in itertools.product(specs, repeat=3):
+            of = [cells[y["name"], s] for y, s in zip(layers, c)]
+            if [y["setting"] for y in of] == list(c) and sum(y["lost"] * y["norm"] for y in of) <= r["budget"]:
+                best = min(best, step_of(r, sum(y["wire_bytes"] for y in of), sum(y["codec_s"] for y in of), 2 * r["latency_s"]))
+        ok(best * (1 - 1e-9) <= r["chosen"]["step_s"] <= best * 1.01, "beside all choices, %s" % link, r["chosen"]["step_s"], best)
+
+
+def links():
+    last = math.inf
+    rates = ["%dkbit" % 10 ** k for k in range(2, 10)] + ["3mbit", "30mbit", "99mbit", "100mbit", "101mbit", "300mbit", "3gbit", "8gbit"]
+    falls = True
+    for rate in sorted(rates, key=lambda t: float(t.replace("kbit", "e3").replace("mbit", "e6").replace("gbit", "e9"))):
+        r = plan(link=rate)
+        falls = falls and r["chosen"]["step_s"] <= last * (1 + 1e-12)
+        last = r["chosen"]["step_s"]
+    ok(falls, "a faster link never makes a slower step")
+    slow, fast = plan(link="100mbit"), plan(link="400gbit")
+    ok(slow["compress"] and slow["verdict"] == "compress", "compress at 100 Mbit/s", slow["verdict"])
+    ok(not fast["compress"] and fast["verdict"] == "do not compress", "do not compress at 400 Gbit/s", fast["verdict"])
+    for key, dense in ("pays_below_bits", "dense"), ("pays_below_bits_half", "half"):
+        gain = [r[dense]["step_s"] / r["chosen"]["step_s"] for r in (plan(link="%.0f" % (slow[key] * f)) for f in (0.99, 1.01))]
+        ok(gain[0] >= 1.02 > gain[1], "%s is where it turns" % key, slow[key], gain)
+    ok(slow["pays_below_bits"] == fast["pays_below_bits"], "and does not depend on the link")
+    ok(plan(step="100s")["verdict"] == "do not compress" and plan(step="100s", link="100kbit")["compress"], "what computing hides need not be compressed")
+
+
+def rules():
+    names = ["h.%d.w" % i for i in range(12)] + ["h.%d.bias" % i for i in range(12)] + ["a|b", "x;y=z", "[q", "sp ace", "back\\", "tail*"]
+    layers = [{"name": n, "count": 50000 if i % 2 else 70000, "norm": 1.0 + i % 5 * 20} for i, n in enumerate(names)]
+    r = plan(layers=write("names.json", layers), ranks=3)
+    ok(r["rules"] and len({y["setting"] for y in r["layers"]}) > 1, "names that rules cannot hold", r["rules_problem"], r["rules"])
+    check_sums(r, "many layers, three ranks")
+    status, out, err = run("-n", 3, "-l", "1gbit", "-t", "1ms", "--codec-speeds", "speeds.json", "names.json")
+    ok(status == 0 and all(n in out for n in names[:24]) and "verdict" in out, "the table", err)
+    r = plan(layers=write("twins.json", [{"name": "a|b", "count": 90000}, {"name": "a;b", "count": 90000, "norm": 1e-9}]), link="1mbit")
+    ok(r["rules"] is None and "names" in r["rules_problem"], "names that become one", r["rules"], r["rules_problem"])
+
+
+def data():
+    left, right = ([rng.gauss(0, 1) for _ in range(256)] for _ in range(2))
+    low = struct.pack("<65536f", *(a * b for a in left for b in right))
+    noise = struct.pack("<65536f", *(rng.gauss(0, 1) for _ in range(65536)))
+    write("g.safetensors", safetensors([("low", "F32", [256, 256], low), ("noise", "F32", [256, 256], noise), ("ids", "I64", [4], bytes(32))]))
+    r = plan("--errors", "data", layers="g.safetensors", link="1mbit")
+    setting = {y["name"]: y["setting"] for y in r["layers"]}
+    ok(setting["low"].startswith("powersgd") and not setting["noise"].startswith("powersgd") and len(setting) == 2, "a matrix of rank 1 is found", setting)
+    check_sums(r, "data")
+    check_model(r, "data")
+    ok(near(r["layers"][0]["norm"], math.sqrt(sum((a * b) ** 2 for a in left for b in right)), 1e-4), "norms are the data's", r["layers"][0])
+    drawn = plan(layers="g.safetensors", link="1mbit")
+    ok(len(drawn["layers"]) == 2 and near(drawn["layers"][0]["norm"], 256), "without them, shapes alone")
+    base = ["-n", 2, "-l", "1gbit", "-t", "1ms", "--codec-speeds", "speeds.json"]
+    write("nan.safetensors", safetensors([("w", "F32", [2048], struct.pack("<2048f", *([math.nan] + [1.0] * 2047)))]))
+    gives(1, "layer 'w': ", *base, "--errors", "data", "nan.safetensors")
+    gives(1, "cut.safetensors", *base, write("cut.safetensors", open("g.safetensors", "rb").read()[:-8]))
+    gives(1, "no layer in it has a value", *base, write("ids.safetensors", safetensors([("ids", "I64", [4], bytes(32))])))
+
+
+def refused():
+    base = ["-q", "-n", 2, "-l", "1gbit", "-t", "1ms", "--codec-speeds", "speeds.json"]
+    for text, why in [(b"", "line 1"), (b"[", "line 1"), (b"{}", "no array of layers"), (b"[]", "no layer in it has a value"), (b"[1]", "layer 1: it must be an object"),
+                      (b'[{"name":"a"}]', "layer 1 'a': it must have a shape or a count"), (b'[{"name":"a","count":-1}]', "layer 1 'a': its count"),
+                      (b'[{"name":"a","count":1.5}]', "its count"), (b'[{"name":"a","shape":[1e3]}]', "a dimension is no whole number"),
+                      (b'[{"name":"a","shape":[4294967296,4294967296]}]', "more than 2^33 values"), (b'[{"name":"a","count":9000000000}]', "up to 2^33"),
+                      (b'[{"name":"a","count":8000000000},{"name":"b","count":8000000000}]', "layer 'b'"), (b'[{"name":"a","count":4,"dtype":"i64"}]', "its dtype"),
+                      (b'[{"name":"a","count":4,"dtype":7}]', "its dtype"), (b'[{"name":"a","count":4,"norm":0}]', "its norm"), (b'[{"name":"a","count":4,"columns":3}]', "its columns"),
+                      (b'[{"name":"a","count":4},{"name":"a","count":4}]', "two layers are named 'a'"), (b'[{"name":"a","name":"b","count":4}]', "duplicate"),
+                      (b'[{"name":"\xff","count":4}]', "line 1"), (b'[{"name":"a\\u001b[31m","count":-4}]', "'a?[31m'"), (b"[" * 100000, "line 1"),
+                      (b'[{"name":"a","shape":' + b"[1]" + b',"count":1}]', "a shape or a count"), (b'[{"name":"a","shape":[' + b"1," * 40 + b"1]}]", "more than 32 dimensions")]:
+        gives(1, why, *base, "-", data=text)
+    many = json.dumps([{"name": "l%d" % i, "count": 1} for i in range(10001)]).encode()
+    gives(1, "more than 10000 layers", *base, "-", data=many)
+    gives(1, "cannot be opened", *base, "nosuch.json")
+    gives(1, "is not a file", *base, ".")
+    gives(1, "no speed of", *base[:-1], write("few.json", {"speeds": {"none": {"encode": 1e9, "decode": 1e9}}}), "layers.json")
+    gives(1, "values a second", *base[:-1], write("zero.json", {"speeds": {"none": {"encode": 0, "decode": 1e9}}}), "layers.json")
+    gives(1, "cannot be written", *base, "--json", "no/such/folder", "layers.json")
+    for words, why in [([], "which layers"), (["a", "b"], "one list of layers"), (["a"], "--ranks must"), (["-n", "1", "a"], "from 2 to 4096"), (["-n", "2", "a"], "--link must"),
+                       (["-n", "2", "-l", "fast", "a"], "--link: \"fast\""), (["-n", "2", "-l", "1gbit", "a"], "--step-time must"), (["-t", "-3ms"], "--step-time: \"-3ms\""),
+                       (["-t", "3m"], "--step-time"), (["--overlap", "2"], "--overlap"), (["--goodput", "0"], "--goodput"), (["--cores", "nan"], "--cores"),
+                       (["--norm", "l3"], "did you mean \"l2\""), (["--rank"], "--ranks"), (["--small", "x"], "--small"), (["--bucket", "1"], "--bucket")]:
+        gives(2, why, *words)
+    gives(2, "no .safetensors file", *base, "--errors", "data", "layers.json")
+    gives(2, "'tpk' is no codec", *base, "--families", "topk,tpk", "layers.json")
+    gives(2, "quant", *base, "--budget", "qant+ef", "layers.json")
+    gives(2, "onebit", *base, "--candidates", "quant+ef;onebt", "layers.json")
+    ok(run("--help")[0] == 0 and "--codec-speeds" in run("--help")[1], "--help")
+    ok(run("--version")[1].startswith("thinwire-plan "), "--version")
+    if os.access("/dev/full", os.W_OK):
+        with open("/dev/full", "w") as full:
+            r = subprocess.run([TOOL, *map(str, base), "--json", "-", "layers.json"], stdout=full, stderr=subprocess.PIPE)
+        ok(r.returncode == 1 and b"could not be written" in r.stderr, "a full disk is noticed", r.stderr)
+
+
+with tempfile.TemporaryDirectory() as folder:
+    os.chdir(folder)
+    if measured():
+        for part in bytes_as_sent, choices, against_all_choices, links, rules, data, refused:
+            try:
+                part()
+            except Exception as e:
+                ok(False, part.__name__, repr(e))
+    os.chdir("/")
+print("1..%d" % count)
+sys.exit(failed != 0)

@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What a step takes under a choice of settings, and the choice that takes least (man page: THE MODEL). */
+#include <math.h>
+#include <stdlib.h>
+
+#include "plan_tool.h"
+
+enum { DECADES_FROM = 5, DECADES_TO = 14, POINTS = 8 /* a decade of rates */, MOST_PASSES = 8 };
+#define MOST_CHOICES (2 * (DECADES_TO - DECADES_FROM) * POINTS + 4)
+
+/* Choices are made for a fixed grid of rates, whatever the link is, and the one that is best at the link's rate is taken: so a
+ * faster link never comes out slower. */
+typedef struct choice {
+    plan_cost cost;
+    uint32_t sums; /* native ones, one after another */
+} choice;
+
+typedef struct problem {
+    plan_result *r;
+    tw_candidate *of;
+    uint32_t *first, *map, *uniform, *chosen; /* map: candidates of the solver to those of the tool */
+    uint32_t n;
+    choice found[MOST_CHOICES];
+    uint32_t nfound;
+    double best; /* step of r->chosen at the link's rate */
+} problem;
+
+/* ---- costs ---- */
+
+tw_status plan_layer_bytes(const plan_options *o, const plan_layer *l, const plan_candidate *c, double *bytes) {
+    char rule[PLAN_SPEC + 2];
+    tw_layer layer = {sizeof layer, l->dtype, l->name, l->count, 0, 0, l->columns};
+    tw_plan_info info = TW_PLAN_INFO_INIT;
+    snprintf(rule, sizeof rule, "*=%s", c->text);
+    tw_status st = tw_plan_compute(0, (int)o->ranks, &layer, 1, rule, NULL, &info);
+    *bytes = (double)info.all_bytes / (double)o->ranks;
+    return st;
+}
+
+double plan_layer_codec(const plan_options *o, const plan_layer *l, const plan_candidate *c) {
+    double n = (double)l->count, ranks = (double)o->ranks;
+    double decoded =
+        plan_is_lowrank(c) ? 1 : (2 * ranks - 1) / ranks; /* what peers sent for the own share, and all answers */
+    return n * (c->encode + decoded * c->decode);
+}
+
+static const plan_layer *alike(const plan_layers *l, uint32_t at) {
+    const plan_layer *y = &l->item[at];
+    for (uint32_t i = 0; i < at; i++)
+        if (l->item[i].count == y->count && l->item[i].columns == y->columns && l->item[i].dtype == y->dtype)
+            return &l->item[i];
+    return NULL;
+}
+
+static tw_status find_costs(plan_result *r) {
+    const plan_layers *l = r->layers;
+    uint32_t nc = r->candidates->n;
+    tw_status st = TW_OK;
+    for (uint32_t i = 0; i < l->n && st >= 0; i++) {
+        const plan_layer *same = alike(l, i);
+        plan_cost *to = r->cost + (size_t)i * nc;
+        if (same)
+            memcpy(to, r->cost + (size_t)(same - l->item) * nc, nc * sizeof *to);
+        for (uint32_t k = 0; k < nc && st >= 0 && !same; k++) {
+            const plan_candidate *c = &r->candidates->item[k];
+            if (k && (l->item[i].is_small || !plan_fits(c, &l->item[i])))
+                continue;
+            st = plan_layer_bytes(r->o, &l->item[i], c, &to[k].wire);
+            to[k].codec = plan_layer_codec(r->o, &l->item[i], c);
+        }
+    }
+    return st;
+}
+
+static double error_of(const plan_result *r, uint32_t layer, uint32_t k) {
+    double e = r->lost[(size_t)layer * r->candidates->n + k] * r->layers->item[layer].norm;
+    if (r->o->squares)
+        e *= e;
+    return e == 0 || e >= 1e-100 ? e : 1e-100; /* what tw_solve takes */
+}
+
+/* ---- time ---- */
+
+static double codec_factor(const plan_options *o) {
+    return o->cores < 1 ? 1 / o->cores : 1;
+}
+/* In which frames move and codecs run beside the computing: who has no core for that does it afterwards. */
+static double window_of(const plan_options *o) {
+    return o->cores >= 2 ? o->overlap * o->step : 0;
+}
+static double bytes_per_s(const plan_options *o, double link) {
+    return link / 8 * o->goodput;
+}
+
+static plan_time time_of(const plan_result *r, const choice *c, double latency, double link) {
+    const plan_options *o = r->o;
+    double all = (double)r->layers->bytes;
+    double last = (double)o->bucket < all ? (double)o->bucket / all : 1;
+    plan_time t = {.wire = c->cost.wire / bytes_per_s(o, link), .codec = c->cost.codec * codec_factor(o)};
+    double rest = fmax(t.wire, t.codec) - window_of(o);
+    t.exposed = latency + fmax(rest, last * (t.wire + t.codec));
+    t.step = o->step + t.exposed;
+    return t;
+}
+
+static plan_time time_compressed(const plan_result *r, const choice *c, double link) {
+    double ring = 2 * ((double)r->o->ranks - 1) * r->o->latency;
+    return time_of(r, c, c->sums ? c->sums * ring : 2 * r->o->latency, link);
+}
+
+static plan_time time_dense(const plan_result *r, bool half, double link) {
+    double ranks = (double)r->o->ranks, bytes = 0;
+    for (uint32_t i = 0; i < r->layers->n; i++)
+        bytes += (double)r->layers->item[i].count * (half ? 2 : (double)tw_dtype_size(r->layers->item[i].dtype));
+    choice c = {{2 * (ranks - 1) / ranks * bytes, 0}, 0};
+    return time_of(r, &c, 2 * (ranks - 1) * r->o->latency, link);
+}
+
+/* ---- choices ---- */
+
+static choice add_up(const plan_result *r, const uint32_t *chosen) {
+    choice c = {{0, 0}, 0};
+    for (uint32_t i = 0; i < r->layers->n; i++) {
+        const plan_candidate *k = &r->candidates->item[chosen[i]];
+        const plan_cost *cost = &r->cost[(size_t)i * r->candidates->n + chosen[i]];
+        uint32_t sums = plan_is_lowrank(k) ? 2u * k->spec.iterations : 0;
+        c.cost.wire += cost->wire;
+        c.cost.codec += cost->codec;
+        c.sums = sums > c.sums ? sums : c.sums;
+    }
+    return c;
+}
+
+static void consider(problem *p, const uint32_t *chosen) {
+    plan_result *r = p->r;
+    choice c = add_up(r, chosen);
+    double step = time_compressed(r, &c, r->o->link).step;
+    p->found[p->nfound++] = c;
+    if (p->nfound == 1 || step < p->best) {
+        p->best = step;
+        memcpy(r->chosen, chosen, r->layers->n * sizeof *chosen);
+    }
+}
+
+static bool is_candidate(const plan_result *r, uint32_t layer, uint32_t k) {
+    const plan_candidate *c = &r->candidates->item[k];
+    return k == 0 || (c->allowed && !r->layers->item[layer].is_small && plan_fits(c, &r->layers->item[layer]));
+}
+
+static void list_problem(problem *p) {
+    const plan_result *r = p->r;
+    for (uint32_t i = 0; i < r->layers->n; i++) {
+        p->first[i] = p->n;
+        for (uint32_t k = 0; k < r->candidates->n; k++)
+            if (is_candidate(r, i, k)) {
+                p->uniform[i] = k == r->candidates->uniform ? p->n - p->first[i] : p->uniform[i];
+                p->map[p->n] = k;
+                p->of[p->n++].error = error_of(r, i, k);
+            }
+    }
+    p->first[r->layers->n] = p->n;
+}
+
+static tw_status solve_at(problem *p, double link, tw_solution *s) {
+    const plan_result *r = p->r;
+    double factor = codec_factor(r->o);
+    for (uint32_t i = 0; i < r->layers->n; i++)
+        for (uint32_t k = p->first[i]; k < p->first[i + 1]; k++) {
+            const plan_cost *c = &r->cost[(size_t)i * r->candidates->n + p->map[k]];
+            p->of[k].wire = c->wire / bytes_per_s(r->o, link);
+            p->of[k].codec = c->codec * factor;
+        }
+    tw_status st = tw_solve(NULL, p->of, p->first, r->layers->n, r->budget,
+                            r->candidates->item[r->candidates->uniform].allowed ? p->uniform : NULL, p->chosen, s);
+    for (uint32_t i = 0; i < r->layers->n && st >= 0; i++)
+        p->chosen[i] = p->map[p->first[i] + p->chosen[i]];
+    return st;
+}
+
+/* tw_solve makes the larger sum small, and of a few layers with wire and codec alike it can stop far from its bound; a step is
+ * also what the last bucket takes. So layers are changed one by one while that shortens the step at this rate. */
+static void better(problem *p, double link) {
+    const plan_result *r = p->r;
+    choice c = add_up(r, p->chosen);
+    double error = 0, step = time_compressed(r, &c, link).step;
+    for (uint32_t i = 0; i < r->layers->n; i++)
+        error += error_of(r, i, p->chosen[i]);
+    bool changed = true;
+    for (int pass = 0; pass < MOST_PASSES && changed; pass++) {
+        changed = false;
+        for (uint32_t i = 0; i < r->layers->n; i++)
+            for (uint32_t k = p->first[i]; k < p->first[i + 1]; k++) {
+                const plan_cost *all = r->cost + (size_t)i * r->candidates->n, *from = &all[p->chosen[i]],
+                                *to = &all[p->map[k]];
+                choice now = {{c.cost.wire - from->wire + to->wire, c.cost.codec - from->codec + to->codec}, c.sums};
+                double e = error - error_of(r, i, p->chosen[i]) + p->of[k].error;
+                double t = time_compressed(r, &now, link).step;
+                if (e > r->budget * (1 - 1e-9) || t >= step * (1 - 1e-9) ||
+                    plan_is_lowrank(&r->candidates->item[p->map[k]]))
+                    continue;
+                p->chosen[i] = p->map[k];
+                c = now;
+                error = e;
+                step = t;
+                changed = true;
+            }
+    }
+}
+
+static tw_status solve_all(problem *p) {
+    plan_result *r = p->r;
+    tw_status st = TW_OK;
+    tw_solution s = TW_SOLUTION_INIT;
+    memset(p->chosen, 0, r->layers->n * sizeof *p->chosen);
+    consider(p, p->chosen); /* all as they are */
+    for (uint32_t i = 0; i < r->layers->n; i++)
+        p->chosen[i] = p->map[p->first[i] + p->uniform[i]];
+    if (r->candidates->item[r->candidates->uniform].allowed)
+        consider(p, p->chosen);
+    for (int i = 0; i <= (DECADES_TO - DECADES_FROM) * POINTS && st >= 0; i++) {
+        double link = pow(10, DECADES_FROM + (double)i / POINTS);
+        st = solve_at(p, link, &s);
+        if (st >= 0)
+            consider(p, p->chosen);
+        if (st >= 0) {
+            better(p, link);
+            consider(p, p->chosen);
+        }
+    }
+    if (st >= 0)
+        st = solve_at(p, r->o->link, &s);
+    if (st < 0)
+        return st;
+    choice c = add_up(r, r->chosen);
+    plan_time t = time_compressed(r, &c, r->o->link);
+    r->distance = s.bound > 0 ? fmax(t.wire, t.codec) / s.bound - 1 : 0;
+    return st;
+}
+
+/* ---- what comes of it ---- */
+
+static plan_time best_at(const problem *p, double link) {
+    plan_time best = time_compressed(p->r, &p->found[0], link);
+    for (uint32_t i = 1; i < p->nfound; i++) {
+        plan_time t = time_compressed(p->r, &p->found[i], link);
+        best = t.step < best.step ? t : best;
+    }
+    return best;
+}
+
+static bool pays_at(const problem *p, bool half, double link) {
+    return time_dense(p->r, half, link).step >= PLAN_GAIN * best_at(p, link).step;
+}
+
+/* The largest rate at which it pays: the grid from above, then bisection. */
+static double pays_below(const problem *p, bool half) {
+    int i = (DECADES_TO - DECADES_FROM) * POINTS;
+    double low, high;
+    for (; i >= 0 && !pays_at(p, half, pow(10, DECADES_FROM + (double)i / POINTS)); i--)
+        ;
+    if (i < 0)
+        return 0;
+    if (i == (DECADES_TO - DECADES_FROM) * POINTS)
+        return (double)INFINITY;
+    low = pow(10, DECADES_FROM + (double)i / POINTS);
+    high = pow(10, DECADES_FROM + (double)(i + 1) / POINTS);
+    for (int k = 0; k < 40; k++) {
+        double middle = sqrt(low * high);
+        *(pays_at(p, half, middle) ? &low : &high) = middle;
+    }
+    return low;
+}
+
+static void judge(problem *p) {
+    plan_result *r = p->r;
+    double link = r->o->link;
+    choice c = add_up(r, r->chosen);
+    r->sum = c.cost;
+    for (uint32_t i = 0; i < r->layers->n; i++)
+        r->error += error_of(r, i, r->chosen[i]);
+    r->best = time_compressed(r, &c, link);
+    r->dense = time_dense(r, false, link);
+    r->half = time_dense(r, true, link);
+    for (uint32_t i = 0; i < r->layers->n; i++) /* also where it may not be chosen */
+        p->chosen[i] =
+            r->layers->item[i].is_small || !plan_fits(&r->candidates->item[r->candidates->uniform], &r->layers->item[i])
+                ? 0
+                : r->candidates->uniform;
+    c = add_up(r, p->chosen);
+    r->uniform = time_compressed(r, &c, link);
+    r->pays_dense = pays_below(p, false);
+    r->pays_half = pays_below(p, true);
+    bool beats_half = r->half.step >= PLAN_GAIN * r->best.step;
+    r->compress = beats_half && r->dense.step >= PLAN_GAIN * r->best.step;
+    r->by_half = !r->compress && r->dense.step >= PLAN_GAIN * r->half.step;
+}
+
+static void find_budget(plan_result *r) {
+    uint32_t u = r->candidates->uniform;
+    for (uint32_t i = 0; i < r->layers->n; i++)
+        if (!r->layers->item[i].is_small && plan_fits(&r->candidates->item[u], &r->layers->item[i]))
+            r->budget += error_of(r, i, u);
+}
+
+tw_status plan_solve(plan_result *r) {
+    uint32_t n = r->layers->n;
+    size_t cells = (size_t)n * r->candidates->n;
+    problem p = {.r = r};
+    r->cost = calloc(cells, sizeof *r->cost);
+    r->chosen = calloc(n + 1, sizeof *r->chosen);
+    p.of = calloc(cells + 1, sizeof *p.of);
+    p.map = calloc(cells + 1, sizeof *p.map);
+    p.first = calloc(n + 2, sizeof *p.first);
+    p.uniform = calloc(n + 1, sizeof *p.uniform);
+    p.chosen = calloc(n + 1, sizeof *p.chosen);
+    tw_status st = r->cost && r->chosen && p.of && p.map && p.first && p.uniform && p.chosen
+                       ? find_costs(r)
+                       : tw_fail(TW_ERR_NOMEM, "out of memory");
+    if (st >= 0) {
+        find_budget(r);
+        list_problem(&p);
+        st = solve_all(&p);
+    }
+    if (st >= 0)
+        judge(&p);
+    free(p.of);
+    free(p.map);
+    free(p.first);
+    free(p.uniform);
+    free(p.chosen);
+    return st;
+}
+
+void plan_result_free(plan_result *r) {
+    free(r->lost);
+    free(r->cost);
+    free(r->chosen);
+    free(r->rules);
+}

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The choice as rules for tw_reducer_create, checked by what the library makes of them. */
+#include <ctype.h>
+#include <fnmatch.h>
+#include <stdlib.h>
+
+#include "plan_tool.h"
+#include "reducer/rules.h"
+
+/* ---- patterns ---- */
+
+typedef enum pattern_kind { BY_END, BY_NUMBER, BY_NAME, PATTERN_KINDS } pattern_kind;
+
+/* What has a meaning in rules or globs, and spaces, which rules take off, become '?'. */
+static char as_glob(char c) {
+    return strchr("*?[]\\|;=", c) || isspace((unsigned char)c) ? '?' : c;
+}
+
+/* "*.bias", "h.*.weight" for "h.3.weight", or the name. False: it has no such pattern. */
+static bool make_pattern(pattern_kind kind, const char *name, char *to) {
+    const char *dot = strrchr(name, '.');
+    bool number = false;
+    if (kind == BY_END) {
+        if (!dot || !dot[1])
+            return false;
+        *to++ = '*';
+        name = dot;
+    }
+    for (; *name; name++) {
+        bool digit = kind == BY_NUMBER && isdigit((unsigned char)*name);
+        if (digit && isdigit((unsigned char)name[1]))
+            continue;
+        *to++ = digit ? '*' : as_glob(*name);
+        number |= digit;
+    }
+    *to = 0;
+    return kind != BY_NUMBER || number;
+}
+
+/* All layers that it matches have the setting `want`. */
+static bool holds(const plan_result *r, const char *pattern, uint32_t want) {
+    for (uint32_t i = 0; i < r->layers->n; i++)
+        if (r->chosen[i] != want && fnmatch(pattern, r->layers->item[i].name, 0) == 0)
+            return false;
+    return true;
+}
+
+static void cover(const plan_result *r, const char *pattern, bool *covered) {
+    for (uint32_t i = 0; i < r->layers->n; i++)
+        covered[i] = covered[i] || fnmatch(pattern, r->layers->item[i].name, 0) == 0;
+}
+
+/* ---- rules ---- */
+
+static uint32_t most_common(const plan_result *r) {
+    uint32_t count[PLAN_MOST_CANDIDATES] = {0}, best = 0;
+    for (uint32_t i = 0; i < r->layers->n; i++)
+        count[r->chosen[i]]++;
+    for (uint32_t k = 1; k < r->candidates->n; k++)
+        best = count[k] > count[best] ? k : best;
+    return best;
+}
+
+/* Shortest patterns first; a name always holds unless two become the same with '?'. */
+static void write_setting(const plan_result *r, uint32_t k, bool *covered, char *pattern, FILE *to) {
+    const char *bar = "";
+    for (uint32_t i = 0; i < r->layers->n; i++) {
+        bool done = r->chosen[i] != k || covered[i];
+        for (int kind = BY_END; kind < PATTERN_KINDS && !done; kind++) {
+            if (!make_pattern((pattern_kind)kind, r->layers->item[i].name, pattern) ||
+                (kind != BY_NAME && !holds(r, pattern, k)))
+                continue;
+            fprintf(to, "%s%s", bar, pattern);
+            cover(r, pattern, covered);
+            bar = "|";
+            done = true;
+        }
+    }
+    if (*bar)
+        fprintf(to, "=%s; ", r->candidates->item[k].text);
+}
+
+static tw_status write_all(plan_result *r) {
+    size_t longest = 0, size;
+    for (uint32_t i = 0; i < r->layers->n; i++) {
+        size_t n = strlen(r->layers->item[i].name);
+        longest = n > longest ? n : longest;
+    }
+    bool *covered = calloc(r->layers->n, sizeof *covered);
+    char *pattern = malloc(longest + 2);
+    FILE *to = open_memstream(&r->rules, &size);
+    uint32_t rest = most_common(r);
+    bool good = covered && pattern && to;
+    for (uint32_t k = 0; k < r->candidates->n && good; k++)
+        if (k != rest)
+            write_setting(r, k, covered, pattern, to);
+    if (good)
+        fprintf(to, "*=%s", r->candidates->item[rest].text);
+    if (to && fclose(to) != 0)
+        good = false;
+    free(covered);
+    free(pattern);
+    return good ? TW_OK : tw_fail(TW_ERR_NOMEM, "out of memory");
+}
+
+/* ---- checks ---- */
+
+/* Every layer must find its own setting in them. */
+static bool rules_mean_it(plan_result *r) {
+    tw_rules *rules = NULL;
+    tw_ctx *ctx;
+    bool good = tw_ctx_resolve(NULL, &ctx) >= 0 && tw_rules_parse(ctx, r->rules, &rules) >= 0;
+    for (uint32_t i = 0; i < r->layers->n && good; i++) {
+        uint32_t n;
+        char text[PLAN_SPEC] = "";
+        const tw_phase *phase = tw_rules_find(rules, r->layers->item[i].name, &n);
+        tw_spec_format(tw_phase_at(phase, n, 0), text, sizeof text);
+        good = !strcmp(text, r->candidates->item[r->chosen[i]].text);
+    }
+    tw_rules_free(rules);
+    return good;
+}
+
+static tw_status look_at_ranks(plan_result *r, const tw_layer *layers) {
+    const plan_options *o = r->o;
+    uint64_t share = 2 * (o->ranks - 1);
+    r->ranks_seen = o->ranks < PLAN_RANKS_LOOKED_AT ? (uint32_t)o->ranks : PLAN_RANKS_LOOKED_AT;
+    r->least_wire = UINT64_MAX;
+    for (uint32_t i = 0; i < r->ranks_seen; i++) {
+        tw_plan_info info = TW_PLAN_INFO_INIT;
+        int rank = (int)(i * o->ranks / r->ranks_seen);
+        tw_status st = tw_plan_compute(rank, (int)o->ranks, layers, r->layers->n, r->rules, NULL, &info);
+        if (st < 0)
+            return st;
+        uint64_t wire = info.wire_bytes + (uint64_t)((double)info.native_bytes * (double)share / (double)o->ranks);
+        r->most_wire = wire > r->most_wire ? wire : r->most_wire;
+        r->least_wire = wire < r->least_wire ? wire : r->least_wire;
+    }
+    return TW_OK;
+}
+
+tw_status plan_write_rules(plan_result *r) {
+    uint32_t n = r->layers->n;
+    tw_reducer_config cfg = TW_REDUCER_CONFIG_INIT;
+    tw_layer *layers = calloc(n + 1, sizeof *layers);
+    r->memory = (tw_memory)TW_MEMORY_INIT;
+    tw_status st = layers ? write_all(r) : tw_fail(TW_ERR_NOMEM, "out of memory");
+    for (uint32_t i = 0; i < n && layers; i++) {
+        const plan_layer *y = &r->layers->item[i];
+        layers[i] = (tw_layer){sizeof *layers, y->dtype, y->name, y->count, 0, 0, y->columns};
+    }
+    cfg.bucket_bytes = r->o->bucket;
+    if (st >= 0 && !rules_mean_it(r)) {
+        r->rules_problem = strlen(r->rules) > 65536 ? "they would be longer than the 65,536 bytes that rules may have"
+                                                    : "names that differ only in characters which rules cannot hold";
+    } else if (st >= 0) {
+        st = look_at_ranks(r, layers);
+        if (st >= 0)
+            st = tw_reducer_estimate(0, (int)r->o->ranks, layers, n, r->rules, &cfg, &r->memory);
+    }
+    free(layers);
+    return st;
+}
