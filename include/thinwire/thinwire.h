@@ -277,6 +277,7 @@ typedef enum tw_nonfinite { TW_NONFINITE_PROPAGATE = 1, TW_NONFINITE_SKIP = 2, T
  * summed, with outputs written late, NaN policies, residuals and certificate as by SRA.
  * Layers under powersgd go by such sums whatever is asked for: those of an op share each sum, and may have `none` and fp32
  * randk layers beside them, no others (push sees to that). An op must hold the whole of such a matrix.
+ * (All of allreduces: reduce-scatter and allgather go by frames, whatever is asked for.)
  * SRA: split, reduce at the owner, allgather; two roundings for any number of ranks.
  * GATHER: all send to all and sum what all sent; one rounding, (P-1) payloads from each rank instead of 2 (P-1)/P, and no
  * faster with two ranks, where these are equal; so it is taken only where it is asked for.

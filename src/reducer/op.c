@@ -107,7 +107,7 @@ static tw_status choose_algo(const tw_op_args *a, place at, tw_algo *out, bool *
     *either = *out == TW_ALGO_NATIVE && payloads && a->algo == TW_ALGO_AUTO;
     if (a->algo == TW_ALGO_GATHER && at.size > 1 && a->kind == TW_KIND_ALLREDUCE)
         *out = TW_ALGO_GATHER;
-    if (a->algo != TW_ALGO_NATIVE || can || at.size == 1 || (odd && tw_op_is_flat(odd)))
+    if (a->algo != TW_ALGO_NATIVE || a->kind != TW_KIND_ALLREDUCE || can || at.size == 1 || (odd && tw_op_is_flat(odd)))
         return TW_OK;
     if (!at.has_native)
         return tw_fail(TW_ERR_UNSUPPORTED, "this transport has no native sum; use algo sra");
