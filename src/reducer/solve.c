@@ -135,7 +135,7 @@ static void relax(tw_knapsack *k) {
     bool whole = taken == k->edges;
     k->lambda = whole ? 0 : k->edge[taken].ratio;
     k->bound = tw_solve_cost(k, k->at) - (whole ? 0 : k->lambda * (left > 0 ? left : 0));
-    k->bound -= 4 * k->total * 0x1p-53 * (from + k->lambda * k->budget);
+    k->bound -= 0x1p-51 * k->total * (from + k->lambda * k->budget);
     k->exact = whole;
 }
 
@@ -206,16 +206,19 @@ static tw_solution sums_of(const tw_knapsack *k, const uint32_t *at) {
     return s;
 }
 
-/* The choice of a weighting, if it is better; the bound of any weighting holds for the larger sum. Returns wire - codec. */
-static double take_choice(tw_knapsack *k, tw_solution *best) {
+/* The choice of a weighting, if it is better; the bound of any weighting holds for the larger sum, less the rounding of its
+ * products where there are any. Returns wire - codec. */
+static double take_choice(tw_knapsack *k, double share, tw_solution *best) {
     tw_solution s = sums_of(k, k->at);
-    double bound = k->bound > best->bound ? k->bound : best->bound;
-    if (s.cost < best->cost) {
+    bool pure = share == 0 || share == 1;
+    double bound = pure ? k->bound : k->bound - 0x1p-50 * k->layers * k->bound;
+    bound = bound > best->bound ? bound : best->bound;
+    if (s.cost < best->cost && s.error <= k->budget) {
         s.exact = best->exact;
         *best = s;
         memcpy(k->found, k->at, k->layers * sizeof *k->found);
     }
-    best->exact = best->exact || (k->exact && tw_solve_cost(k, k->at) >= best->cost);
+    best->exact = best->exact || (pure && k->exact && tw_solve_cost(k, k->at) >= best->cost);
     best->bound = best->exact || bound > best->cost ? best->cost : bound;
     return s.wire - s.codec;
 }
@@ -226,7 +229,7 @@ static bool is_far(const tw_knapsack *k, const tw_solution *best) {
 
 static double try_share(tw_knapsack *k, double share, tw_solution *best) {
     solve_weighted(k, share);
-    return take_choice(k, best);
+    return take_choice(k, share, best);
 }
 
 /* The one change of a layer in the best choice that makes the larger sum least: a weighting does not see which of two alike is
@@ -247,16 +250,41 @@ static bool better_once(tw_knapsack *k, tw_solution *best) {
         }
     if (layer == k->layers)
         return false;
-    memcpy(k->at, k->found, k->layers * sizeof *k->at);
-    k->at[layer] = to;
-    tw_solution s = sums_of(k, k->at); /* in order; the differences above were rounded */
-    if (s.error > k->budget || s.cost >= best->cost)
+    uint32_t was = k->found[layer];
+    k->found[layer] = to;
+    tw_solution s = sums_of(k, k->found); /* in order; the differences above were rounded */
+    if (s.error > k->budget || s.cost >= best->cost) {
+        k->found[layer] = was;
         return false;
+    }
     s.exact = best->exact;
     s.bound = best->bound;
     *best = s;
-    k->found[layer] = to;
     return true;
+}
+
+static bool are_few(const tw_knapsack *k) {
+    uint64_t choices = 1;
+    for (uint32_t i = 0; i < k->layers && choices <= TW_SOLVE_TRIES; i++)
+        choices *= k->first[i + 1] - k->first[i];
+    return choices <= TW_SOLVE_TRIES;
+}
+
+/* Every choice, as a number with a digit for each layer. */
+static void try_all(tw_knapsack *k, tw_solution *best) {
+    uint32_t i;
+    memcpy(k->at, k->first, k->layers * sizeof *k->at);
+    do {
+        tw_solution s = sums_of(k, k->at);
+        if (s.error <= k->budget && s.cost < best->cost) {
+            *best = s;
+            memcpy(k->found, k->at, k->layers * sizeof *k->found);
+        }
+        for (i = 0; i < k->layers && ++k->at[i] == k->first[i + 1]; i++)
+            k->at[i] = k->first[i];
+    } while (i < k->layers);
+    best->exact = 1;
+    best->bound = best->cost;
 }
 
 /* Weighted by any share the costs are at most the larger sum, so each share gives a bound; the best is where both sums are
@@ -275,8 +303,10 @@ static void solve_both(tw_knapsack *k, tw_solution *best) {
         i++;
     if (is_far(k, best)) {
         tw_solve_exact(k);
-        take_choice(k, best);
+        take_choice(k, share, best);
     }
+    if (is_far(k, best) && are_few(k))
+        try_all(k, best);
 }
 
 /* ---- the call ---- */
@@ -318,7 +348,7 @@ static tw_status check_uniform(const uint32_t *first, uint32_t layers, const uin
 
 /* All of it in one piece. */
 static void *make_room(tw_ctx *c, tw_knapsack *k) {
-    uint64_t total = k->total, layers = k->layers, room = tw_solve_room(k->layers);
+    uint64_t total = k->total, layers = k->layers, room = tw_solve_room(k);
     uint64_t bytes[] = {total * sizeof *k->cost,
                         layers * sizeof *k->least,
                         layers * sizeof *k->at,

@@ -40,8 +40,10 @@ typedef struct tw_knapsack {
 } tw_knapsack;
 
 enum {
-    TW_SOLVE_STATES = 1 << 18, /* that the exact search keeps, over all layers */
-    TW_SOLVE_WIDTH = 4096,     /* and at one of them */
+    TW_SOLVE_STATES = 1 << 18, /* of the exact search, kept of all layers or looked at for one */
+    TW_SOLVE_WIDTH = 4096,     /* and at one layer */
+    TW_SOLVE_LEAST = 16,       /* fewer a layer are not worth a search */
+    TW_SOLVE_TRIES = 1 << 14,  /* choices that are simply tried, if there are no more */
     TW_SOLVE_MOST = 1024       /* candidates of a layer */
 };
 /* How far, of its cost, a choice may be from the bound before it is bettered by the exact search: few layers are done at once. */
@@ -49,9 +51,10 @@ static inline double tw_solve_gap(const tw_knapsack *k) {
     return k->layers <= 64 ? 0 : 8e-4;
 }
 
-static inline uint32_t tw_solve_room(uint32_t layers) {
-    uint32_t room = TW_SOLVE_STATES / (layers + 1);
-    return room > TW_SOLVE_WIDTH ? TW_SOLVE_WIDTH : room;
+/* States that a layer may keep; 0: there are too many layers. */
+static inline uint32_t tw_solve_room(const tw_knapsack *k) {
+    uint32_t room = TW_SOLVE_STATES / (k->layers < k->most ? k->most : k->layers + 1);
+    return room < TW_SOLVE_LEAST ? 0 : room > TW_SOLVE_WIDTH ? TW_SOLVE_WIDTH : room;
 }
 
 /* Sums in the order of the layers, as the caller would. */

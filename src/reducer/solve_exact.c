@@ -46,7 +46,7 @@ static void set_prices(search *s) {
         for (uint32_t l = 0; l < k->layers; l++)
             sum += cheapest(k, l, s->price[i]);
         /* less what the sums may have been rounded by */
-        s->bound[i] = sum - s->price[i] * k->budget - 4 * k->layers * 0x1p-53 * (sum + s->price[i] * k->budget);
+        s->bound[i] = sum - s->price[i] * k->budget - 0x1p-51 * k->layers * (sum + s->price[i] * k->budget);
     }
 }
 
@@ -153,9 +153,9 @@ static void search_once(tw_knapsack *k, uint32_t room) {
 
 /* Short lists first: the better the choice that is known, the fewer lead on. */
 void tw_solve_exact(tw_knapsack *k) {
-    uint32_t most = tw_solve_room(k->layers);
+    uint32_t most = tw_solve_room(k);
     rests(k);
-    for (uint32_t room = 16; !k->exact; room *= 8) {
+    for (uint32_t room = TW_SOLVE_LEAST; !k->exact && most > 0; room *= 8) {
         search_once(k, room < most ? room : most);
         double cost = tw_solve_cost(k, k->at);
         if (room >= most || cost - k->bound <= tw_solve_gap(k) * cost)
