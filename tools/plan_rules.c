@@ -13,9 +13,12 @@
 
 typedef enum pattern_kind { BY_END, BY_NUMBER, BY_NAME, PATTERN_KINDS } pattern_kind;
 
-/* What has a meaning in rules or globs, and spaces, which rules take off, become '?'. */
-static char as_glob(char c) {
-    return strchr("*?[]\\|;=", c) || isspace((unsigned char)c) ? '?' : c;
+/* What has a meaning in rules or globs, spaces, which rules take off, and what a terminal would obey become '?'; of several
+ * bytes '*', since '?' is a byte in some locales and a character in others. Bytes taken. */
+static size_t as_glob(const char *p, char *to) {
+    size_t hidden = tc_hidden(p);
+    *to = hidden > 1 ? '*' : hidden || strchr("*?[]\\|;=", *p) || isspace((unsigned char)*p) ? '?' : *p;
+    return hidden > 1 ? hidden : 1;
 }
 
 /* "*.bias", "h.*.weight" for "h.3.weight", or the name. False: it has no such pattern. */
@@ -28,11 +31,15 @@ static bool make_pattern(pattern_kind kind, const char *name, char *to) {
         *to++ = '*';
         name = dot;
     }
-    for (; *name; name++) {
+    while (*name) {
         bool digit = kind == BY_NUMBER && isdigit((unsigned char)*name);
-        if (digit && isdigit((unsigned char)name[1]))
+        if (digit && isdigit((unsigned char)name[1])) {
+            name++;
             continue;
-        *to++ = digit ? '*' : as_glob(*name);
+        }
+        name += as_glob(name, to);
+        *to = digit ? '*' : *to;
+        to++;
         number |= digit;
     }
     *to = 0;

@@ -39,7 +39,8 @@ typedef struct plan_layer {
     uint64_t count, columns; /* columns 0: a vector */
     tw_dtype dtype;
     uint64_t at;   /* of its values in the file */
-    double norm;   /* of its gradient; 0: not told */
+    double norm;   /* of its gradient */
+    bool has_norm; /* it was told */
     bool is_small; /* goes as it is */
 } plan_layer;
 
@@ -47,8 +48,8 @@ typedef struct plan_layers {
     plan_layer *item;
     uint32_t n, cap;
     uint64_t values, bytes;
-    tc_input file; /* .safetensors; else closed */
-    bool is_file;
+    tc_input file;        /* .safetensors; else closed */
+    bool is_file, warned; /* warned: of a key that is not known */
 } plan_layers;
 
 tw_status plan_layers_read(plan_layers *l, const plan_options *o);

@@ -37,7 +37,7 @@ def ok(good, what, *details):
 
 def run(*args, data=b"", program=TOOL):
     r = subprocess.run([program, *map(str, args)], input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
-    return r.returncode, r.stdout.decode(), r.stderr.decode("utf-8", "replace")
+    return r.returncode, r.stdout.decode("utf-8", "replace"), r.stderr.decode("utf-8", "replace")
 
 
 def write(path, content):
@@ -274,6 +274,44 @@ def rules():
     ok(r["rules"] is None and "names" in r["rules_problem"], "names that become one", r["rules"], r["rules_problem"])
 
 
+def names_and_norms():
+    base = ["-q", "-n", 2, "-l", "1mbit", "-t", "1ms", "--codec-speeds", "speeds.json"]
+    odd = "a\x1b[2Jb\x7fc\u009bd\u202ee\u2067f"
+    other = [{"name": odd, "count": 90000, "norm": 1}, {"name": "plain", "count": 90000, "norm": 1e-6}, {"name": "bias", "count": 90000, "norm": 1e3}]
+    r = plan(layers=write("odd.json", other), link="1mbit")
+    ok(r["compress"] and r["rules"] and r["layers"][0]["name"] == odd, "control characters in names: rules hold", r["rules_problem"], r["verdict"])
+    status, out, err = run(*base[1:], "odd.json")
+    hidden = [c for c in out + r["rules"] if c in "\x1b\x7f\u009b\u202e\u2067"]
+    ok(status == 0 and not hidden and "rules " in out and len({y["setting"] for y in r["layers"]}) > 1, "and do not reach the terminal", hidden, out, err)
+    some = write("some.json", [{"name": "a", "count": 9000, "norm": 1}, {"name": "b", "count": 9000}, {"name": "c", "count": 9000}])
+    status, out, err = run(*base, some)
+    ok(status == 0 and "2 of 3 layers have no norm" in err and "square root" in err, "layers without a norm beside one with", err)
+    write("nil.safetensors", safetensors([("zero", "F32", [5000], bytes(20000)), ("none", "F32", [0], b""), ("w", "F32", [5000], struct.pack("<5000f", *range(5000)))]))
+    r = plan("--errors", "data", layers="nil.safetensors")
+    again = plan(layers=write("nil.json", r))
+    ok([y["norm"] for y in again["layers"]] == [y["norm"] for y in r["layers"]] and r["layers"][0]["norm"] == 0, "norms of 0 are read again", again["layers"])
+    status, out, err = run(*base, write("keys.json", [{"name": "a", "count": 9000, "nrom": 3}]))
+    ok(status == 0 and "'nrom'" in err, "a key that is not known is named", err)
+    ok(run(*base, "report.json")[2] == "", "those of a report are known")
+    r = plan(layers=write("wide.json", [{"name": "a", "shape": [2, 1 << 32]}]))
+    ok(r["layers"][0]["columns"] == 0 and r["layers"][0]["count"] == 1 << 33, "rows of 2^32 values")
+    gives(1, "layer 1 has an empty name", *base, write("nameless.safetensors", safetensors([("", "F32", [4], bytes(16))])))
+    for words, why in [(["--families", "randk"], "no candidate by default is of 'randk'"), (["--families", ""], "no codec is named"), (["--candidates", ""], "no setting in it"),
+                       (["--families", "topk", "--candidates", "onebit+ef"], "none of --candidates is of 'topk'")]:
+        gives(2, why, *base, *words, "layers.json")
+    for family in "ternary", "topk":
+        r = plan("--families", family, "--budget", "onebit+ef")
+        ok(any("values=(onebit" in s for s in r["speeds"]) and ("ternary+ef" in r["speeds"]) == (family == "ternary"), "sparse ternaries are of " + family, list(r["speeds"]))
+    ok(plan("--families", "none", "--budget", "none")["chosen"]["codec_s"] == 0, "nothing but `none`")
+    ok(run(*base, "--json", "new.json", "nosuch.json")[0] == 1 and not os.path.exists("new.json"), "a failed run leaves no report")
+    before = open("report.json", "rb").read()
+    ok(run(*base, "--json", "report.json", "nosuch.json")[0] == 1 and open("report.json", "rb").read() == before, "and an old one as it was")
+    ok(run(*base, "--json", "report.json", "report.json")[0] == 0, "a report may take the place of what was read")
+    if os.access("/dev/full", os.W_OK):
+        status, out, err = run(*base[1:], "--json", "/dev/full", "layers.json")
+        ok(status == 1 and "could not be written" in err and "verdict" in out, "the table is there where the report could not be written", err)
+
+
 def data():
     left, right = ([rng.gauss(0, 1) for _ in range(256)] for _ in range(2))
     low = struct.pack("<65536f", *(a * b for a in left for b in right))
@@ -313,6 +351,7 @@ def refused():
     gives(1, "no speed of", *base[:-1], write("few.json", {"speeds": {"none": {"encode": 1e9, "decode": 1e9}}}), "layers.json")
     gives(1, "values a second", *base[:-1], write("zero.json", {"speeds": {"none": {"encode": 0, "decode": 1e9}}}), "layers.json")
     gives(1, "cannot be written", *base, "--json", "no/such/folder", "layers.json")
+    gives(1, "cannot be written", *base, "--json", "no/such/folder", "nosuch.json")
     for words, why in [([], "which layers"), (["a", "b"], "one list of layers"), (["a"], "--ranks must"), (["-n", "1", "a"], "from 2 to 4096"), (["-n", "2", "a"], "--link must"),
                        (["-n", "2", "-l", "fast", "a"], "--link: \"fast\""), (["-n", "2", "-l", "1gbit", "a"], "--step-time must"), (["-t", "-3ms"], "--step-time: \"-3ms\""),
                        (["-t", "3m"], "--step-time"), (["--overlap", "2"], "--overlap"), (["--goodput", "0"], "--goodput"), (["--cores", "nan"], "--cores"),
@@ -333,7 +372,7 @@ def refused():
 with tempfile.TemporaryDirectory() as folder:
     os.chdir(folder)
     if measured():
-        for part in bytes_as_sent, choices, against_all_choices, links, verdicts, rules, data, refused:
+        for part in bytes_as_sent, choices, against_all_choices, links, verdicts, rules, names_and_norms, data, refused:
             try:
                 part()
             except Exception as e:
