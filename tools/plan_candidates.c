@@ -51,7 +51,17 @@ static bool in_families(const char *families, const char *word) {
     return !families;
 }
 
+/* By its codec, or by the word that it was written with: a ternary with a density is a topk. */
+static bool is_wanted(const char *families, const char *text, const tw_spec *s) {
+    char word[PLAN_SPEC];
+    text += strspn(text, " ");
+    snprintf(word, sizeof word, "%.*s", (int)strcspn(text, ":+ "), text);
+    return in_families(families, tw_codec_get(s->codec)->name) || in_families(families, word);
+}
+
 static tw_status check_families(const char *families) {
+    if (families && !*families)
+        return tw_fail(TW_ERR_ARG, "--families: no codec is named; \"none\" is that nothing is compressed");
     for (const char *p = families; p && *p;) {
         size_t n = strcspn(p, ",");
         bool known = false;
@@ -79,11 +89,22 @@ static tw_status add_list(plan_candidates *c, const char *specs, const char *fam
         if (!text[strspn(text, " ")])
             continue;
         st = tw_spec_parse(text, &s);
-        if (st >= 0 && in_families(families, tw_codec_get(s.codec)->name))
+        if (st >= 0 && is_wanted(families, text, &s))
             st = add(c, text, true, &at);
     }
     free(copy);
     return st;
+}
+
+/* Candidates that were asked for must be there, unless it was for `none` alone. */
+static tw_status check_some(const plan_candidates *c, const plan_options *o) {
+    if (c->n > 1 || (o->families ? !strcmp(o->families, "none") : o->candidates && strstr(o->candidates, "none")))
+        return TW_OK;
+    if (!o->families)
+        return tw_fail(TW_ERR_ARG, "--candidates: there is no setting in it");
+    return tw_fail(TW_ERR_ARG, "--families: %s is of '%.80s'%s",
+                   o->candidates ? "none of --candidates" : "no candidate by default", o->families,
+                   o->candidates ? "" : "; name some with --candidates");
 }
 
 tw_status plan_candidates_list(plan_candidates *c, const plan_options *o) {
@@ -93,6 +114,8 @@ tw_status plan_candidates_list(plan_candidates *c, const plan_options *o) {
         st = add(c, "none", true, &at);
     if (st >= 0)
         st = add_list(c, o->candidates ? o->candidates : by_default, o->families);
+    if (st >= 0)
+        st = check_some(c, o);
     if (st >= 0)
         st = add(c, o->budget, false, &c->uniform);
     return st;

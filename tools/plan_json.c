@@ -93,15 +93,36 @@ static tw_status read_members(const tc_source *from, size_t at, const json_t *en
         return bad(from, y, at, "its dtype is not fp32, fp16 or bf16");
     if (dtype)
         y->dtype = (tw_dtype)number;
-    if (columns && (!whole_number(columns, &y->columns) || (y->columns && y->count % y->columns)))
-        return bad(from, y, at, "its columns are no whole number that divides its values");
+    if (columns &&
+        (!whole_number(columns, &y->columns) || y->columns > UINT32_MAX || (y->columns && y->count % y->columns)))
+        return bad(from, y, at, "its columns are no whole number below 2^32 that divides its values");
     y->norm = norm ? json_number_value(norm) : 0;
-    if (norm && (!json_is_number(norm) || !(y->norm >= 1e-40 && y->norm <= 1e40)))
-        return bad(from, y, at, "its norm is no number from 1e-40 to 1e40");
+    y->has_norm = norm != NULL;
+    if (norm && (!json_is_number(norm) || (y->norm != 0 && !(y->norm >= 1e-40 && y->norm <= 1e40))))
+        return bad(from, y, at, "its norm is neither 0 nor a number from 1e-40 to 1e40");
     return TW_OK;
 }
 
-static tw_status read_layer(const tc_source *from, size_t at, const json_t *entry, plan_layers *l) {
+/* The first key that is neither a layer's nor a report's: a misspelt norm would be missed in silence. */
+static void warn_of_keys(const tc_source *from, size_t at, json_t *entry, plan_layers *l) {
+    static const char *const known[] = {"name",    "shape",   "count",      "dtype",   "norm",
+                                        "columns", "setting", "wire_bytes", "codec_s", "lost"};
+    for (void *i = json_object_iter(entry); i && !l->warned; i = json_object_iter_next(entry, i)) {
+        char key[TC_SHOWN + 1];
+        bool found = false;
+        for (size_t k = 0; k < TW_ARRAY_LEN(known); k++)
+            found |= !strcmp(json_object_iter_key(i), known[k]);
+        if (found)
+            continue;
+        tc_shown(key, sizeof key, json_object_iter_key(i));
+        fprintf(stderr,
+                "thinwire-plan: %s: layer %zu: the key '%s' means nothing here (of such keys the first is named)\n",
+                from->path, at + 1, key);
+        l->warned = true;
+    }
+}
+
+static tw_status read_layer(const tc_source *from, size_t at, json_t *entry, plan_layers *l) {
     plan_layer y = {0};
     uint64_t dim[TC_MOST_DIMS];
     uint32_t dims = 0;
@@ -117,6 +138,8 @@ static tw_status read_layer(const tc_source *from, size_t at, const json_t *entr
     tw_status st = shape ? read_shape(from, at, shape, &y, dim, &dims) : TW_OK;
     if (st >= 0)
         st = read_members(from, at, entry, &y);
+    if (st >= 0)
+        warn_of_keys(from, at, entry, l);
     return st >= 0 ? plan_layers_add(l, &y, dim, dims) : st;
 }
 

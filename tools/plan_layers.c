@@ -12,15 +12,18 @@ void plan_layers_free(plan_layers *l) {
     *l = (plan_layers){0};
 }
 
-/* Rows are the first dimension, as of a convolution's weights; a single row or column has no factors. */
+/* Rows are the first dimension, as of a convolution's weights; a single row or column has no factors, nor have rows of
+ * 2^32 values. */
 static uint64_t columns_of(const uint64_t *shape, uint32_t dims, uint64_t count) {
     uint64_t rows = dims ? shape[0] : 0;
-    return dims >= 2 && rows > 1 && count / rows > 1 ? count / rows : 0;
+    return dims >= 2 && rows > 1 && count / rows > 1 && count / rows <= UINT32_MAX ? count / rows : 0;
 }
 
 tw_status plan_layers_add(plan_layers *l, const plan_layer *given, const uint64_t *shape, uint32_t dims) {
     char name[TC_SHOWN + 1];
     tc_shown(name, sizeof name, given->name);
+    if (!*given->name)
+        return tw_fail(TC_ERR_DAMAGED, "layer %u has an empty name, so no rule can mean it", l->n + 1);
     if (l->n == PLAN_MOST_LAYERS)
         return tw_fail(TC_ERR_REFUSED, "more than %d layers", PLAN_MOST_LAYERS);
     if (given->count > PLAN_MOST_VALUES - l->values)
@@ -97,12 +100,27 @@ static tw_status check_names(const plan_layers *l) {
     return st;
 }
 
+static void warn_of_norms(const plan_layers *l) {
+    uint32_t without = 0, with = 0;
+    for (uint32_t i = 0; i < l->n; i++) {
+        with += l->item[i].has_norm;
+        without += !l->item[i].has_norm && l->item[i].count;
+    }
+    if (with && without)
+        fprintf(stderr,
+                "thinwire-plan: %u of %u layers have no norm; each is taken to have the square root of its number of "
+                "values, which says nothing beside norms that were measured\n",
+                without, l->n);
+}
+
 tw_status plan_layers_read(plan_layers *l, const plan_options *o) {
     tw_status st = tc_kind_of(o->layers) == TC_KIND_SAFETENSORS ? read_safetensors(l, o) : read_json(l, o);
     for (uint32_t i = 0; i < l->n; i++)
         l->item[i].is_small = l->item[i].count < o->small;
     if (st >= 0)
         st = check_names(l);
+    if (st >= 0)
+        warn_of_norms(l);
     if (st >= 0 && l->values == 0)
         st = tw_fail(TC_ERR_DAMAGED, "%s: no layer in it has a value", o->layers);
     return st;

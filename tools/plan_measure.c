@@ -226,7 +226,7 @@ static tw_status errors_drawn(plan_candidates *c, plan_layers *l, const plan_opt
         plan_layer *y = &l->item[i];
         const plan_layer *same = same_shape(l, i);
         double *row = lost + (size_t)i * c->n;
-        if (y->norm == 0)
+        if (!y->has_norm)
             y->norm = sqrt((double)y->count);
         for (uint32_t k = 0; k < c->n && st >= 0; k++)
             if (!plan_is_lowrank(&c->item[k]))

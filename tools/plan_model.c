@@ -6,14 +6,21 @@
 
 #include "plan_tool.h"
 
-enum { DECADES_FROM = 5, DECADES_TO = 14, POINTS = 8 /* a decade of rates */, MOST_PASSES = 8 };
+enum {
+    DECADES_FROM = 5,
+    DECADES_TO = 14 /* PLAN_SLOWEST, PLAN_FASTEST */,
+    POINTS = 8 /* a decade of rates */,
+    MOST_PASSES = 8
+};
 #define MOST_CHOICES (2 * (DECADES_TO - DECADES_FROM) * POINTS + 4)
 
 /* Choices are made for a fixed grid of rates, whatever the link is, and the one that is best at the link's rate is taken: so a
  * faster link never comes out slower. */
 typedef struct choice {
-    plan_cost cost;
-    uint32_t sums; /* native ones, one after another */
+    plan_cost cost, uneven; /* uneven: what the busiest owner has beyond the average */
+    uint32_t sums;          /* native ones, one after another */
+    uint32_t layers;        /* that have values; of these go */
+    uint32_t plain, framed; /* as they are; compressed in frames to owners and back */
 } choice;
 
 typedef struct problem {
@@ -28,21 +35,19 @@ typedef struct problem {
 
 /* ---- costs ---- */
 
-tw_status plan_layer_bytes(const plan_options *o, const plan_layer *l, const plan_candidate *c, double *bytes) {
+tw_status plan_layer_cost(const plan_options *o, const plan_layer *l, const plan_candidate *c, plan_cost *cost) {
     char rule[PLAN_SPEC + 2];
     tw_layer layer = {sizeof layer, l->dtype, l->name, l->count, 0, 0, l->columns};
     tw_plan_info info = TW_PLAN_INFO_INIT;
     snprintf(rule, sizeof rule, "*=%s", c->text);
     tw_status st = tw_plan_compute(0, (int)o->ranks, &layer, 1, rule, NULL, &info);
-    *bytes = (double)info.all_bytes / (double)o->ranks;
-    return st;
-}
-
-double plan_layer_codec(const plan_options *o, const plan_layer *l, const plan_candidate *c) {
     double n = (double)l->count, ranks = (double)o->ranks;
     double decoded =
         plan_is_lowrank(c) ? 1 : (2 * ranks - 1) / ranks; /* what peers sent for the own share, and all answers */
-    return n * (c->encode + decoded * c->decode);
+    *cost = (plan_cost){.wire = (double)info.all_bytes / ranks,
+                        .codec = n * (c->encode + decoded * c->decode),
+                        .sums = plan_is_lowrank(c) ? info.hops : 0};
+    return st;
 }
 
 static const plan_layer *alike(const plan_layers *l, uint32_t at) {
@@ -66,8 +71,7 @@ static tw_status find_costs(plan_result *r) {
             const plan_candidate *c = &r->candidates->item[k];
             if (k && (l->item[i].is_small || !plan_fits(c, &l->item[i])))
                 continue;
-            st = plan_layer_bytes(r->o, &l->item[i], c, &to[k].wire);
-            to[k].codec = plan_layer_codec(r->o, &l->item[i], c);
+            st = plan_layer_cost(r->o, &l->item[i], c, &to[k]);
         }
     }
     return st;
@@ -82,6 +86,10 @@ static double error_of(const plan_result *r, uint32_t layer, uint32_t k) {
 
 /* ---- time ---- */
 
+static double grid_rate(int i) {
+    return pow(10, DECADES_FROM + (double)i / POINTS);
+}
+
 static double codec_factor(const plan_options *o) {
     return o->cores < 1 ? 1 / o->cores : 1;
 }
@@ -93,41 +101,113 @@ static double bytes_per_s(const plan_options *o, double link) {
     return link / 8 * o->goodput;
 }
 
-static plan_time time_of(const plan_result *r, const choice *c, double latency, double link) {
-    const plan_options *o = r->o;
+static double last_of(const plan_result *r) {
     double all = (double)r->layers->bytes;
-    double last = (double)o->bucket < all ? (double)o->bucket / all : 1;
-    plan_time t = {.wire = c->cost.wire / bytes_per_s(o, link), .codec = c->cost.codec * codec_factor(o)};
+    return (double)r->o->bucket < all ? (double)r->o->bucket / all : 1;
+}
+
+static plan_time time_of(const plan_result *r, plan_cost c, double latency, double link) {
+    const plan_options *o = r->o;
+    plan_time t = {.wire = c.wire / bytes_per_s(o, link), .codec = c.codec * codec_factor(o)};
     double rest = fmax(t.wire, t.codec) - window_of(o);
-    t.exposed = latency + fmax(rest, last * (t.wire + t.codec));
+    t.exposed = latency + fmax(rest, last_of(r) * (t.wire + t.codec));
     t.step = o->step + t.exposed;
     return t;
 }
 
-static plan_time time_compressed(const plan_result *r, const choice *c, double link) {
-    double ring = 2 * ((double)r->o->ranks - 1) * r->o->latency;
-    return time_of(r, c, c->sums ? c->sums * ring : 2 * r->o->latency, link);
+/* Of a tree: as deep as ranks are many. */
+static double depth_of(const plan_options *o) {
+    double depth = 0;
+    for (uint64_t n = 1; n < o->ranks; n *= 2)
+        depth++;
+    return depth;
 }
 
-static plan_time time_dense(const plan_result *r, bool half, double link) {
-    double ranks = (double)r->o->ranks, bytes = 0;
+static double dense_bytes(const plan_result *r, bool half) {
+    double bytes = 0;
     for (uint32_t i = 0; i < r->layers->n; i++)
         bytes += (double)r->layers->item[i].count * (half ? 2 : (double)tw_dtype_size(r->layers->item[i].dtype));
-    choice c = {{2 * (ranks - 1) / ranks * bytes, 0}, 0};
-    return time_of(r, &c, 2 * (ranks - 1) * r->o->latency, link);
+    return bytes;
+}
+
+static double share_sent(const plan_options *o) {
+    return 2 * ((double)o->ranks - 1) / (double)o->ranks;
+}
+
+/* The better of what MPI libraries have: halving and doubling (a ring sends as much, and waits longer), and all values at once
+ * by doubling, which sends more and waits half as long. */
+static plan_time time_dense(const plan_result *r, bool half, double link) {
+    const plan_options *o = r->o;
+    double bytes = dense_bytes(r, half), depth = depth_of(o);
+    plan_time halving = time_of(r, (plan_cost){.wire = share_sent(o) * bytes}, 2 * depth * o->latency, link);
+    plan_time doubling = time_of(r, (plan_cost){.wire = depth * bytes}, depth * o->latency, link);
+    return doubling.step < halving.step ? doubling : halving;
+}
+
+/* A core's time for messages: each bucket of the frames goes to all peers and back. */
+static double message_seconds(const plan_result *r) {
+    const plan_options *o = r->o;
+    return ceil((double)r->layers->bytes / (double)o->bucket) * 2 * ((double)o->ranks - 1) * o->message;
+}
+
+static plan_time time_compressed(const plan_result *r, const choice *c, double link) {
+    const plan_options *o = r->o;
+    if (c->plain == c->layers)
+        return time_dense(r, false, link);
+    plan_cost cost = c->cost;
+    if (c->framed) { /* what goes as it is is in their frames, too */
+        cost.wire += c->uneven.wire;
+        cost.codec += c->uneven.codec + message_seconds(r);
+    }
+    return time_of(r, cost, fmax(c->framed ? 2 : 0, 2 * depth_of(o) * c->sums) * o->latency, link);
 }
 
 /* ---- choices ---- */
 
+/* A layer's part of a choice; layers without values are in no message. */
+static void count_layer(choice *c, const plan_result *r, uint32_t layer, uint32_t k, int by) {
+    const plan_cost *cost = &r->cost[(size_t)layer * r->candidates->n + k];
+    uint32_t one = (uint32_t)by * (r->layers->item[layer].count > 0);
+    c->cost.wire += by * cost->wire;
+    c->cost.codec += by * cost->codec;
+    c->layers += one;
+    c->plain += k == 0 ? one : 0;
+    c->framed += k && !plan_is_lowrank(&r->candidates->item[k]) ? one : 0;
+    if (by > 0 && cost->sums > c->sums)
+        c->sums = cost->sums;
+}
+
+/* Of a layer each rank sends B to owners, and the owner of the share s also B s (P - 1) to the others, but none to itself;
+ * it decodes what P - 1 ranks send for s. Tiles that are many more than ranks are shared evenly. */
+static void add_uneven(const plan_result *r, uint32_t layer, uint32_t k, plan_cost *busy, plan_cost *even) {
+    enum { EVEN = 4 };
+    const plan_layer *y = &r->layers->item[layer];
+    const plan_candidate *c = &r->candidates->item[k];
+    uint64_t ranks = r->o->ranks, tiles = tw_ceil_div(y->count, TW_MAX_TILE);
+    double more = (double)ranks - 1, each = 1 / (double)(tiles ? tiles : 1);
+    double wire = r->cost[(size_t)layer * r->candidates->n + k].wire * (double)ranks / (2 * more) * (more - 1);
+    double codec = (double)y->count * c->decode * more;
+    if (plan_is_lowrank(c) || tiles >= EVEN * ranks)
+        return;
+    for (uint64_t t = 0; t < tiles; t++) {
+        plan_cost *to = &busy[tw_owner(y->name, t, tiles, (int)ranks)];
+        to->wire += each * wire;
+        to->codec += each * codec;
+    }
+    even->wire += tiles ? wire / (double)ranks : 0;
+    even->codec += tiles ? codec / (double)ranks : 0;
+}
+
 static choice add_up(const plan_result *r, const uint32_t *chosen) {
-    choice c = {{0, 0}, 0};
-    for (uint32_t i = 0; i < r->layers->n; i++) {
-        const plan_candidate *k = &r->candidates->item[chosen[i]];
-        const plan_cost *cost = &r->cost[(size_t)i * r->candidates->n + chosen[i]];
-        uint32_t sums = plan_is_lowrank(k) ? 2u * k->spec.iterations : 0;
-        c.cost.wire += cost->wire;
-        c.cost.codec += cost->codec;
-        c.sums = sums > c.sums ? sums : c.sums;
+    choice c = {.sums = 0};
+    plan_cost busy[PLAN_MOST_RANKS] = {{0, 0, 0}}, even = {0, 0, 0};
+    for (uint32_t i = 0; i < r->layers->n; i++)
+        count_layer(&c, r, i, chosen[i], 1);
+    for (uint32_t i = 0; i < r->layers->n && c.framed; i++)
+        add_uneven(r, i, chosen[i], busy, &even);
+    for (uint64_t i = 0; i < r->o->ranks; i++) {
+        c.uneven.wire = fmax(c.uneven.wire, busy[i].wire - even.wire);
+        c.uneven.codec = fmax(c.uneven.codec, busy[i].codec - even.codec);
     }
     return c;
 }
@@ -191,9 +271,9 @@ static void better(problem *p, double link) {
         changed = false;
         for (uint32_t i = 0; i < r->layers->n; i++)
             for (uint32_t k = p->first[i]; k < p->first[i + 1]; k++) {
-                const plan_cost *all = r->cost + (size_t)i * r->candidates->n, *from = &all[p->chosen[i]],
-                                *to = &all[p->map[k]];
-                choice now = {{c.cost.wire - from->wire + to->wire, c.cost.codec - from->codec + to->codec}, c.sums};
+                choice now = c;
+                count_layer(&now, r, i, p->chosen[i], -1);
+                count_layer(&now, r, i, p->map[k], 1);
                 double e = error - error_of(r, i, p->chosen[i]) + p->of[k].error;
                 double t = time_compressed(r, &now, link).step;
                 if (e > r->budget * (1 - 1e-9) || t >= step * (1 - 1e-9) ||
@@ -219,7 +299,7 @@ static tw_status solve_all(problem *p) {
     if (r->candidates->item[r->candidates->uniform].allowed)
         consider(p, p->chosen);
     for (int i = 0; i <= (DECADES_TO - DECADES_FROM) * POINTS && st >= 0; i++) {
-        double link = pow(10, DECADES_FROM + (double)i / POINTS);
+        double link = grid_rate(i);
         st = solve_at(p, link, &s);
         if (st >= 0)
             consider(p, p->chosen);
@@ -232,9 +312,10 @@ static tw_status solve_all(problem *p) {
         st = solve_at(p, r->o->link, &s);
     if (st < 0)
         return st;
-    choice c = add_up(r, r->chosen);
-    plan_time t = time_compressed(r, &c, r->o->link);
-    r->distance = s.bound > 0 ? fmax(t.wire, t.codec) / s.bound - 1 : 0;
+    /* No choice has a larger sum below the bound, nor fewer latencies than the dense sum or two. */
+    double rest = fmax(s.bound - window_of(r->o), last_of(r) * s.bound);
+    double shortest = r->o->step + fmin(2, depth_of(r->o)) * r->o->latency + rest;
+    r->distance = shortest > 0 ? fmax(p->best / shortest - 1, 0) : 0;
     return st;
 }
 
@@ -253,23 +334,33 @@ static bool pays_at(const problem *p, bool half, double link) {
     return time_dense(p->r, half, link).step >= PLAN_GAIN * best_at(p, link).step;
 }
 
-/* The largest rate at which it pays: the grid from above, then bisection. */
-static double pays_below(const problem *p, bool half) {
-    int i = (DECADES_TO - DECADES_FROM) * POINTS;
-    double low, high;
-    for (; i >= 0 && !pays_at(p, half, pow(10, DECADES_FROM + (double)i / POINTS)); i--)
+/* Where between two rates it turns. */
+static double turning_at(const problem *p, bool half, double pays, double other) {
+    for (int k = 0; k < 40; k++) {
+        double middle = sqrt(pays * other);
+        *(pays_at(p, half, middle) ? &pays : &other) = middle;
+    }
+    return pays;
+}
+
+/* The fastest rates at which it pays: the grid from above, then bisection. */
+static plan_span pays_in(const problem *p, bool half) {
+    const int top = (DECADES_TO - DECADES_FROM) * POINTS;
+    int i = top;
+    plan_span s = {0, 0};
+    for (; i >= 0 && !pays_at(p, half, grid_rate(i)); i--)
         ;
     if (i < 0)
-        return 0;
-    if (i == (DECADES_TO - DECADES_FROM) * POINTS)
-        return (double)INFINITY;
-    low = pow(10, DECADES_FROM + (double)i / POINTS);
-    high = pow(10, DECADES_FROM + (double)(i + 1) / POINTS);
-    for (int k = 0; k < 40; k++) {
-        double middle = sqrt(low * high);
-        *(pays_at(p, half, middle) ? &low : &high) = middle;
-    }
-    return low;
+        return s;
+    s.below = i == top ? (double)INFINITY : turning_at(p, half, grid_rate(i), grid_rate(i + 1));
+    for (; i >= 0 && pays_at(p, half, grid_rate(i)); i--)
+        ;
+    s.from = i < 0 ? 0 : turning_at(p, half, grid_rate(i + 1), grid_rate(i));
+    return s;
+}
+
+static bool beats(double step, double dense, double half) {
+    return dense >= PLAN_GAIN * step && half >= PLAN_GAIN * step;
 }
 
 static void judge(problem *p) {
@@ -287,12 +378,16 @@ static void judge(problem *p) {
             r->layers->item[i].is_small || !plan_fits(&r->candidates->item[r->candidates->uniform], &r->layers->item[i])
                 ? 0
                 : r->candidates->uniform;
-    c = add_up(r, p->chosen);
-    r->uniform = time_compressed(r, &c, link);
-    r->pays_dense = pays_below(p, false);
-    r->pays_half = pays_below(p, true);
-    bool beats_half = r->half.step >= PLAN_GAIN * r->best.step;
-    r->compress = beats_half && r->dense.step >= PLAN_GAIN * r->best.step;
+    choice uniform = add_up(r, p->chosen);
+    r->uniform = time_compressed(r, &uniform, link);
+    r->pays_dense = pays_in(p, false);
+    r->pays_half = pays_in(p, true);
+    r->compress = beats(r->best.step, r->dense.step, r->half.step);
+    plan_cost bytes = {.wire = c.cost.wire + c.uneven.wire, .codec = c.cost.codec + c.uneven.codec};
+    plan_time bare = time_of(r, bytes, 0, link),
+              dense = time_of(r, (plan_cost){.wire = share_sent(r->o) * dense_bytes(r, false)}, 0, link),
+              half = time_of(r, (plan_cost){.wire = share_sent(r->o) * dense_bytes(r, true)}, 0, link);
+    r->latency_alone = r->compress && !beats(bare.step, dense.step, half.step);
     r->by_half = !r->compress && r->dense.step >= PLAN_GAIN * r->half.step;
 }
 

@@ -10,6 +10,7 @@ enum {
     O_LINK,
     O_GOODPUT,
     O_LATENCY,
+    O_MESSAGE,
     O_CORES,
     O_STEP,
     O_OVERLAP,
@@ -33,6 +34,7 @@ static const bc_opt table[] = {
     {O_STEP, 't', "step-time", "TIME", "of a step without any communication: 120ms, 0.8s"},
     {O_OVERLAP, 0, "overlap", "SHARE", "of that time, at its end, in which gradients become ready (0.5)"},
     {O_LATENCY, 0, "latency", "TIME", "of a message (50us)"},
+    {O_MESSAGE, 0, "message", "TIME", "that a core spends on a message sent and one received, beside its values (5us)"},
     {O_GOODPUT, 0, "goodput", "SHARE",
      "of the rate that frames get: headers of TCP, IP and Ethernet take the rest (0.94)"},
     {O_CORES, 0, "cores", "N", "of the host for each rank; with 2 codecs and frames run beside the computing (2)"},
@@ -111,6 +113,8 @@ static int take_number(plan_options *o, const bc_args *a, int id, const char *v)
         return parse_time(v, &o->step) ? 0 : bad_value(a, "step-time", v, "a time such as 120ms");
     case O_LATENCY:
         return parse_time(v, &o->latency) ? 0 : bad_value(a, "latency", v, "a time such as 50us");
+    case O_MESSAGE:
+        return parse_time(v, &o->message) ? 0 : bad_value(a, "message", v, "a time such as 5us");
     case O_OVERLAP:
         return bc_parse_double(v, &o->overlap) && o->overlap >= 0 && o->overlap <= 1
                    ? 0
@@ -191,6 +195,7 @@ tw_status plan_parse(plan_options *o, int argc, char **argv) {
                         .bucket = 4 << 20,
                         .goodput = 0.94,
                         .latency = 50e-6,
+                        .message = 5e-6,
                         .cores = 2,
                         .step = -1,
                         .overlap = 0.5};

@@ -31,15 +31,16 @@ static const char *bytes_text(double bytes, word to) {
     return to;
 }
 
-static const char *pays_text(double bits, word to) {
-    if (bits == 0)
-        snprintf(to, sizeof(word), "at no rate");
-    else if (isinf(bits))
-        snprintf(to, sizeof(word), "at any rate");
-    else {
-        word rate;
-        snprintf(to, sizeof(word), "below %.40s", rate_text(bits, rate));
-    }
+static const char *pays_text(const plan_span *pays, word to) {
+    word from, below;
+    if (pays->below == 0)
+        snprintf(to, sizeof(word), "at no rate from %.12s on", rate_text(PLAN_SLOWEST, from));
+    else if (isinf(pays->below))
+        snprintf(to, sizeof(word), "up to %.12s, the fastest tried", rate_text(PLAN_FASTEST, below));
+    else if (pays->from > 0)
+        snprintf(to, sizeof(word), "from %.14s to %.14s", rate_text(pays->from, from), rate_text(pays->below, below));
+    else
+        snprintf(to, sizeof(word), "below %.14s", rate_text(pays->below, below));
     return to;
 }
 
@@ -71,8 +72,8 @@ static void print_times(const plan_result *r, FILE *to) {
     snprintf(uniform, sizeof uniform, "all layers %s", r->candidates->item[r->candidates->uniform].text);
     fprintf(to, "\n%-36s %10s %10s %10s %10s %10s\n", "milliseconds a step", "wire", "codec", "exposed", "step",
             "faster");
-    print_time(r, to, "dense ring", &r->dense);
-    print_time(r, to, "dense ring of halves (bf16)", &r->half);
+    print_time(r, to, "dense", &r->dense);
+    print_time(r, to, "dense halves (bf16)", &r->half);
     print_time(r, to, uniform, &r->uniform);
     print_time(r, to, "a setting for each layer", &r->best);
 }
@@ -83,8 +84,9 @@ static void print_rules(const plan_result *r, FILE *to) {
         fprintf(to, "rules           none: %s\n", r->rules_problem);
         return;
     }
-    fprintf(to, "a rank sends    %s (%s to %s by the plan of %u ranks)\n", bytes_text(r->sum.wire, state),
-            bytes_text((double)r->least_wire, least), bytes_text((double)r->most_wire, most), r->ranks_seen);
+    fprintf(to, "a rank sends    %s on average; of %s%u ranks the least %s, the most %s\n",
+            bytes_text(r->average_wire, state), r->ranks_seen < r->o->ranks ? "" : "all ", r->ranks_seen,
+            bytes_text(r->least_wire, least), bytes_text(r->most_wire, most));
     fprintf(to, "memory          %s of residuals and state, %s of frames, on rank 0\n",
             bytes_text((double)r->memory.state_bytes, state), bytes_text((double)r->memory.frame_bytes, frames));
     fprintf(to, "rules           %s\n", r->rules);
@@ -94,13 +96,17 @@ void plan_print(const plan_result *r, FILE *to) {
     word dense, half, link;
     print_layers(r, to);
     print_times(r, to);
-    fprintf(to, "\nverdict         %s (%llu ranks, %s, %u layers, %llu values)\n", verdict_of(r),
+    fprintf(to, "\nverdict         %s%s (%llu ranks, %s, %u layers, %llu values)\n", verdict_of(r),
+            r->latency_alone ? ", for fewer latencies alone: its bytes would not pay" : "",
             (unsigned long long)r->o->ranks, rate_text(r->o->link, link), r->layers->n,
             (unsigned long long)r->layers->values);
-    fprintf(to, "compressing     pays %s against the dense ring, %s against one of halves\n",
-            pays_text(r->pays_dense, dense), pays_text(r->pays_half, half));
-    fprintf(to, "error           %.4g of a budget of %.4g (%s, %s); at most %.2g %% from the best possible choice\n",
-            r->error, r->budget, r->o->squares ? "squares" : "norms", error_words[r->o->errors], 100 * r->distance);
+    fprintf(to, "compressing     pays %s against dense sums, %s against those of halves\n",
+            pays_text(&r->pays_dense, dense), pays_text(&r->pays_half, half));
+    fprintf(to, "error           %.4g of a budget of %.4g (%s, %s), with the settings above", r->error, r->budget,
+            r->o->squares ? "squares" : "norms", error_words[r->o->errors]);
+    if (r->distance < PLAN_NEAR)
+        fprintf(to, "; within it no step is shorter by more than %.2g %%", fmax(100 * r->distance, 0.01));
+    fprintf(to, "\n");
     print_rules(r, to);
 }
 
@@ -121,6 +127,7 @@ static void json_question(bc_json *j, const plan_result *r) {
     bc_json_number(j, "link_bits", o->link);
     bc_json_number(j, "goodput", o->goodput);
     bc_json_number(j, "latency_s", o->latency);
+    bc_json_number(j, "message_s", o->message);
     bc_json_number(j, "cores", o->cores);
     bc_json_number(j, "compute_s", o->step);
     bc_json_number(j, "overlap", o->overlap);
@@ -175,20 +182,24 @@ void plan_print_json(const plan_result *r, FILE *to) {
     json_question(&j, r);
     bc_json_string(&j, "verdict", verdict_of(r));
     bc_json_bool(&j, "compress", r->compress);
+    bc_json_bool(&j, "latency_alone", r->latency_alone);
     json_time(&j, "dense", &r->dense);
     json_time(&j, "half", &r->half);
     json_time(&j, "all_uniform", &r->uniform);
     json_time(&j, "chosen", &r->best);
-    json_bits(&j, "pays_below_bits", r->pays_dense);
-    json_bits(&j, "pays_below_bits_half", r->pays_half);
+    json_bits(&j, "pays_below_bits", r->pays_dense.below);
+    json_bits(&j, "pays_from_bits", r->pays_dense.from);
+    json_bits(&j, "pays_below_bits_half", r->pays_half.below);
+    json_bits(&j, "pays_from_bits_half", r->pays_half.from);
     bc_json_number(&j, "error", r->error);
     bc_json_number(&j, "budget", r->budget);
     bc_json_number(&j, "distance", r->distance);
     bc_json_number(&j, "wire_bytes", r->sum.wire);
     bc_json_string(&j, "rules", r->rules_problem ? NULL : r->rules);
     bc_json_string(&j, "rules_problem", r->rules_problem);
-    bc_json_integer(&j, "most_wire_bytes", r->most_wire);
-    bc_json_integer(&j, "least_wire_bytes", r->rules_problem ? 0 : r->least_wire);
+    bc_json_number(&j, "average_wire_bytes", r->average_wire);
+    bc_json_number(&j, "most_wire_bytes", r->most_wire);
+    bc_json_number(&j, "least_wire_bytes", r->rules_problem ? 0 : r->least_wire);
     bc_json_integer(&j, "ranks_looked_at", r->ranks_seen);
     bc_json_integer(&j, "state_bytes", r->memory.state_bytes);
     bc_json_integer(&j, "frame_bytes", r->memory.frame_bytes);

@@ -3,6 +3,7 @@
  * The choice as rules for tw_reducer_create, checked by what the library makes of them. */
 #include <ctype.h>
 #include <fnmatch.h>
+#include <math.h>
 #include <stdlib.h>
 
 #include "plan_tool.h"
@@ -12,9 +13,12 @@
 
 typedef enum pattern_kind { BY_END, BY_NUMBER, BY_NAME, PATTERN_KINDS } pattern_kind;
 
-/* What has a meaning in rules or globs, and spaces, which rules take off, become '?'. */
-static char as_glob(char c) {
-    return strchr("*?[]\\|;=", c) || isspace((unsigned char)c) ? '?' : c;
+/* What has a meaning in rules or globs, spaces, which rules take off, and what a terminal would obey become '?'; of several
+ * bytes '*', since '?' is a byte in some locales and a character in others. Bytes taken. */
+static size_t as_glob(const char *p, char *to) {
+    size_t hidden = tc_hidden(p);
+    *to = hidden > 1 ? '*' : hidden || strchr("*?[]\\|;=", *p) || isspace((unsigned char)*p) ? '?' : *p;
+    return hidden > 1 ? hidden : 1;
 }
 
 /* "*.bias", "h.*.weight" for "h.3.weight", or the name. False: it has no such pattern. */
@@ -27,11 +31,15 @@ static bool make_pattern(pattern_kind kind, const char *name, char *to) {
         *to++ = '*';
         name = dot;
     }
-    for (; *name; name++) {
+    while (*name) {
         bool digit = kind == BY_NUMBER && isdigit((unsigned char)*name);
-        if (digit && isdigit((unsigned char)name[1]))
+        if (digit && isdigit((unsigned char)name[1])) {
+            name++;
             continue;
-        *to++ = digit ? '*' : as_glob(*name);
+        }
+        name += as_glob(name, to);
+        *to = digit ? '*' : *to;
+        to++;
         number |= digit;
     }
     *to = 0;
@@ -122,22 +130,42 @@ static bool rules_mean_it(plan_result *r) {
     return good;
 }
 
-static tw_status look_at_ranks(plan_result *r, const tw_layer *layers) {
+/* All ranks, or of many of them every so manieth and some that own a layer's first tile. */
+static int rank_to_see(const plan_result *r, uint32_t i) {
+    uint32_t owners = r->ranks_seen < r->o->ranks ? PLAN_RANKS_LOOKED_AT / 4 : 0, even = r->ranks_seen - owners;
+    if (i < even)
+        return (int)(i * r->o->ranks / even);
+    return tw_owner(r->layers->item[(uint64_t)(i - even) * r->layers->n / owners].name, 0, 1, (int)r->o->ranks);
+}
+
+static tw_status look_at_ranks(plan_result *r, const tw_layer *layers, const tw_reducer_config *cfg) {
     const plan_options *o = r->o;
-    uint64_t share = 2 * (o->ranks - 1);
+    double ranks = (double)o->ranks, sum = 0;
     r->ranks_seen = o->ranks < PLAN_RANKS_LOOKED_AT ? (uint32_t)o->ranks : PLAN_RANKS_LOOKED_AT;
-    r->least_wire = UINT64_MAX;
+    r->least_wire = (double)INFINITY;
     for (uint32_t i = 0; i < r->ranks_seen; i++) {
         tw_plan_info info = TW_PLAN_INFO_INIT;
-        int rank = (int)(i * o->ranks / r->ranks_seen);
-        tw_status st = tw_plan_compute(rank, (int)o->ranks, layers, r->layers->n, r->rules, NULL, &info);
+        tw_status st = tw_plan_compute(rank_to_see(r, i), (int)o->ranks, layers, r->layers->n, r->rules, cfg, &info);
         if (st < 0)
             return st;
-        uint64_t wire = info.wire_bytes + (uint64_t)((double)info.native_bytes * (double)share / (double)o->ranks);
-        r->most_wire = wire > r->most_wire ? wire : r->most_wire;
-        r->least_wire = wire < r->least_wire ? wire : r->least_wire;
+        double wire = (double)info.wire_bytes + 2 * (ranks - 1) / ranks * (double)info.native_bytes;
+        sum += wire;
+        r->average_wire = (double)info.all_bytes / ranks;
+        r->most_wire = fmax(r->most_wire, wire);
+        r->least_wire = fmin(r->least_wire, wire);
     }
+    /* What sums of factors agree on is in all_bytes alone: the same on every rank. */
+    double each = r->ranks_seen == o->ranks ? fmax(r->average_wire - sum / ranks, 0) : 0;
+    r->most_wire = fmax(r->most_wire + each, r->average_wire);
+    r->least_wire = fmin(r->least_wire + each, r->average_wire);
     return TW_OK;
+}
+
+static tw_status write_advice(plan_result *r) {
+    if (r->compress)
+        return write_all(r);
+    r->rules = strdup(r->by_half ? "*=cast:type=bf16" : "*=none");
+    return r->rules ? TW_OK : tw_fail(TW_ERR_NOMEM, "out of memory");
 }
 
 tw_status plan_write_rules(plan_result *r) {
@@ -145,17 +173,17 @@ tw_status plan_write_rules(plan_result *r) {
     tw_reducer_config cfg = TW_REDUCER_CONFIG_INIT;
     tw_layer *layers = calloc(n + 1, sizeof *layers);
     r->memory = (tw_memory)TW_MEMORY_INIT;
-    tw_status st = layers ? write_all(r) : tw_fail(TW_ERR_NOMEM, "out of memory");
+    tw_status st = layers ? write_advice(r) : tw_fail(TW_ERR_NOMEM, "out of memory");
     for (uint32_t i = 0; i < n && layers; i++) {
         const plan_layer *y = &r->layers->item[i];
         layers[i] = (tw_layer){sizeof *layers, y->dtype, y->name, y->count, 0, 0, y->columns};
     }
     cfg.bucket_bytes = r->o->bucket;
-    if (st >= 0 && !rules_mean_it(r)) {
+    if (st >= 0 && r->compress && !rules_mean_it(r)) {
         r->rules_problem = strlen(r->rules) > 65536 ? "they would be longer than the 65,536 bytes that rules may have"
                                                     : "names that differ only in characters which rules cannot hold";
     } else if (st >= 0) {
-        st = look_at_ranks(r, layers);
+        st = look_at_ranks(r, layers, &cfg);
         if (st >= 0)
             st = tw_reducer_estimate(0, (int)r->o->ranks, layers, n, r->rules, &cfg, &r->memory);
     }

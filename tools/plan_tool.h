@@ -12,17 +12,20 @@ enum {
     PLAN_MOST_CANDIDATES = 64,
     PLAN_MOST_RANKS = 4096,
     PLAN_SPEC = 160, /* room for a spec's text */
-    PLAN_RANKS_LOOKED_AT = 8
+    PLAN_RANKS_LOOKED_AT = 64
 };
 #define PLAN_MOST_VALUES ((uint64_t)1 << 33) /* of all layers together: plans of more take gigabytes themselves */
-#define PLAN_GAIN        1.02                /* what is not better by so much is not worth it */
+#define PLAN_SLOWEST     1e5                 /* bits/s: the ends of the grid of rates */
+#define PLAN_FASTEST     1e14
+#define PLAN_NEAR        0.1  /* a distance beyond it says nothing */
+#define PLAN_GAIN        1.02 /* what is not better by so much is not worth it */
 
 typedef enum plan_errors { PLAN_LAPLACE, PLAN_NORMAL, PLAN_STUDENT, PLAN_DATA } plan_errors;
 
 typedef struct plan_options {
     const char *layers, *budget, *families, *candidates, *speeds, *json;
     uint64_t ranks, small, bucket;
-    double link, goodput, latency, cores, step, overlap;
+    double link, goodput, latency, message, cores, step, overlap;
     plan_errors errors;
     bool squares, quiet;
 } plan_options;
@@ -36,7 +39,8 @@ typedef struct plan_layer {
     uint64_t count, columns; /* columns 0: a vector */
     tw_dtype dtype;
     uint64_t at;   /* of its values in the file */
-    double norm;   /* of its gradient; 0: not told */
+    double norm;   /* of its gradient */
+    bool has_norm; /* it was told */
     bool is_small; /* goes as it is */
 } plan_layer;
 
@@ -44,8 +48,8 @@ typedef struct plan_layers {
     plan_layer *item;
     uint32_t n, cap;
     uint64_t values, bytes;
-    tc_input file; /* .safetensors; else closed */
-    bool is_file;
+    tc_input file;        /* .safetensors; else closed */
+    bool is_file, warned; /* warned: of a key that is not known */
 } plan_layers;
 
 tw_status plan_layers_read(plan_layers *l, const plan_options *o);
@@ -79,12 +83,19 @@ tw_status plan_measure_errors(plan_candidates *c, plan_layers *l, const plan_opt
 
 /* ---- the model: plan_model.c ---- */
 typedef struct plan_cost {
-    double wire, codec; /* bytes that a rank sends on average; seconds of one core */
+    double wire,
+        codec;     /* bytes that a rank sends on average; seconds of one core: encoding, the owner's sum, decoding */
+    uint32_t sums; /* of factors, one after another */
 } plan_cost;
 
 typedef struct plan_time {
     double wire, codec, exposed, step; /* seconds; codec: on the cores that there are */
 } plan_time;
+
+/* Bits a second between which compressing pays. below 0: at no rate tried; Inf: at the fastest, too. from 0: at the slowest. */
+typedef struct plan_span {
+    double from, below;
+} plan_span;
 
 typedef struct plan_result {
     const plan_options *o;
@@ -94,25 +105,25 @@ typedef struct plan_result {
     plan_cost *cost;  /* likewise */
     uint32_t *chosen; /* [layers]: candidates */
     plan_time dense, half, uniform, best;
-    plan_cost sum;                /* of chosen */
-    double error, budget;         /* sums of chosen, of the uniform setting */
-    double distance;              /* of chosen from the proven bound, as a share; of the solver's objective */
-    double pays_dense, pays_half; /* bits/s below which compressing pays; 0: nowhere; Inf: everywhere */
-    bool compress, by_half;       /* by_half: plain halves are as good as the best choice */
-    char *rules;
+    plan_cost sum;        /* of chosen */
+    double error, budget; /* sums of chosen, of the uniform setting */
+    double distance;      /* of the chosen step from one that is proven to be no longer than any, as a share */
+    plan_span pays_dense, pays_half;
+    bool compress, by_half;    /* by_half: plain halves are as good as the best choice */
+    bool latency_alone;        /* it would not compress if messages took no time */
+    char *rules;               /* of the verdict: where it is not to compress, `none` or halves */
     const char *rules_problem; /* why there are none; NULL: they were checked */
-    uint64_t most_wire,
-        least_wire; /* what ranks send by those rules, as tw_plan_compute has it for `ranks_seen` of them */
+    double most_wire,
+        least_wire;      /* what ranks send by those rules, as tw_plan_compute has it for `ranks_seen` of them */
+    double average_wire; /* of all ranks */
     uint32_t ranks_seen;
     tw_memory memory; /* of rank 0 */
 } plan_result;
 
 tw_status plan_solve(plan_result *r);
 void plan_result_free(plan_result *r);
-/* What a rank sends of one layer on average, by tw_plan_compute. */
-tw_status plan_layer_bytes(const plan_options *o, const plan_layer *l, const plan_candidate *c, double *bytes);
-/* Seconds of one core for one layer: encoding, the owner's sum, and decoding the answers. */
-double plan_layer_codec(const plan_options *o, const plan_layer *l, const plan_candidate *c);
+/* Of one layer, bytes by tw_plan_compute. */
+tw_status plan_layer_cost(const plan_options *o, const plan_layer *l, const plan_candidate *c, plan_cost *cost);
 
 /* ---- rules: plan_rules.c ---- */
 tw_status plan_write_rules(plan_result *r);

@@ -3,13 +3,30 @@
  * thinwire-plan: a dry run for who has no cluster yet. */
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "bench_common.h"
 #include "plan_tool.h"
 
+/* A file that cannot be written is noticed before the work. What is in it stays till then: it may be read as well. */
+static tw_status try_report(const char *path, bool *is_new) {
+    struct stat now;
+    *is_new = path && strcmp(path, "-") && stat(path, &now) != 0;
+    FILE *f = path && strcmp(path, "-") ? fopen(path, "a") : NULL;
+    if (path && strcmp(path, "-") && !f)
+        return tw_fail(TC_ERR_IO, "%s: cannot be written: %s", path, strerror(errno));
+    if (f)
+        fclose(f);
+    return TW_OK;
+}
+
+/* The table first: it is there whatever becomes of the file. */
 static tw_status write_report(const plan_result *r) {
     const char *path = r->o->json;
     bool to_stdout = path && !strcmp(path, "-");
+    if (!to_stdout && !r->o->quiet)
+        plan_print(r, stdout);
     FILE *f = !path ? NULL : to_stdout ? stdout : fopen(path, "w");
     if (path && !f)
         return tw_fail(TC_ERR_IO, "%s: cannot be written: %s", path, strerror(errno));
@@ -17,8 +34,6 @@ static tw_status write_report(const plan_result *r) {
         plan_print_json(r, f);
     if (f && !to_stdout && (ferror(f) | fclose(f)))
         return tw_fail(TC_ERR_IO, "%s: could not be written", path);
-    if (!to_stdout && !r->o->quiet)
-        plan_print(r, stdout);
     return TW_OK;
 }
 
@@ -27,7 +42,9 @@ static tw_status plan(const plan_options *o) {
     plan_candidates candidates = {0};
     plan_result r = {.o = o, .layers = &layers, .candidates = &candidates};
     tw_status st = plan_candidates_list(&candidates, o);
-    bool usage = st == TW_ERR_ARG;
+    bool usage = st == TW_ERR_ARG, is_new = false;
+    if (st >= 0)
+        st = try_report(o->json, &is_new);
     if (st >= 0)
         st = plan_layers_read(&layers, o);
     size_t cells = (size_t)layers.n * candidates.n;
@@ -43,6 +60,8 @@ static tw_status plan(const plan_options *o) {
         st = plan_write_rules(&r);
     if (st >= 0)
         st = write_report(&r);
+    if (st < 0 && is_new)
+        unlink(o->json);
     plan_result_free(&r);
     plan_layers_free(&layers);
     return st < 0 && !usage ? TC_ERR_IO : st;

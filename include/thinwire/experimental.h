@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Experimental interface: may change in any release. The simulator and the plan calculator. */
+ * Experimental interface: may change in any release. The simulator, the plan calculator, the solver
+ * of the choice of settings, and codecs by hand. */
 #ifndef THINWIRE_EXPERIMENTAL_H
 #define THINWIRE_EXPERIMENTAL_H
 

@@ -387,7 +387,8 @@ TW_API tw_status tw_reducer_post(tw_reducer *r, const tw_piece *pieces, uint32_t
  * elsewhere. The owner's sum is not encoded again, only rounded to the dtype; error feedback holds what the ranks did not
  * send and what that rounding lost. All ranks know the bound and any NaN, so skip and error hold on all of them.
  * allgather: every owner's tiles go to all ranks (parameters, updates); inputs of tiles that a rank does not own are not
- * looked at. Error feedback is the owner's; the bound is on sums of outputs against sums of inputs.
+ * looked at. Error feedback is the owner's; the bound is on sums of outputs against sums of inputs. A layer under dgc is
+ * refused (TW_ERR_UNSUPPORTED): its momentum is of what is summed.
  * A layer that was summed cannot be gathered, nor the other way round, before tw_reducer_reset: its residual means something
  * else. Pin layers whose owner matters. */
 TW_API tw_status tw_reducer_post_reduce_scatter(tw_reducer *r, const tw_piece *pieces, uint32_t n, tw_req **out);
@@ -415,7 +416,8 @@ TW_API tw_status tw_reducer_residual(const tw_reducer *r, uint32_t layer, float 
  * had happened. Else what the old ranks held is folded: the sum of weight times residual becomes the residual of the tiles'
  * new owners, so nothing is lost but fp32 rounding, which the certificate counts; 4 to 3, 4 to 8 or 8 to 1 ranks alike (one
  * rank alone adds it to its next result). Layers are found by name; names, counts, dtypes and columns must be those of the
- * state, rules may differ as long as a layer that has a residual keeps one.
+ * state, rules may differ as long as a layer that has a residual keeps one; a momentum of layers that have dgc in none of
+ * their phases any more is dropped.
  * A damaged stream is TW_ERR_CORRUPT on the rank that was given it and TW_ERR_PEER on the others, streams of different
  * steps or a rank too many or too few are TW_ERR_MISMATCH; after a failure every rank's state is as before the call. */
 typedef tw_status (*tw_state_put)(void *arg, const void *data, size_t bytes);

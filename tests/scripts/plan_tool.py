@@ -13,7 +13,11 @@ import subprocess
 import sys
 import tempfile
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
 sys.dont_write_bytecode = True
+from xxh import xxh64  # noqa: E402
+
 TOOL, BENCH = (os.path.abspath(p) for p in sys.argv[1:3])
 LAYERS = [{"name": "embed", "shape": [2000, 64]}, {"name": "h.0.weight", "shape": [512, 512]}, {"name": "h.0.bias", "count": 512},
           {"name": "h.1.weight", "shape": [512, 512], "norm": 40.0}, {"name": "h.1.bias", "count": 512},
@@ -33,7 +37,7 @@ def ok(good, what, *details):
 
 def run(*args, data=b"", program=TOOL):
     r = subprocess.run([program, *map(str, args)], input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
-    return r.returncode, r.stdout.decode(), r.stderr.decode("utf-8", "replace")
+    return r.returncode, r.stdout.decode("utf-8", "replace"), r.stderr.decode("utf-8", "replace")
 
 
 def write(path, content):
@@ -72,22 +76,59 @@ def near(a, b, share=1e-6):
 
 
 # ---- the manual's model, once more ----
+def dense_bytes(r, half=False):
+    return sum(y["count"] * (4 if y["dtype"] == "fp32" and not half else 2) for y in r["layers"])
+
+
 def step_of(r, wire, codec, latency):
-    rate = r["link_bits"] / 8 * r["goodput"]
-    dense = sum(y["count"] * (4 if y["dtype"] == "fp32" else 2) for y in r["layers"])
-    last = min(1, r["bucket_bytes"] / dense)
+    rate, last = r["link_bits"] / 8 * r["goodput"], min(1, r["bucket_bytes"] / dense_bytes(r))
     w, k, window = wire / rate, codec * max(1, 1 / r["cores"]), r["overlap"] * r["compute_s"] if r["cores"] >= 2 else 0
     return r["compute_s"] + latency + max(max(w, k) - window, last * (w + k))
 
 
+def dense_step(r, half=False):
+    p, n, depth = r["ranks"], dense_bytes(r, half), math.ceil(math.log2(r["ranks"]))
+    return min(step_of(r, 2 * (p - 1) / p * n, 0, 2 * depth * r["latency_s"]), step_of(r, depth * n, 0, depth * r["latency_s"]))
+
+
+def uneven(r, layers):
+    """Bytes and seconds of the busiest owner beyond the average."""
+    p = r["ranks"]
+    wire, codec = [0.0] * p, [0.0] * p
+    for y in layers:
+        tiles = -(-y["count"] // 4096)
+        if y["setting"].startswith("powersgd") or not 0 < tiles < 4 * p:
+            continue
+        sent = y["wire_bytes"] * p / (2 * (p - 1)) * (p - 2)
+        decoded = y["count"] / r["speeds"][y["setting"]]["decode"] * (p - 1)
+        owned = [0] * p
+        for t in range(tiles):
+            owned[(xxh64(y["name"].encode()) % p + t * p // tiles) % p] += 1
+        for i in range(p):
+            wire[i] += sent * (owned[i] / tiles - 1 / p)
+            codec[i] += decoded * (owned[i] / tiles - 1 / p)
+    return max(0, *wire), max(0, *codec)
+
+
+def compressed_step(r, layers):
+    """The step of layers with their settings, which need not be those of the report."""
+    of = [y for y in layers if y["count"]]
+    if all(y["setting"] == "none" for y in of):
+        return dense_step(r)
+    factored, peers, hops = [y["setting"].startswith("powersgd") for y in of], r["ranks"] - 1, 0
+    wire, codec = sum(y["wire_bytes"] for y in of), sum(y["codec_s"] for y in of)
+    if any(y["setting"] != "none" and not f for y, f in zip(of, factored)):
+        busy, hops = uneven(r, of), 2
+        wire += busy[0]
+        codec += busy[1] + math.ceil(dense_bytes(r) / r["bucket_bytes"]) * 2 * peers * r["message_s"]
+    if any(factored):
+        hops = max(hops, 2 * 2 * math.ceil(math.log2(r["ranks"])))
+    return step_of(r, wire, codec, hops * r["latency_s"])
+
+
 def check_model(r, what):
     p = r["ranks"]
-    dense = sum(y["count"] * (4 if y["dtype"] == "fp32" else 2) for y in r["layers"]) * 2 * (p - 1) / p
-    halves = sum(y["count"] for y in r["layers"]) * 4 * (p - 1) / p
-    ring, wire, codec = 2 * (p - 1) * r["latency_s"], sum(y["wire_bytes"] for y in r["layers"]), sum(y["codec_s"] for y in r["layers"])
-    factors = max([0] + [2 for y in r["layers"] if y["setting"].startswith("powersgd")])
-    steps = {"dense": step_of(r, dense, 0, ring), "half": step_of(r, halves, 0, ring),
-             "chosen": step_of(r, wire, codec, factors * ring if factors else 2 * r["latency_s"])}
+    steps = {"dense": dense_step(r), "half": dense_step(r, True), "chosen": compressed_step(r, r["layers"])}
     for k, v in steps.items():
         ok(near(r[k]["step_s"], v), "%s: the step, %s" % (what, k), r[k], v)
     for y in r["layers"]:
@@ -97,14 +138,16 @@ def check_model(r, what):
             ok(False, "%s: codec seconds of %s" % (what, y["name"]), y, s)
     best = r["chosen"]["step_s"] * 1.02
     pays = r["dense"]["step_s"] >= best and r["half"]["step_s"] >= best
+    ok(r["rules"] is None or r["compress"] or r["rules"] == ("*=cast:type=bf16" if "bf16" in r["verdict"] else "*=none"), what + ": the rules are those of the verdict", r["rules"])
     ok(r["compress"] == pays and (r["verdict"] == "compress") == pays, what + ": the verdict follows from the steps", r["verdict"])
 
 
 def check_sums(r, what):
     total = sum(y["wire_bytes"] for y in r["layers"])
     ok(near(total, r["wire_bytes"]), what + ": layers add up", total, r["wire_bytes"])
+    ok(r["least_wire_bytes"] <= r["average_wire_bytes"] <= r["most_wire_bytes"], what + ": the least, the average, the most", r["least_wire_bytes"], r["average_wire_bytes"], r["most_wire_bytes"], r["rules"])
     # layers by themselves have frames of their own; by the plan of all ranks they share them
-    ok(r["least_wire_bytes"] * 0.98 <= total <= r["most_wire_bytes"] * 1.02, what + ": as tw_plan_compute has it for all of them",
+    ok(not r["compress"] or near(total, r["average_wire_bytes"], 0.02), what + ": as tw_plan_compute has it for all of them",
        r["least_wire_bytes"], total, r["most_wire_bytes"])
     error = sum((y["lost"] * y["norm"]) ** (2 if r["norm"] == "l2sq" else 1) for y in r["layers"])
     ok(near(error, r["error"]) and error <= r["budget"] * (1 + 1e-6), what + ": within the budget", error, r["error"], r["budget"])
@@ -173,8 +216,9 @@ def against_all_choices():
         for c in itertools.product(specs, repeat=3):
             of = [cells[y["name"], s] for y, s in zip(layers, c)]
             if [y["setting"] for y in of] == list(c) and sum(y["lost"] * y["norm"] for y in of) <= r["budget"]:
-                best = min(best, step_of(r, sum(y["wire_bytes"] for y in of), sum(y["codec_s"] for y in of), 2 * r["latency_s"]))
+                best = min(best, compressed_step(r, of))
         ok(best * (1 - 1e-9) <= r["chosen"]["step_s"] <= best * 1.01, "beside all choices, %s" % link, r["chosen"]["step_s"], best)
+        ok(r["chosen"]["step_s"] <= best * (1 + r["distance"]) * (1 + 1e-9), "and as near as it says, %s" % link, r["distance"])
 
 
 def links():
@@ -196,6 +240,28 @@ def links():
     ok(plan(step="100s")["verdict"] == "do not compress" and plan(step="100s", link="100kbit")["compress"], "what computing hides need not be compressed")
 
 
+def verdicts():
+    """Layers whose messages are short, many ranks, and choices that compress nothing."""
+    plain = plan("--candidates", "onebit+ef", "--budget", "none")
+    ok(plain["chosen"] == plain["dense"] and not plain["compress"] and plain["rules"] == "*=cast:type=bf16", "a choice of `none` alone is the dense sum", plain["chosen"], plain["dense"])
+    write("tiny.json", [{"name": "a", "count": 2000}])
+    for p in 2, 3, 4, 16, 64, 4096:
+        r = plan(layers="tiny.json", ranks=p, link="10gbit", step="0")
+        check_model(r, "8 kB, %d ranks" % p)
+        ok(r["pays_below_bits_half"] != "any" and r["verdict"] != "compress" or r["latency_alone"], "8 kB, %d ranks: latency decides" % p, r["verdict"], r["pays_below_bits_half"])
+    r = plan("--message", "0", "--latency", "1ms", layers="tiny.json", ranks=64, link="100gbit", step="0")
+    ok(r["compress"] and r["latency_alone"] and r["pays_below_bits"] == "any", "fewer latencies alone", r["verdict"], r["pays_below_bits"])
+    status, out, err = run("-n", 64, "-l", "100gbit", "-t", 0, "--message", 0, "--latency", "1ms", "--codec-speeds", "speeds.json", "tiny.json")
+    ok("for fewer latencies alone" in out and "up to 100 Tbit/s" in out, "and the table says so", out, err)
+    r = plan(layers="tiny.json", ranks=64)
+    ok(not r["compress"] and r["pays_below_bits"] == 0 and r["most_wire_bytes"] > 20 * r["average_wire_bytes"], "an owner of all tiles is the busiest by far", r["verdict"], r["most_wire_bytes"])
+    ok("at no rate from 100 kbit/s on" in run("-n", 64, "-l", "1gbit", "-t", 0, "--codec-speeds", "speeds.json", "tiny.json")[1], "at no rate that was tried")
+    for p in 64, 65, 300:
+        r = plan(ranks=p, link="1mbit")
+        check_model(r, "%d ranks" % p)
+        ok(r["ranks_looked_at"] == 64 and r["least_wire_bytes"] <= r["average_wire_bytes"] <= r["most_wire_bytes"], "bytes of %d ranks" % p, r["least_wire_bytes"], r["average_wire_bytes"])
+
+
 def rules():
     names = ["h.%d.w" % i for i in range(12)] + ["h.%d.bias" % i for i in range(12)] + ["a|b", "x;y=z", "[q", "sp ace", "back\\", "tail*"]
     layers = [{"name": n, "count": 50000 if i % 2 else 70000, "norm": 1.0 + i % 5 * 20} for i, n in enumerate(names)]
@@ -206,6 +272,44 @@ def rules():
     ok(status == 0 and all(n in out for n in names[:24]) and "verdict" in out, "the table", err)
     r = plan(layers=write("twins.json", [{"name": "a|b", "count": 90000}, {"name": "a;b", "count": 90000, "norm": 1e-9}]), link="1mbit")
     ok(r["rules"] is None and "names" in r["rules_problem"], "names that become one", r["rules"], r["rules_problem"])
+
+
+def names_and_norms():
+    base = ["-q", "-n", 2, "-l", "1mbit", "-t", "1ms", "--codec-speeds", "speeds.json"]
+    odd = "a\x1b[2Jb\x7fc\u009bd\u202ee\u2067f"
+    other = [{"name": odd, "count": 90000, "norm": 1}, {"name": "plain", "count": 90000, "norm": 1e-6}, {"name": "bias", "count": 90000, "norm": 1e3}]
+    r = plan(layers=write("odd.json", other), link="1mbit")
+    ok(r["compress"] and r["rules"] and r["layers"][0]["name"] == odd, "control characters in names: rules hold", r["rules_problem"], r["verdict"])
+    status, out, err = run(*base[1:], "odd.json")
+    hidden = [c for c in out + r["rules"] if c in "\x1b\x7f\u009b\u202e\u2067"]
+    ok(status == 0 and not hidden and "rules " in out and len({y["setting"] for y in r["layers"]}) > 1, "and do not reach the terminal", hidden, out, err)
+    some = write("some.json", [{"name": "a", "count": 9000, "norm": 1}, {"name": "b", "count": 9000}, {"name": "c", "count": 9000}])
+    status, out, err = run(*base, some)
+    ok(status == 0 and "2 of 3 layers have no norm" in err and "square root" in err, "layers without a norm beside one with", err)
+    write("nil.safetensors", safetensors([("zero", "F32", [5000], bytes(20000)), ("none", "F32", [0], b""), ("w", "F32", [5000], struct.pack("<5000f", *range(5000)))]))
+    r = plan("--errors", "data", layers="nil.safetensors")
+    again = plan(layers=write("nil.json", r))
+    ok([y["norm"] for y in again["layers"]] == [y["norm"] for y in r["layers"]] and r["layers"][0]["norm"] == 0, "norms of 0 are read again", again["layers"])
+    status, out, err = run(*base, write("keys.json", [{"name": "a", "count": 9000, "nrom": 3}]))
+    ok(status == 0 and "'nrom'" in err, "a key that is not known is named", err)
+    ok(run(*base, "report.json")[2] == "", "those of a report are known")
+    r = plan(layers=write("wide.json", [{"name": "a", "shape": [2, 1 << 32]}]))
+    ok(r["layers"][0]["columns"] == 0 and r["layers"][0]["count"] == 1 << 33, "rows of 2^32 values")
+    gives(1, "layer 1 has an empty name", *base, write("nameless.safetensors", safetensors([("", "F32", [4], bytes(16))])))
+    for words, why in [(["--families", "randk"], "no candidate by default is of 'randk'"), (["--families", ""], "no codec is named"), (["--candidates", ""], "no setting in it"),
+                       (["--families", "topk", "--candidates", "onebit+ef"], "none of --candidates is of 'topk'")]:
+        gives(2, why, *base, *words, "layers.json")
+    for family in "ternary", "topk":
+        r = plan("--families", family, "--budget", "onebit+ef")
+        ok(any("values=(onebit" in s for s in r["speeds"]) and ("ternary+ef" in r["speeds"]) == (family == "ternary"), "sparse ternaries are of " + family, list(r["speeds"]))
+    ok(plan("--families", "none", "--budget", "none")["chosen"]["codec_s"] == 0, "nothing but `none`")
+    ok(run(*base, "--json", "new.json", "nosuch.json")[0] == 1 and not os.path.exists("new.json"), "a failed run leaves no report")
+    before = open("report.json", "rb").read()
+    ok(run(*base, "--json", "report.json", "nosuch.json")[0] == 1 and open("report.json", "rb").read() == before, "and an old one as it was")
+    ok(run(*base, "--json", "report.json", "report.json")[0] == 0, "a report may take the place of what was read")
+    if os.access("/dev/full", os.W_OK):
+        status, out, err = run(*base[1:], "--json", "/dev/full", "layers.json")
+        ok(status == 1 and "could not be written" in err and "verdict" in out, "the table is there where the report could not be written", err)
 
 
 def data():
@@ -235,7 +339,7 @@ def refused():
                       (b'[{"name":"a","count":1.5}]', "its count"), (b'[{"name":"a","shape":[1e3]}]', "a dimension is no whole number"),
                       (b'[{"name":"a","shape":[4294967296,4294967296]}]', "more than 2^33 values"), (b'[{"name":"a","count":9000000000}]', "up to 2^33"),
                       (b'[{"name":"a","count":8000000000},{"name":"b","count":8000000000}]', "layer 'b'"), (b'[{"name":"a","count":4,"dtype":"i64"}]', "its dtype"),
-                      (b'[{"name":"a","count":4,"dtype":7}]', "its dtype"), (b'[{"name":"a","count":4,"norm":0}]', "its norm"), (b'[{"name":"a","count":4,"columns":3}]', "its columns"),
+                      (b'[{"name":"a","count":4,"dtype":7}]', "its dtype"), (b'[{"name":"a","count":4,"norm":-1}]', "its norm"), (b'[{"name":"a","count":4,"columns":3}]', "its columns"),
                       (b'[{"name":"a","count":4},{"name":"a","count":4}]', "two layers are named 'a'"), (b'[{"name":"a","name":"b","count":4}]', "duplicate"),
                       (b'[{"name":"\xff","count":4}]', "line 1"), (b'[{"name":"a\\u001b[31m","count":-4}]', "'a?[31m'"), (b"[" * 100000, "line 1"),
                       (b'[{"name":"a","shape":' + b"[1]" + b',"count":1}]', "a shape or a count"), (b'[{"name":"a","shape":[' + b"1," * 40 + b"1]}]", "more than 32 dimensions")]:
@@ -247,6 +351,7 @@ def refused():
     gives(1, "no speed of", *base[:-1], write("few.json", {"speeds": {"none": {"encode": 1e9, "decode": 1e9}}}), "layers.json")
     gives(1, "values a second", *base[:-1], write("zero.json", {"speeds": {"none": {"encode": 0, "decode": 1e9}}}), "layers.json")
     gives(1, "cannot be written", *base, "--json", "no/such/folder", "layers.json")
+    gives(1, "cannot be written", *base, "--json", "no/such/folder", "nosuch.json")
     for words, why in [([], "which layers"), (["a", "b"], "one list of layers"), (["a"], "--ranks must"), (["-n", "1", "a"], "from 2 to 4096"), (["-n", "2", "a"], "--link must"),
                        (["-n", "2", "-l", "fast", "a"], "--link: \"fast\""), (["-n", "2", "-l", "1gbit", "a"], "--step-time must"), (["-t", "-3ms"], "--step-time: \"-3ms\""),
                        (["-t", "3m"], "--step-time"), (["--overlap", "2"], "--overlap"), (["--goodput", "0"], "--goodput"), (["--cores", "nan"], "--cores"),
@@ -267,7 +372,7 @@ def refused():
 with tempfile.TemporaryDirectory() as folder:
     os.chdir(folder)
     if measured():
-        for part in bytes_as_sent, choices, against_all_choices, links, rules, data, refused:
+        for part in bytes_as_sent, choices, against_all_choices, links, verdicts, rules, names_and_norms, data, refused:
             try:
                 part()
             except Exception as e:

@@ -238,6 +238,20 @@ const char *tc_shape_text(const tc_tensor *t, char *buf, size_t cap) {
     return buf;
 }
 
+/* Of a character that terminals obey: U+0000 to U+001f, U+007f to U+009f, and what turns the direction of text, U+202a to
+ * U+202e and U+2066 to U+2069. */
+size_t tc_hidden(const char *p) {
+    const unsigned char *u = (const unsigned char *)p;
+    if (u[0] < 0x20 || u[0] == 0x7f)
+        return 1;
+    if (u[0] == 0xc2 && u[1] >= 0x80 && u[1] < 0xa0)
+        return 2;
+    if (u[0] == 0xe2 &&
+        ((u[1] == 0x80 && u[2] >= 0xaa && u[2] <= 0xae) || (u[1] == 0x81 && u[2] >= 0xa6 && u[2] <= 0xa9)))
+        return 3;
+    return 0;
+}
+
 void tc_shown(char *buf, size_t cap, const char *text) {
     snprintf(buf, cap, "%s", text);
     size_t n = strlen(buf);
@@ -245,8 +259,8 @@ void tc_shown(char *buf, size_t cap, const char *text) {
         buf[--n] = 0;
     tw_one_line(buf);
     for (char *p = buf; *p; p++)
-        if ((unsigned char)p[0] == 0xc2 && (unsigned char)p[1] < 0xa0) /* U+0080 to U+009f */
-            p[0] = p[1] = '?';
+        for (n = tc_hidden(p); n; n--)
+            p[n - 1] = '?';
 }
 
 bool tc_same_shape(const tc_tensor *a, const tc_tensor *b) {

@@ -75,6 +75,7 @@ const char *tc_shape_text(const tc_tensor *t, char *buf, size_t cap);
 bool tc_same_shape(const tc_tensor *a, const tc_tensor *b);
 /* The beginning of a text from a file, for people: what would control a terminal becomes '?'. */
 void tc_shown(char *buf, size_t cap, const char *text);
+size_t tc_hidden(const char *p);           /* bytes of the character there, if it is one that tc_shown hides; else 0 */
 bool tc_is_utf8(const char *p, size_t n);  /* and holds no NUL */
 uint32_t tc_dtype_named(const char *name); /* 0: none of them */
 
