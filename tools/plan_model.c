@@ -184,18 +184,20 @@ static void add_uneven(const plan_result *r, uint32_t layer, uint32_t k, plan_co
     const plan_layer *y = &r->layers->item[layer];
     const plan_candidate *c = &r->candidates->item[k];
     uint64_t ranks = r->o->ranks, tiles = tw_ceil_div(y->count, TW_MAX_TILE);
-    double more = (double)ranks - 1, each = 1 / (double)(tiles ? tiles : 1);
+    double more = (double)ranks - 1, each = 1 / (double)tiles;
     double wire = r->cost[(size_t)layer * r->candidates->n + k].wire * (double)ranks / (2 * more) * (more - 1);
     double codec = (double)y->count * c->decode * more;
-    if (plan_is_lowrank(c) || tiles >= EVEN * ranks)
+    if (plan_is_lowrank(c) || !tiles || tiles >= EVEN * ranks)
         return;
+    uint64_t first = (uint64_t)tw_owner(y->name, 0, tiles, (int)ranks);
     for (uint64_t t = 0; t < tiles; t++) {
-        plan_cost *to = &busy[tw_owner(y->name, t, tiles, (int)ranks)];
+        plan_cost *to =
+            &busy[(first + t * ranks / tiles) % ranks]; /* as tw_owner has it, which hashes the name each time */
         to->wire += each * wire;
         to->codec += each * codec;
     }
-    even->wire += tiles ? wire / (double)ranks : 0;
-    even->codec += tiles ? codec / (double)ranks : 0;
+    even->wire += wire / (double)ranks;
+    even->codec += codec / (double)ranks;
 }
 
 static choice add_up(const plan_result *r, const uint32_t *chosen) {

@@ -132,7 +132,7 @@ static bool rules_mean_it(plan_result *r) {
 
 /* All ranks, or of many of them every so manieth and some that own a layer's first tile. */
 static int rank_to_see(const plan_result *r, uint32_t i) {
-    uint32_t owners = r->ranks_seen < r->o->ranks ? PLAN_RANKS_LOOKED_AT / 4 : 0, even = r->ranks_seen - owners;
+    uint32_t owners = r->ranks_seen < r->o->ranks ? PLAN_RANKS_SAMPLED / 4 : 0, even = r->ranks_seen - owners;
     if (i < even)
         return (int)(i * r->o->ranks / even);
     return tw_owner(r->layers->item[(uint64_t)(i - even) * r->layers->n / owners].name, 0, 1, (int)r->o->ranks);
@@ -141,7 +141,7 @@ static int rank_to_see(const plan_result *r, uint32_t i) {
 static tw_status look_at_ranks(plan_result *r, const tw_layer *layers, const tw_reducer_config *cfg) {
     const plan_options *o = r->o;
     double ranks = (double)o->ranks, sum = 0;
-    r->ranks_seen = o->ranks < PLAN_RANKS_LOOKED_AT ? (uint32_t)o->ranks : PLAN_RANKS_LOOKED_AT;
+    r->ranks_seen = o->ranks <= PLAN_RANKS_LOOKED_AT ? (uint32_t)o->ranks : PLAN_RANKS_SAMPLED;
     r->least_wire = (double)INFINITY;
     for (uint32_t i = 0; i < r->ranks_seen; i++) {
         tw_plan_info info = TW_PLAN_INFO_INIT;

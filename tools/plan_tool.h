@@ -11,8 +11,9 @@ enum {
     PLAN_MOST_LAYERS = 10000,
     PLAN_MOST_CANDIDATES = 64,
     PLAN_MOST_RANKS = 4096,
-    PLAN_SPEC = 160, /* room for a spec's text */
-    PLAN_RANKS_LOOKED_AT = 64
+    PLAN_SPEC = 160,           /* room for a spec's text */
+    PLAN_RANKS_LOOKED_AT = 64, /* all of so many; of more, PLAN_RANKS_SAMPLED, a quarter of them owners */
+    PLAN_RANKS_SAMPLED = 16
 };
 #define PLAN_MOST_VALUES ((uint64_t)1 << 33) /* of all layers together: plans of more take gigabytes themselves */
 #define PLAN_SLOWEST     1e5                 /* bits/s: the ends of the grid of rates */
