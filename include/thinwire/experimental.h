@@ -45,7 +45,7 @@ TW_API tw_status tw_sim_destroy(tw_sim *s);
 /* ---- plan: what one op over whole layers would do, computed without memory for the data. Where
  * low-rank layers cannot share it with their neighbours there are several, which are added up (hops and roundings: the largest) ---- */
 typedef struct tw_plan_info {
-    uint32_t size, hops, roundings;
+    uint32_t size, hops, roundings, reserved;
     uint64_t actions, frames, sends;
     uint64_t payload_bytes; /* this rank sends, without headers and trailers */
     uint64_t wire_bytes;    /* this rank sends */
@@ -53,7 +53,7 @@ typedef struct tw_plan_info {
     uint64_t native_bytes;  /* values that the transport's own sums take from this rank, not in payload_bytes and wire_bytes */
     uint64_t all_bytes;     /* all ranks send together: their wire_bytes, and native sums as a ring would make them */
 } tw_plan_info;
-#define TW_PLAN_INFO_INIT {sizeof(tw_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define TW_PLAN_INFO_INIT {sizeof(tw_plan_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 TW_API tw_status tw_plan_compute(int rank, int size, const tw_layer *layers, uint32_t n, const char *rules,
                                  const tw_reducer_config *cfg, tw_plan_info *out);
 /* The rank that sums a tile. */

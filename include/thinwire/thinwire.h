@@ -354,13 +354,12 @@ typedef struct tw_layer_report {
     uint32_t size;
     uint32_t certified;   /* 1: error_bound holds */
     tw_spec spec;         /* used in the last step */
-    uint32_t reserved;    /* 0 */
     uint64_t dense_bytes; /* per step */
     uint64_t wire_bytes;  /* of the last step, payload and trailers of this layer, this rank */
     double error_bound;   /* as in tw_report, of this layer */
     double residual_norm; /* ||what this rank still holds||_2, computed on request */
 } tw_layer_report;
-#define TW_LAYER_REPORT_INIT {sizeof(tw_layer_report), 0, TW_SPEC_INIT, 0, 0, 0, 0.0, 0.0}
+#define TW_LAYER_REPORT_INIT {sizeof(tw_layer_report), 0, TW_SPEC_INIT, 0, 0, 0.0, 0.0}
 
 /* A run of one layer, anywhere in memory. in == out is allowed, other overlaps are not. in == NULL: the layer is absent
  * on this rank (counts as 0, divisor stays P); out == NULL: the result is not wanted here. */
