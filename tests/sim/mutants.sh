@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-3-Clause
 # mutants.sh [--quick] [--jobs J] [--configs N] [--seconds S] [--list FILE] [NAME...]: plants the bugs of mutants.txt (or
-# FILE), one at a time (J programs side by side), and lets the property test look for them, S seconds at most (default 100).
+# FILE), one at a time (J programs side by side), and lets the property test look for them, S seconds at most (default 160).
 # Each must be found by one of its checks within N configurations (default 2000); a crash or a hang counts only where the
 # bug's line says that it is expected. Nothing is written to the source tree.
 # Objects of a build are used where builddir names one; else all is compiled here.
@@ -14,7 +14,7 @@ flags="-std=c11 -D_GNU_SOURCE -O1 -w -ffp-contract=off -I$srcdir/include -I$srcd
 quick=0
 jobs=1
 configs=2000
-seconds=100
+seconds=160
 names=
 list=$here/mutants.txt
 while [ $# -gt 0 ]; do
